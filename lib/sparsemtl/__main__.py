@@ -1,0 +1,186 @@
+"""Command line: python -m sparsemtl {list, run, show, export, import, data}."""
+
+import argparse
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from sparsemtl.errors import SparseMTLError, SpecError
+from sparsemtl.records import Store, committed, merge, read_jsonl, write_jsonl
+from sparsemtl.spec import PROFILES
+
+STUDIES = {"shin2023": "sparsemtl.studies.shin2023"}
+
+
+def main(argv=None):
+    """Run one command; returns the exit status: 0, 2 for a user's mistake or a failed run, 130 for Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except SparseMTLError as error:
+        print(f"sparsemtl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nsparsemtl: stopped; finished records are kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="sparsemtl",
+        description="Re-run the tables and figures of two papers on sparse multitask learning.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function, text):
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=function)
+        return sub
+
+    def grid(sub):
+        sub.add_argument("study", help=f"one of: {', '.join(STUDIES)}")
+        sub.add_argument("--profile", default="quick", help=f"one of: {', '.join(PROFILES)} (default: quick)")
+        sub.add_argument("--method", nargs="+", help="these methods only")
+        sub.add_argument("--subject", nargs="+", type=int, help="these subjects only")
+        sub.add_argument("--seed", nargs="+", type=int, help="these seeds only")
+        sub.add_argument("--sparsity", nargs="+", type=float, help="these sparsities only")
+        sub.add_argument("--problem", help="this classification problem only")
+
+    def store(sub):
+        sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or ./runs)")
+
+    sub = command("list", _list, "list the runs of a study and which of them have a record")
+    grid(sub)
+    store(sub)
+    sub = command("run", _run, "execute the runs of a study that have no record yet")
+    grid(sub)
+    store(sub)
+    sub.add_argument("--workers", type=int, default=1, help="local processes (default: 1)")
+    sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+    sub = command("show", _show, "print one record, or all that start with these hash digits")
+    sub.add_argument("hash")
+    store(sub)
+    sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
+    sub = command("export", _export, "write the records of a study as JSON lines")
+    sub.add_argument("study")
+    sub.add_argument("file", type=Path)
+    sub.add_argument("--profile", help="records of this profile only")
+    sub.add_argument("--problem", help="records of this problem only")
+    store(sub)
+    sub = command("import", _import, "take the records of a JSON-lines file into the store")
+    sub.add_argument("file", type=Path)
+    store(sub)
+    sub = command("data", _data, "load a data set once, say what is in it, and fetch it first where asked to")
+    sub.add_argument("name")
+    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+    sub.add_argument("--subject", nargs="+", type=int, default=[1], help="EEG subjects (default: 1)")
+    sub.add_argument("--download", action="store_true", help="fetch missing EEG recordings through MOABB")
+    return parser
+
+
+def _study(name):
+    if name not in STUDIES:
+        raise SpecError(f"unknown study {name!r}: choose one of {', '.join(STUDIES)}")
+    return import_module(STUDIES[name])
+
+
+def _chosen(args):
+    """Specs of the study that pass the command line's filters; a filter that names nothing known is an error."""
+    chosen = _study(args.study).all_specs(args.profile)
+    for field, wanted in (
+        ("method", args.method), ("subject", args.subject), ("seed", args.seed),
+        ("sparsity", args.sparsity), ("problem", args.problem and [args.problem]),
+    ):  # fmt: skip
+        if not wanted:
+            continue
+        have = {s: s.params[field] if field in s.params else getattr(s, field) for s in chosen}
+        unknown = sorted(set(wanted) - set(have.values()))
+        if unknown:
+            known = ", ".join(str(v) for v in dict.fromkeys(have.values()))
+            raise SpecError(f"unknown {field} {unknown[0]!r}: this grid has {known}")
+        chosen = [s for s in chosen if have[s] in wanted]
+    return chosen
+
+
+def _list(args):
+    chosen, store = _chosen(args), Store(args.store)
+    done = 0
+    for spec in chosen:
+        found = store.path(spec).exists()
+        done += found
+        print(f"{spec.hash}  {'done   ' if found else 'missing'}  {spec.label()}")
+    print(f"{len(chosen)} runs, {done} with a record in {store.folder}", file=sys.stderr)
+
+
+def _run(args):
+    from sparsemtl.engine import execute
+
+    outcome = execute(_chosen(args), Store(args.store), args.workers, args.data_dir, args.device)
+    print(f"{outcome.executed} runs executed, {len(outcome.records)} records in all", file=sys.stderr)
+    for failure in outcome.failures:
+        print(f"sparsemtl: failed: {failure}", file=sys.stderr)
+    return 2 if outcome.failures else 0
+
+
+def _show(args):
+    records, problems = Store(args.store).all()
+    for problem in problems:
+        print(f"sparsemtl: {problem}", file=sys.stderr)
+    found = [r for r in merge(records, committed(args.results))[0] if r.hash.startswith(args.hash)]
+    if not found:
+        raise SpecError(f"no record starts with {args.hash!r} in {Store(args.store).folder} or {args.results}")
+    for record in found:
+        print(json.dumps(record.to_dict(), indent=2, sort_keys=True))
+
+
+def _export(args):
+    _study(args.study)
+    records, problems = Store(args.store).all()
+    for problem in problems:
+        print(f"sparsemtl: left out: {problem}", file=sys.stderr)
+    chosen = [
+        r
+        for r in records
+        if r.spec.study == args.study
+        and args.profile in (None, r.spec.profile)
+        and args.problem in (None, r.spec.params.get("problem"))
+    ]
+    print(f"{write_jsonl(args.file, chosen)} records written to {args.file}", file=sys.stderr)
+
+
+def _import(args):
+    store = Store(args.store)
+    incoming = read_jsonl(args.file)
+    kept, conflicts = merge(store.all()[0], incoming)
+    new = [r for r in kept if not store.path(r.spec).exists()]
+    for record in new:
+        store.write(record)
+    for conflict in conflicts:
+        print(f"sparsemtl: {conflict}", file=sys.stderr)
+    print(f"{len(new)} of {len(incoming)} records taken into {store.folder}", file=sys.stderr)
+
+
+def _data(args):
+    from sparsemtl.data import load
+
+    if args.name not in ("eegmmidb", "ofner2017", "jeong2020", "simulated-eeg"):
+        print(load(args.name, args.data_dir))
+        return
+    for subject in args.subject:
+        options = {"download": True} if args.download else {}
+        data = load(args.name, args.data_dir, subject=subject, **options)
+        print(
+            f"{args.name} subject {subject}: {len(data.channels)} channels, {data.sfreq:g} Hz, fingerprint {data.fingerprint}"
+        )
+        for task, label in (("mi", "imagined"), ("me", "executed")):
+            trials, runs = getattr(data, task), ", ".join(map(str, data.runs[task]))
+            print(f"  {label}: {len(trials.y)} trials of {', '.join(data.classes)} (runs {runs})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

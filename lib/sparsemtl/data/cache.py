@@ -1,0 +1,51 @@
+"""Arrays that are costly to make, kept on disk under a key that covers everything that made them."""
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from sparsemtl.errors import DataError
+
+
+def cache_dir():
+    """Folder for derived data: SPARSEMTL_CACHE, or sparsemtl below the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SPARSEMTL_CACHE") or home / "sparsemtl")
+
+
+def cached(name, key, make):
+    """Return the arrays of `make()`, read from disk if they were made before with the same `key`.
+
+    name: a word for the file name. key: JSON-able; whatever changes the arrays must be in it (source checksums,
+    parameters, version of the making code). make: () -> dict[str, ndarray] without object arrays.
+    A damaged cache file is made again; a folder that cannot be written raises `DataError`.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
+    path = cache_dir() / f"{name}-{digest}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except FileNotFoundError:
+        pass
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        path.unlink(missing_ok=True)
+    arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, **arrays)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache file {path} ({error.strerror}): free space there, or set SPARSEMTL_CACHE "
+            "to a folder that can be written"
+        ) from error
+    return arrays

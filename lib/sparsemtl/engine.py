@@ -1,0 +1,198 @@
+"""Executes run specs: what has a valid record is skipped, the rest runs in turn or on local processes."""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from sparsemtl.errors import RecordError, SparseMTLError, SpecError
+from sparsemtl.records import RunRecord, Store, compact_numbers
+
+# A study's runner: (spec, root, device) -> result dict. Imported when first needed.
+RUNNERS = {"shin2023": "sparsemtl.training.motor:run"}
+
+PACKAGES = ("sparsemtl", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "mne", "moabb")
+
+
+def run(spec, root=None, device="cpu"):
+    """Execute one spec and return its `RunRecord` (not yet written anywhere).
+
+    On the CPU it uses one thread and deterministic kernels, so that the same spec and code give the same result
+    to the bit, in this process or another. root: folder of the data sets (default: SPARSEMTL_DATA).
+    """
+    if spec.study not in RUNNERS:
+        raise SpecError(f"unknown study {spec.study!r}: choose one of {', '.join(RUNNERS)}")
+    module, function = RUNNERS[spec.study].split(":")
+    runner = getattr(import_module(module), function)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    with _reproducible(device):
+        result = compact_numbers(runner(spec, root=root, device=device))
+    seconds = round(time.perf_counter() - clock, 3)
+    when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
+    return RunRecord(spec, result, when | _environment(device))
+
+
+@contextlib.contextmanager
+def _reproducible(device):
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        if device == "cpu":  # float sums depend on the number of threads
+            torch.set_num_threads(1)
+            torch.use_deterministic_algorithms(True)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _stamp(moment):
+    return moment.isoformat(timespec="seconds")
+
+
+@cache
+def _environment(device):
+    return {
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "threads": 1 if device == "cpu" else torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "revision": revision(),
+        "code": code_fingerprint(),
+    }
+
+
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:  # the GPU machine has no mne and no moabb
+        return None
+
+
+@cache
+def revision():
+    """Git commit of the code, with "+" where the library differs from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words):
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", ".").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@cache
+def code_fingerprint():
+    """SHA-256 (16 hex digits) over the library's source files: says which code ran even without git."""
+    here, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        digest.update(path.relative_to(here).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class Outcome:
+    """What `execute` did: records by hash (old and new), and one line for each run that failed."""
+
+    records: dict = field(default_factory=dict)
+    failures: list = field(default_factory=list)
+    executed: int = 0
+
+
+def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True):
+    """Run every spec that has no valid record in `store`; each record is written as soon as its run ends.
+
+    specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
+    A run that fails with a `SparseMTLError` is noted in `Outcome.failures` and the others go on.
+    Ctrl-C leaves every finished record in place; the same call resumes where it was.
+    """
+    store, outcome = store or Store(), Outcome()
+    missing = []
+    for spec in dict.fromkeys(specs):
+        record = _usable(store, spec)
+        if record is None:
+            missing.append(spec)
+        else:
+            outcome.records[spec.hash] = record
+    missing.sort(key=lambda spec: spec.seed)  # stopped early, the table has few seeds rather than holes
+    bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
+    with bar:
+        for spec, record, failure in _results(missing, store, workers, root, device):
+            bar.update()
+            bar.set_postfix_str(spec.label(), refresh=False)
+            if failure is None:
+                outcome.records[spec.hash] = record
+                outcome.executed += 1
+            else:
+                outcome.failures.append(f"{spec.label()}: {failure}")
+    return outcome
+
+
+def _usable(store, spec):
+    try:
+        return store.read(spec)
+    except RecordError as error:
+        print(f"{error}\nrunning {spec.label()} again", file=sys.stderr)
+        return None
+
+
+def _results(specs, store, workers, root, device):
+    """Yield (spec, record, failure) as runs end."""
+    if workers <= 1 or len(specs) <= 1:
+        for spec in specs:
+            yield _run_and_write(spec, store, root, device)
+        return
+    # spawn: a forked child inherits torch's and BLAS's thread pools in an undefined state
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet_worker)
+    try:
+        queue = iter(specs)
+        pending = set()
+        while True:
+            while len(pending) < 2 * workers and (spec := next(queue, None)) is not None:
+                pending.add(pool.submit(_run_and_write, spec, store, root, device))
+            if not pending:
+                break
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool:
+        raise SparseMTLError(
+            "a worker process was killed (out of memory?): finished records are kept; run again with fewer workers"
+        ) from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _quiet_worker():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone decides what Ctrl-C means
+
+
+def _run_and_write(spec, store, root, device):
+    try:
+        record = run(spec, root, device)
+        store.write(record)
+    except SparseMTLError as error:
+        return spec, None, str(error)
+    return spec, record, None

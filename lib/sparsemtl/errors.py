@@ -1,0 +1,17 @@
+"""Errors that a user can act on: each message is one line that names the thing and the way out."""
+
+
+class SparseMTLError(Exception):
+    """Base of every error that a user's input or machine causes; the command line prints it and exits with 2."""
+
+
+class DataError(SparseMTLError):
+    """A missing, damaged or unfit data file, or a value in it."""
+
+
+class SpecError(SparseMTLError, ValueError):
+    """An unknown name or a value out of range in a run specification or a call."""
+
+
+class RecordError(SparseMTLError):
+    """A run record that cannot be read, written or trusted."""

@@ -1,0 +1,179 @@
+"""Hard-sharing networks for pictures: one dilated ResNet, one head for each task (Upadhyay et al. 2023, section 4)."""
+
+from collections import OrderedDict
+
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.resnet import Bottleneck
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from sparsemtl.errors import SpecError
+
+DENSE_TASKS = ("seg", "normal", "depth")
+TASKS = (*DENSE_TASKS, "male", "smile")
+STRIDE = 8  # input pixels per feature, along each axis
+
+
+def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain"):
+    """Bottleneck ResNet at output stride 8: float (n, 3, H, W) -> (n, 32 * width, ceil(H / 8), ceil(W / 8)).
+
+    The last two stages keep the resolution and dilate their 3 x 3 convolutions by 2 and 4 instead (Yu et al., CVPR
+    2017). The defaults are torchvision's resnet50 with replace_stride_with_dilation=[False, True, True], parameter
+    names included, without pooling and classifier; weights are drawn as there, from torch's global generator.
+
+    width: channels of the first stage's narrow convolutions (and of the stem); layers: blocks of each of the 4 stages.
+    stem: "plain", one 7 x 7 convolution, or "deep", three of 3 x 3 with width, width and 2 * width channels
+    (ResNet-D: He et al., CVPR 2019), which the authors' released code has. Returns nn.Sequential.
+    """
+    if stem not in ("plain", "deep"):
+        raise SpecError(f"unknown stem {stem!r}: choose plain or deep")
+    if width < 1 or len(layers) != 4 or min(layers) < 1:
+        raise SpecError(f"width={width}, layers={tuple(layers)}: need width >= 1 and 4 counts of at least one block")
+    if stem == "plain":
+        channels, first = width, nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+    else:
+        channels = 2 * width
+        first = nn.Sequential(
+            *_conv_norm_relu(3, width, stride=2), *_conv_norm_relu(width, width), *_conv_norm_relu(width, channels)[:1]
+        )
+    net = OrderedDict(conv1=first, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True))
+    net["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    for i, (count, stride, dilations) in enumerate(
+        zip(layers, (1, 2, 1, 1), ((1, 1), (1, 1), (1, 2), (2, 4)), strict=True)
+    ):
+        planes, blocks = width * 2**i, []
+        for block in range(count):
+            skip = None
+            if block == 0:
+                widen = nn.Conv2d(channels, 4 * planes, 1, stride=stride, bias=False)
+                skip = nn.Sequential(widen, nn.BatchNorm2d(4 * planes))
+            dilation = dilations[block > 0]
+            blocks.append(Bottleneck(channels, planes, stride if block == 0 else 1, skip, dilation=dilation))
+            channels = 4 * planes
+        net[f"layer{i + 1}"] = nn.Sequential(*blocks)
+    net = nn.Sequential(net)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def dense_head(channels, outputs, width=256, rates=(12, 24, 36), activation=None):
+    """DeepLab-V3 head (Chen et al. 2017): (n, channels, h, w) -> (n, outputs, h, w).
+
+    Atrous spatial pyramid pooling with dilations `rates`, a 3 x 3 and a 1 x 1 convolution; with the defaults
+    torchvision's DeepLabHead. activation: module class put at the end (nn.Tanh, nn.Sigmoid) or None.
+    """
+    last = [nn.Conv2d(width, outputs, 1), *([activation()] if activation else [])]
+    return nn.Sequential(ASPP(channels, rates, width), *_conv_norm_relu(width, width), *last)
+
+
+def binary_head(channels):
+    """Head of a yes-or-no task, "a convolution layer and two linear fully connected layers": one logit, (n,).
+
+    Widths, poolings and dropouts, which the paper does not state, are those of the authors' released code.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.6),
+        nn.Linear(64, 32),
+        nn.ReLU(),
+        nn.Dropout(0.4),
+        nn.Linear(32, 1),
+        nn.Flatten(0),
+    )
+
+
+class MultiTaskNet(nn.Module):
+    """One backbone `shared`, one head for each task in `heads` (nn.ModuleDict).
+
+    Parameters
+    ----------
+    tasks : sequence of "seg", "normal", "depth", "male", "smile"; one task gives a single-task network.
+    classes : int
+        Outputs of the segmentation head.
+    width, layers, stem
+        The backbone, see `dilated_resnet`.
+    head_width : int
+        Channels inside the dense heads; 256 in DeepLab-V3.
+    rates : sequence of int
+        Dilations in the dense heads; 12, 24, 36 suit features of 32 x 32.
+    bounded : sequence of tasks
+        "normal" ends this head in tanh, "depth" in a sigmoid, as in the authors' released code; else both are linear.
+    passes : {"once", "per-task"}
+        "per-task" runs the backbone anew for each task, as the authors' released code does: the same predictions in
+        eval mode, but as many batch-norm updates and backbone passes as tasks.
+    upsample : bool
+        Bring dense predictions to the input's size (bilinear) instead of leaving them at an eighth of it.
+
+    Training needs batches of at least two pictures (batch norm after the heads' global pooling).
+    Raises SpecError for unknown names and for sizes out of range.
+    """
+
+    def __init__(
+        self,
+        tasks,
+        classes=40,
+        *,
+        width=64,
+        layers=(3, 4, 6, 3),
+        stem="plain",
+        head_width=256,
+        rates=(12, 24, 36),
+        bounded=(),
+        passes="once",
+        upsample=False,
+    ):
+        super().__init__()
+        if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
+            raise SpecError(f"tasks={tasks!r}: name each wanted task of {', '.join(TASKS)} once")
+        if not set(bounded) <= {"normal", "depth"} or passes not in ("once", "per-task"):
+            raise SpecError(f"bounded={bounded!r}, passes={passes!r}: need normal, depth or none; once or per-task")
+        self.tasks, self.passes, self.upsample = tuple(tasks), passes, upsample
+        self.shared = dilated_resnet(width, layers, stem)
+        outputs = {"seg": classes, "normal": 3, "depth": 1}
+        activations = {"normal": nn.Tanh, "depth": nn.Sigmoid}
+        self.heads = nn.ModuleDict()
+        for task in self.tasks:
+            if task in DENSE_TASKS:
+                activation = activations[task] if task in bounded else None
+                self.heads[task] = dense_head(32 * width, outputs[task], head_width, rates, activation)
+            else:
+                self.heads[task] = binary_head(32 * width)
+
+    def forward(self, x):
+        """Predictions {task: tensor} of pictures x, float (n, 3, H, W).
+
+        "seg": logits (n, classes, h, w); "normal": (n, 3, h, w), not normalised; "depth": (n, 1, h, w); "male",
+        "smile": logits (n,). h = ceil(H / 8), w = ceil(W / 8), or H, W with `upsample`.
+        """
+        features = self.shared(x) if self.passes == "once" else None
+        predictions = {}
+        for task, head in self.heads.items():
+            p = head(self.shared(x) if features is None else features)
+            if self.upsample and task in DENSE_TASKS:
+                p = F.interpolate(p, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            predictions[task] = p
+        return predictions
+
+
+def backbone_convs(model):
+    """Penalised weights: {name: weight (filters, input channels, k, k)} of all convolutions of the backbone, in order.
+
+    model: a network with the backbone `shared`, or a backbone alone; names are those of `model.named_parameters()`.
+    """
+    prefix = "shared." if hasattr(model, "shared") else ""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and name.startswith(prefix)
+    }
+
+
+def _conv_norm_relu(channels_in, channels_out, stride=1):
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+    return conv, nn.BatchNorm2d(channels_out), nn.ReLU()

@@ -1,0 +1,288 @@
+"""Dual-task CNN for EEG: one shared trunk, one fully connected head for each of imagery (MI) and execution (ME).
+
+The split into shared, MI-only and ME-only parameters follows Shin, Yin and Lee (2023); the trunks are EEGNet
+(Lawhern et al. 2018, J. Neural Eng. 15, 056013) and the Shallow and Deep ConvNets (Schirrmeister et al. 2017,
+Hum. Brain Mapp. 38, 5391). Trunk and head together compute what braindecode's EEGNet, ShallowFBCSPNet and
+Deep4Net compute for equal weights, except that there is no max-norm constraint: sparse training fixes weights at
+zero, and rescaling the others at every step would blur what the masks do.
+
+For speed, the temporal and spatial convolutions are computed together, since all between them is linear, and
+EEGNet's depthwise ones by FFT. The modules `temporal`, `spatial` and `separable_depth` therefore hold weights but
+are never called: forward hooks on them (`torch.nn.utils.prune`, FLOP counters) do not fire.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsemtl.errors import SpecError
+
+TASKS = ("mi", "me")
+
+
+def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Redraw all weights in place: Xavier-normal for Conv and Linear, zero biases, batch norm reset.
+
+    The draw is DiSparse's (Sun et al. 2022) and depends on `generator` alone; None takes torch's global one.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            nn.init.xavier_normal_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def _checked_steps(name: str, steps: Callable[[int, int], int], n_times: int, kernel: int) -> int:
+    """Time steps that leave the trunk; SpecError where none would, naming the least number of samples."""
+    if kernel < 1:
+        raise SpecError(f"{name}: kernel must be at least 1 sample, got {kernel}")
+    if steps(n_times, kernel) < 1:
+        least = next(n for n in count(n_times) if steps(n, kernel) >= 1)
+        raise SpecError(
+            f"{name} with kernel={kernel} needs at least {least} samples, got n_times={n_times}: "
+            "take longer epochs, a higher sampling rate or a smaller kernel"
+        )
+    return steps(n_times, kernel)
+
+
+def _correlate(signals: Tensor, kernels: Tensor) -> Tensor:
+    """Depthwise cross-correlation (n, C, T) with (C, K), zero-padded by K // 2 at both ends, through the FFT."""
+    n_kernel = kernels.shape[-1]
+    padded = F.pad(signals, (n_kernel // 2, n_kernel // 2))
+    n = padded.shape[-1]
+    spectrum = torch.fft.rfft(padded) * torch.fft.rfft(kernels, n).conj()
+    return torch.fft.irfft(spectrum, n)[..., : n - n_kernel + 1]
+
+
+class EEGNet(nn.Module):
+    """EEGNet v4 without its classifier (Lawhern et al. 2018): (n, E, T) float -> (n, n_features).
+
+    Temporal convolution - batch norm - depthwise spatial convolution - batch norm - ELU - mean pool 4 - dropout -
+    separable convolution - batch norm - ELU - mean pool 8 - dropout.
+    Defaults are braindecode's, among them dropout 0.25, where the paper takes 0.5 within subjects. `kernel` is the
+    length of the temporal filters in samples: half a second in the paper, 64 at 128 Hz. The other lengths are
+    counted in samples at any rate. Signals should be free of large offsets (band-passed, standardised).
+    """
+
+    spatial_weight_name, electrode_axis = "spatial.weight", 2
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_times: int,
+        kernel: int = 64,
+        *,
+        f1: int = 8,
+        depth: int = 2,
+        dropout: float = 0.25,
+        bn_momentum: float = 0.01,
+    ):
+        """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
+        super().__init__()
+        f2 = f1 * depth
+        self.n_features = f2 * _checked_steps("EEGNet", self._steps, n_times, kernel)
+        norm = {"eps": 1e-3, "momentum": bn_momentum}
+        self.temporal = nn.Conv2d(1, f1, (1, kernel), bias=False)
+        self.norm_temporal = nn.BatchNorm2d(f1, **norm)
+        self.spatial = nn.Conv2d(f1, f2, (n_channels, 1), groups=f1, bias=False)
+        self.norm_spatial = nn.BatchNorm1d(f2, **norm)
+        self.separable_depth = nn.Conv1d(f2, f2, 16, groups=f2, padding=8, bias=False)
+        self.separable_point = nn.Conv1d(f2, f2, 1, bias=False)
+        self.norm_separable = nn.BatchNorm1d(f2, **norm)
+        self.dropout = nn.Dropout(dropout)
+
+    @staticmethod
+    def _steps(n_times: int, kernel: int) -> int:
+        return ((n_times + 2 * (kernel // 2) - kernel + 1) // 4 + 1) // 8
+
+    def _temporal_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (F1,) with which batch norm would normalise the temporal convolution's output.
+
+        Batch moments of the output follow from those of the input's windows u of K samples: mean w.E[u] and
+        variance w'.Cov[u].w, so the (n, F1, E, T) output itself, by far the costliest of the network, is not made.
+        """
+        bn, w = self.norm_temporal, self.temporal.weight.flatten(1)
+        if not bn.training:
+            return bn.running_mean, bn.running_var
+        pad, rows = w.shape[1] // 2, x.flatten(0, 1)
+        # Sums over trials and electrodes of x_t and x_t x_s; entry (k, l) of Cov[u] is a sum down a diagonal.
+        total, gram = F.pad(rows.sum(0), (pad, pad)), F.pad(rows.T @ rows, (pad, pad, pad, pad))
+        n_out = len(total) - w.shape[1] + 1
+        n_windows = len(rows) * n_out
+        first = total.unfold(0, n_out, 1).sum(1) / n_windows
+        second = gram.unfold(0, n_out, 1).unfold(1, n_out, 1).diagonal(dim1=2, dim2=3).sum(-1) / n_windows
+        mean, var = w @ first, ((w @ (second - torch.outer(first, first))) * w).sum(1)
+        with torch.no_grad():
+            bn.num_batches_tracked += 1
+            bn.running_mean.lerp_(mean, bn.momentum)
+            bn.running_var.lerp_(var * (n_windows / (n_windows - 1)), bn.momentum)
+        return mean, var
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, n_features) of signals (n, E, T)."""
+        bn = self.norm_temporal
+        mean, var = self._temporal_moments(x)
+        scale = bn.weight * torch.rsqrt(var + bn.eps)
+        shift = bn.bias - mean * scale
+        # Batch norm scales and shifts each temporal filter's output, so the spatial filters can go first.
+        spatial = self.spatial.weight.flatten(1)
+        depth = len(spatial) // len(scale)
+        kernels = (self.temporal.weight.flatten(1) * scale[:, None]).repeat_interleave(depth, 0)
+        offset = shift.repeat_interleave(depth) * spatial.sum(1)
+        h = _correlate(spatial @ x, kernels) + offset[:, None]
+        h = self.dropout(F.avg_pool1d(F.elu(self.norm_spatial(h)), 4))
+        h = self.norm_separable(self.separable_point(_correlate(h, self.separable_depth.weight[:, 0])))
+        return self.dropout(F.avg_pool1d(F.elu(h), 8)).flatten(1)
+
+
+def _merged_conv(x: Tensor, temporal: nn.Conv2d, spatial: nn.Conv2d) -> Tensor:
+    """Temporal, then spatial convolution of (n, E, T) as one over electrodes and time; nothing lies between."""
+    time, space = temporal.weight.flatten(1), spatial.weight[..., 0]
+    bias = torch.einsum("f,sfe->s", temporal.bias, space)
+    return F.conv1d(x, torch.einsum("fk,sfe->sek", time, space), bias)
+
+
+class ShallowConvNet(nn.Module):
+    """Shallow ConvNet without its classifier (Schirrmeister et al. 2017): (n, E, T) float -> (n, n_features).
+
+    Temporal and spatial convolution - batch norm - square - mean pool 75, stride 15 - log - dropout: log band
+    power, as in filter-bank CSP. `kernel` is the length of the temporal filters in samples (25 at 250 Hz).
+    """
+
+    spatial_weight_name, electrode_axis = "spatial.weight", 2
+
+    def __init__(self, n_channels: int, n_times: int, kernel: int = 25, *, dropout: float = 0.5):
+        """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
+        super().__init__()
+        self.n_features = 40 * _checked_steps("ShallowConvNet", self._steps, n_times, kernel)
+        self.temporal = nn.Conv2d(1, 40, (1, kernel))
+        self.spatial = nn.Conv2d(40, 40, (n_channels, 1), bias=False)
+        self.norm = nn.BatchNorm1d(40)
+        self.dropout = nn.Dropout(dropout)
+
+    @staticmethod
+    def _steps(n_times: int, kernel: int) -> int:
+        return (n_times - kernel + 1 - 75) // 15 + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, n_features) of signals (n, E, T)."""
+        power = F.avg_pool1d(self.norm(_merged_conv(x, self.temporal, self.spatial)).square(), 75, 15)
+        return self.dropout(power.clamp(min=1e-6).log()).flatten(1)
+
+
+class DeepConvNet(nn.Module):
+    """Deep ConvNet (Deep4) without its classifier (Schirrmeister et al. 2017): (n, E, T) float -> (n, n_features).
+
+    Temporal and spatial convolution, then three convolutions of 50, 100 and 200 filters, each followed by batch
+    norm, ELU and max pool 3, with dropout before the last three. `kernel` is the length of all temporal filters
+    in samples (10 at 250 Hz); with it at least 441 samples are needed, with 6 only 281, with 4 only 201.
+    """
+
+    spatial_weight_name, electrode_axis = "spatial.weight", 2
+
+    def __init__(self, n_channels: int, n_times: int, kernel: int = 10, *, dropout: float = 0.5):
+        """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
+        super().__init__()
+        self.n_features = 200 * _checked_steps("DeepConvNet", self._steps, n_times, kernel)
+        self.temporal = nn.Conv2d(1, 25, (1, kernel))
+        self.spatial = nn.Conv2d(25, 25, (n_channels, 1), bias=False)
+        self.norm = nn.BatchNorm1d(25)
+        layers = []
+        for n_in, n_out in ((25, 50), (50, 100), (100, 200)):
+            conv = nn.Conv1d(n_in, n_out, kernel, bias=False)
+            layers += [nn.Dropout(dropout), conv, nn.BatchNorm1d(n_out), nn.ELU(), nn.MaxPool1d(3)]
+        self.blocks = nn.Sequential(*layers)
+
+    @staticmethod
+    def _steps(n_times: int, kernel: int) -> int:
+        for _ in range(4):
+            n_times = (n_times - kernel + 1) // 3
+        return n_times
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, n_features) of signals (n, E, T)."""
+        h = F.max_pool1d(F.elu(self.norm(_merged_conv(x, self.temporal, self.spatial))), 3)
+        return self.blocks(h).flatten(1)
+
+
+BACKBONES = {"eegnet": EEGNet, "shallow": ShallowConvNet, "deep4": DeepConvNet}
+
+
+class DualTaskNet(nn.Module):
+    """Network of Shin et al. (2023): trunk `shared` (phi_s), heads `mi` (phi_I) and `me` (phi_E), all explicit.
+
+    Parameters
+    ----------
+    n_channels, n_times, n_classes : int
+        Electrodes E, samples T and classes; each task has the same classes.
+    sfreq : float
+        Sampling rate in Hz; it sets EEGNet's temporal kernel to half a second and nothing else.
+    backbone : {"eegnet", "shallow", "deep4"}
+    tasks : sequence of "mi", "me"
+        Heads to build, in the order in which the tasks' trials are stacked; one task gives a single-task network.
+    generator : torch.Generator, optional
+        Source of the initial weights (see `init_weights`); None takes torch's global one.
+    **trunk
+        Further arguments of the trunk, such as `kernel` (samples) and `dropout`.
+
+    Raises
+    ------
+    SpecError
+        Unknown backbone or task, too few classes, or epochs too short for the trunk.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_times: int,
+        n_classes: int,
+        *,
+        sfreq: float = 128.0,
+        backbone: str = "eegnet",
+        tasks: Sequence[str] = TASKS,
+        generator: torch.Generator | None = None,
+        **trunk,
+    ):
+        """Build and initialise the parts; see the class."""
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise SpecError(f"unknown backbone {backbone!r}: choose from {', '.join(BACKBONES)}")
+        if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
+            raise SpecError(f"tasks={tasks!r}: name each wanted task of {', '.join(TASKS)} once")
+        if n_classes < 2:
+            raise SpecError(f"n_classes={n_classes}: at least 2 are needed")
+        if backbone == "eegnet":
+            trunk.setdefault("kernel", round(sfreq / 2))
+        self.tasks, self.input_shape = tuple(tasks), (n_channels, n_times)
+        self.shared = BACKBONES[backbone](n_channels, n_times, **trunk)
+        for task in self.tasks:
+            self.add_module(task, nn.Linear(self.shared.n_features, n_classes))
+        init_weights(self, generator)
+
+    def spatial_weight(self) -> tuple[str, int]:
+        """Name of the spatial convolution's weight in `named_parameters` and its axis of length E."""
+        return f"shared.{self.shared.spatial_weight_name}", self.shared.electrode_axis
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits {task: (n_task, n_classes)} of signals {task: (n_task, E, T)}, for the tasks in `inputs` only.
+
+        All trials pass the trunk once, stacked in the order of `self.tasks`, so batch norm sees both tasks.
+        SpecError for a task without a head, no task at all, or signals of another shape.
+        """
+        if not inputs or not set(inputs) <= set(self.tasks):
+            raise SpecError(f"inputs for {', '.join(inputs) or 'no task'}: this network has {', '.join(self.tasks)}")
+        for task, x in inputs.items():
+            if x.ndim != 3 or x.shape[1:] != self.input_shape:
+                expected = "(n, {}, {})".format(*self.input_shape)
+                raise SpecError(
+                    f"{task}: expected signals {expected} as (trials, electrodes, samples), got {(*x.shape,)}"
+                )
+        tasks = [task for task in self.tasks if task in inputs]
+        features = self.shared(torch.cat([inputs[task] for task in tasks]))
+        parts = features.split([len(inputs[task]) for task in tasks])
+        return {task: self.get_submodule(task)(part) for task, part in zip(tasks, parts, strict=True)}

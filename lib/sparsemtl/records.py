@@ -1,0 +1,211 @@
+"""Run records: what one run found, under what conditions; written whole or not at all, checked when read.
+
+A record is one JSON object:
+    schema    version of this layout
+    hash      name of the run: `RunSpec.hash` of `spec`
+    spec      the run's specification
+    result    what was computed; on a CPU the same spec and code give the same bytes
+    digest    SHA-256 of the canonical JSON of `result`: a value changed by hand does not pass
+    run       when, where and how long: start, end, seconds, device, threads, packages, code revision
+Records lie as one file a run in a working store and travel as JSON lines (`export`, `import`).
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sparsemtl.errors import RecordError, SpecError
+from sparsemtl.spec import RunSpec, canonical_json
+
+SCHEMA = 1
+DIGITS = 6  # significant digits kept of a float: below the spread of any metric, and compact
+REQUIRED_RUN = ("started", "ended", "seconds", "device", "threads", "python", "packages", "revision")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run's record; `spec`, `result` and `run` as in the module's description."""
+
+    spec: RunSpec
+    result: dict
+    run: dict
+
+    @property
+    def hash(self):
+        """Name of the run."""
+        return self.spec.hash
+
+    @property
+    def digest(self):
+        """SHA-256 (hex) of the canonical JSON of the result."""
+        return hashlib.sha256(canonical_json(self.result).encode()).hexdigest()
+
+    def to_dict(self):
+        """Plain dict in the layout described above."""
+        return {
+            "schema": SCHEMA,
+            "hash": self.hash,
+            "spec": self.spec.to_dict(),
+            "result": self.result,
+            "digest": self.digest,
+            "run": self.run,
+        }
+
+
+def compact_numbers(value):
+    """The value with arrays and tensors as lists and floats rounded to `DIGITS` significant digits.
+
+    Raises `RecordError` for NaN or infinity: a run that diverged must say so by name, not by a missing number.
+    """
+    if isinstance(value, dict):
+        return {str(k): compact_numbers(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        return compact_numbers(value.tolist())
+    if isinstance(value, list | tuple):
+        return [compact_numbers(v) for v in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RecordError(f"the result holds {value}: the run diverged (lower its learning rate)")
+        return float(np.format_float_scientific(value, precision=DIGITS - 1))
+    return value
+
+
+def validate(value, where="record"):
+    """Return the `RunRecord` of a plain dict, or raise `RecordError` that names `where` and what is wrong."""
+
+    def wrong(what):
+        return RecordError(f"{where}: {what}; delete it and run the same command again to re-make it")
+
+    if not isinstance(value, dict):
+        raise wrong("not a JSON object")
+    if value.get("schema") != SCHEMA:
+        raise wrong(f"schema {value.get('schema')!r}, this code reads schema {SCHEMA}")
+    missing = [k for k in ("hash", "spec", "result", "digest", "run") if k not in value]
+    if missing:
+        raise wrong(f"lacks {', '.join(missing)}")
+    try:
+        record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
+    except SpecError as error:
+        raise wrong(str(error)) from error
+    if record.hash != value["hash"]:
+        raise wrong(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
+    if record.digest != value["digest"]:
+        raise wrong(f"run {record.hash}: the digest does not belong to its result (a value was changed)")
+    absent = [k for k in REQUIRED_RUN if k not in record.run]
+    if absent:
+        raise wrong(f"run {record.hash} does not say its {', '.join(absent)}")
+    return record
+
+
+@contextlib.contextmanager
+def _written_whole(path):
+    """A text file that appears under its name only when complete; a full disk or a kill leaves the old one."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise RecordError(
+            f"cannot write {path} ({error.strerror}): free space there or choose another folder; "
+            "records that were finished are kept"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+class Store:
+    """Folder of finished records, one `HASH.json` each; many processes may write to it at once."""
+
+    def __init__(self, folder=None):
+        self.folder = Path(folder or os.environ.get("SPARSEMTL_RUNS") or "runs")
+
+    def path(self, spec):
+        """Where the record of `spec` lies or would lie."""
+        return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
+
+    def write(self, record):
+        """Write one record: first under a temporary name, then renamed."""
+        with _written_whole(self.path(record.spec)) as file:
+            file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
+
+    def read(self, spec):
+        """The record of `spec`, or None where there is none; `RecordError` for one that does not validate."""
+        path = self.path(spec)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return _parse(text, path)
+
+    def all(self):
+        """(records, problems): every valid record of the store, and one line for each invalid file."""
+        records, problems = [], []
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            try:
+                records.append(_parse(path.read_text(encoding="utf-8"), path))
+            except RecordError as error:
+                problems.append(str(error))
+        return records, problems
+
+
+def _parse(text, where):
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RecordError(f"{where}: damaged ({error}); delete it and run the same command again") from error
+    return validate(value, where)
+
+
+def write_jsonl(path, records: Iterable[RunRecord]):
+    """Write records as JSON lines, sorted by hash, so that equal sets give equal files; returns their number."""
+    unique = {record.hash: record for record in records}
+    with _written_whole(path) as file:
+        for name in sorted(unique):
+            file.write(canonical_json(unique[name].to_dict()) + "\n")
+    return len(unique)
+
+
+def read_jsonl(path):
+    """Every record of a JSON-lines file; raises `RecordError` that names file, line and cause."""
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from error
+    return [_parse(line, f"{path} line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def committed(results="results"):
+    """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none where the folder is absent."""
+    return [record for path in sorted(Path(results).glob("*/*/*.jsonl")) for record in read_jsonl(path)]
+
+
+def merge(*groups):
+    """(records, conflicts): one record for each hash; where two results differ the first stays.
+
+    conflicts: one line for each record left out; the same run on another device, or with other code, may differ.
+    """
+    merged, conflicts = {}, []
+    for record in (record for group in groups for record in group):
+        kept = merged.setdefault(record.hash, record)
+        if kept.digest != record.digest:
+            conflicts.append(
+                f"run {record.hash} ({record.spec.label()}) has two results: kept the one of {kept.run['started']} "
+                f"on {kept.run['device']}, left out the one of {record.run['started']} on {record.run['device']}"
+            )
+    return list(merged.values()), conflicts

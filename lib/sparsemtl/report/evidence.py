@@ -1,0 +1,87 @@
+"""Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sparsemtl.engine import execute
+from sparsemtl.errors import RecordError
+from sparsemtl.records import Store, committed
+from sparsemtl.spec import PROFILES
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Records of one study of one origin and one profile, with the specs that the profile asks for."""
+
+    study: str
+    origin: str  # "committed" or "this machine"
+    profile: str
+    records: tuple
+    expected: int
+
+    def __bool__(self):
+        return bool(self.records)
+
+    @property
+    def title(self):
+        """Heading of a table or figure made of these records."""
+        if not self:
+            return f"{self.origin}: {NOT_RUN}"
+        data = ", ".join(sorted({r.spec.data for r in self.records}))
+        return f"{self.origin}: profile {self.profile}, {data}"
+
+    def summary(self):
+        """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
+        records = self.records
+        row = {
+            "origin": self.origin,
+            "profile": self.profile,
+            "data": _joined(r.spec.data for r in records),
+            "subjects": _joined(r.spec.params.get("subject") for r in records),
+            "seeds": _joined(r.spec.seed for r in records),
+            "runs": f"{len(records)} of {self.expected}",
+            "device": _joined(r.run["device"] for r in records),
+            "hours": f"{sum(r.run['seconds'] for r in records) / 3600:.2f}",
+            "code": _joined(r.run.get("code", r.run["revision"])[:8] for r in records),
+        }
+        return pd.DataFrame([row]).set_index("origin")
+
+
+def _joined(values):
+    return ", ".join(map(str, sorted(set(values)))) or NOT_RUN
+
+
+def repository_root(start=None):
+    """The folder of this checkout: the nearest one above `start` (default: here) that holds `_toc.yml`, else here."""
+    here = Path(start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "_toc.yml").exists()), here)
+
+
+def committed_evidence(study, results=None):
+    """Evidence from the repository's `results/`, one for each profile that has records, the largest profile first."""
+    records = committed(results or repository_root() / "results")
+    return [
+        Evidence(study.NAME, "committed", profile, tuple(chosen), len(study.all_specs(profile)))
+        for profile in reversed(PROFILES)
+        if (chosen := [r for r in records if (r.spec.study, r.spec.profile) == (study.NAME, profile)])
+    ]
+
+
+def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None):
+    """Evidence of this machine: runs whatever `profile` still lacks, then returns all of it.
+
+    specs: the runs wanted (default: all of the study's). workers: processes (default: one for each core).
+    store: folder of records (default: SPARSEMTL_RUNS or `runs` in the repository). Raises `RecordError` naming
+    the first run that failed, after the others have finished.
+    """
+    specs = study.all_specs(profile) if specs is None else specs
+    store = Store(store or os.environ.get("SPARSEMTL_RUNS") or repository_root() / "runs")
+    outcome = execute(specs, store, workers or os.cpu_count(), data_dir, device)
+    if outcome.failures:
+        raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
+    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)))

@@ -1,0 +1,1 @@
+"""What the papers are about: scores, masks, proximal steps, measures of sparsity, removal of dead channels."""

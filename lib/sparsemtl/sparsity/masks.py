@@ -1,0 +1,216 @@
+"""From scores to masks, from votes to one mask, and masks that hold while a network trains.
+
+A mask is a `dict[str, BoolTensor]` by parameter name, True where the weight is kept. `saliency` makes scores,
+`topk_mask` and `budget_masks` make masks of them, `arbiter` joins the tasks' masks, `apply_masks` puts one on a
+model.
+"""
+
+import math
+import weakref
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+from sparsemtl.errors import DataError, SpecError
+from sparsemtl.sparsity.saliency import prunable
+
+
+def topk_mask(scores, sparsity):
+    """Keep the best scores over all tensors together; exactly floor(sparsity * N) of the N entries are False.
+
+    `scores`: dict name -> real tensor of any shape, larger means keep. `sparsity` in [0, 1) is read as the
+    decimal it is written as, so 0.29 of 100 prunes 29. Equal scores go in the order of (name, flat index), first
+    ones pruned first, whatever the device or the order of the dict.
+
+    Returns bool tensors of the scores' shapes and devices. Raises SpecError for a sparsity out of range,
+    DataError for scores that are not finite.
+    """
+    names = sorted(scores)
+    order = _ascending(scores, names)
+    keep = torch.ones(len(order), dtype=torch.bool)
+    keep[order[: _pruned_count(sparsity, len(order))]] = False
+    masks = _unflatten(keep, scores, names)
+    return {name: masks[name].to(scores[name].device) for name in scores}
+
+
+def arbiter(votes, rule="or"):
+    """Join the tasks' masks elementwise: "or" keeps what any task keeps (Shin et al. 2023), "and" what all keep.
+
+    `votes`: dict task -> mask dict, or a list of mask dicts. The pools may differ: a weight that only one task
+    votes on keeps that vote. Raises SpecError for an unknown rule, no votes, or votes of different shapes.
+    """
+    if rule not in ("or", "and"):
+        raise SpecError(f'arbiter: unknown rule {rule!r}; use "or" or "and"')
+    join = torch.logical_or if rule == "or" else torch.logical_and
+    joined = {}
+    for vote in _ballots(votes):
+        for name, mask in vote.items():
+            _check_mask(name, mask, joined.get(name, mask).shape)
+            joined[name] = join(joined[name], mask) if name in joined else mask.clone()
+    return joined
+
+
+def budget_masks(scores_per_task, sparsity):
+    """Masks of the OR arbiter at an exact overall budget: floor(sparsity * N) of all N weights are False.
+
+    `scores_per_task`: dict task -> scores (or a list of scores), each over the task's own pool of n_t weights.
+    The rule it solves: every task keeps the share k of its pool, `topk_mask(scores_t, 1 - k)`, the votes are
+    joined by OR, and k is lowered for all tasks together until the joined mask meets the budget (DiSparse, Sun et
+    al. 2022, finds k by hand). With r_t the 0-based rank of a weight in its pool, best first, task t keeps it
+    exactly when r_t / n_t < k, so the OR keeps it exactly when min_t r_t / n_t < k: the weights to keep are those
+    with the smallest such keys, and no search is needed. Weights with the same key (the best of each task, say)
+    enter together; if the budget cuts through them, ties are broken as in `topk_mask`.
+
+    Returns one mask for each weight that any task scores. Errors as `topk_mask` and `arbiter`.
+    """
+    keys = {}
+    for scores in _ballots(scores_per_task):
+        names = sorted(scores)
+        order = _ascending(scores, names)
+        rank = torch.empty(len(order), dtype=torch.float64)
+        rank[order] = torch.arange(len(order) - 1, -1, -1, dtype=torch.float64)
+        for name, key in _unflatten(rank / len(order), scores, names).items():
+            if name in keys and keys[name].shape != key.shape:
+                raise SpecError(
+                    f"{name}: the tasks' scores have shapes {tuple(keys[name].shape)} and {tuple(key.shape)}; "
+                    "score the same weights"
+                )
+            keys[name] = torch.minimum(keys.get(name, key), key.to(keys.get(name, key).device))
+    return topk_mask({name: -key for name, key in keys.items()}, sparsity)
+
+
+def apply_masks(model, masks):
+    """Set the pruned weights to zero and keep them exactly 0.0 through training, with any torch optimizer.
+
+    `masks`: dict name -> bool tensor of the weight's shape, for any of the `prunable` weights. A second call
+    replaces the first: weights that `masks` does not name are dense again, and a weight that is no longer pruned
+    learns on from 0.0.
+
+    The weight is zeroed before each forward and after each step of any optimizer that holds it (one made before
+    the call too, whatever is in its momentum), and its `.grad` is zeroed after each backward. Parameter names and
+    `state_dict` are those of the dense model; `copy.deepcopy` of the model keeps the masks, a copy's first
+    forward puts them in force.
+
+    Raises SpecError, and changes nothing, for an unknown name, a mask that is not bool, or a wrong shape.
+    """
+    weights, modules = prunable(model), dict(model.named_modules())
+    for name, mask in masks.items():
+        if name not in weights:
+            raise SpecError(f"{name}: no Conv or Linear weight of this name; the model has {', '.join(weights)}")
+        _check_mask(name, mask, weights[name].shape)
+    for name, weight in weights.items():
+        module = modules[name.rpartition(".")[0]]
+        if name not in masks and _BUFFER not in module._buffers:
+            continue
+        if _BUFFER not in module._buffers:
+            module.register_forward_pre_hook(_before_forward)
+        pruned = ~masks[name] if name in masks else torch.zeros_like(weight, dtype=torch.bool)
+        module.register_buffer(_BUFFER, pruned.to(weight.device), persistent=False)
+        _before_forward(module)
+
+
+def masks_of(model):
+    """Return the masks in place: name -> bool tensor (True: kept) for each prunable weight, all True if unmasked."""
+    modules = dict(model.named_modules())
+    masks = {}
+    for name, weight in prunable(model).items():
+        pruned = modules[name.rpartition(".")[0]]._buffers.get(_BUFFER)
+        masks[name] = torch.ones_like(weight, dtype=torch.bool) if pruned is None else ~pruned
+    return masks
+
+
+def sparsity_of(masks, prefix=""):
+    """Share of False over all entries, a float in [0, 1]; of a model: over all its prunable weights.
+
+    `masks`: a mask dict, or an nn.Module (its masks in place count, not zeros that happen to be in the weights).
+    `prefix`: a string or a tuple of strings; only names that start with it count ("shared."). Raises SpecError
+    if no entry is left.
+    """
+    masks = masks_of(masks) if isinstance(masks, torch.nn.Module) else masks
+    chosen = [mask for name, mask in masks.items() if name.startswith(prefix)]
+    total = sum(mask.numel() for mask in chosen)
+    if total == 0:
+        raise SpecError(f"no weights under prefix {prefix!r}; the names are {', '.join(masks)}")
+    return sum(mask.numel() - int(mask.sum()) for mask in chosen) / total
+
+
+def iou(mask_a, mask_b):
+    """Intersection over union of the kept sets of two bool tensors of one shape; 1.0 if both keep nothing."""
+    _check_mask("iou", mask_a, mask_b.shape)
+    _check_mask("iou", mask_b, mask_a.shape)
+    union = int((mask_a | mask_b).sum())
+    return int((mask_a & mask_b).sum()) / union if union else 1.0
+
+
+# The mask on a model is a non-persistent buffer of the owning module, True where PRUNED (what masked_fill takes).
+# masked_fill, not a product: it stops NaN and infinity, and it does not write -0.0.
+_BUFFER = "pruned"
+_owner = WeakIdKeyDictionary()  # masked parameter -> weak reference to its module
+
+
+def _before_forward(module, args=()):
+    """Zero the pruned weights. Found on a copied module too, whose new parameter is then put under guard."""
+    weight, pruned = module.weight, module._buffers[_BUFFER]
+    if weight not in _owner:
+        _owner[weight] = weakref.ref(module)
+        weight.register_post_accumulate_grad_hook(_after_backward)
+    # .data, as two forwards may share one backward: autograd must not take this for a change
+    weight.data.masked_fill_(pruned, 0)
+
+
+def _after_backward(weight):
+    pruned = _pruned(weight)
+    if pruned is not None and weight.grad is not None:
+        weight.grad.masked_fill_(pruned, 0)
+
+
+@torch.no_grad()
+def _after_step(optimizer, args, kwargs):
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            pruned = _pruned(weight)
+            if pruned is not None:
+                weight.masked_fill_(pruned, 0)
+
+
+def _pruned(weight):
+    module = _owner[weight]() if weight in _owner else None
+    return None if module is None else module._buffers[_BUFFER]
+
+
+register_optimizer_step_post_hook(_after_step)
+
+
+def _pruned_count(sparsity, total):
+    if not 0 <= sparsity < 1:
+        raise SpecError(f"sparsity {sparsity} is out of range; give a number in [0, 1)")
+    return math.floor(Fraction(str(float(sparsity))) * total)
+
+
+def _ascending(scores, names):
+    """Flat indices over the tensors in the order of `names`, lowest score first, ties by index."""
+    flat = [scores[name].detach().flatten().cpu().double() for name in names]
+    for name, values in zip(names, flat, strict=True):
+        if not torch.isfinite(values).all():
+            raise DataError(f"{name}: scores hold NaN or infinite values; check the inputs that were scored")
+    return torch.argsort(torch.cat(flat), stable=True) if flat else torch.empty(0, dtype=torch.long)
+
+
+def _unflatten(flat, like, names):
+    parts = flat.split([like[name].numel() for name in names])
+    return {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+def _ballots(votes):
+    ballots = list(votes.values()) if isinstance(votes, Mapping) else list(votes)
+    if not ballots or not all(isinstance(ballot, Mapping) for ballot in ballots):
+        raise SpecError("votes must be a dict task -> dict name -> tensor, with at least one task")
+    return ballots
+
+
+def _check_mask(name, mask, shape):
+    if mask.dtype != torch.bool or mask.shape != shape:
+        raise SpecError(f"{name}: need a bool mask of shape {tuple(shape)}, got {mask.dtype} {tuple(mask.shape)}")

@@ -1,0 +1,182 @@
+"""Scores that say how much each weight matters, computed before training.
+
+Every function here returns `dict[str, Tensor]`: one score tensor for each prunable weight, keyed by the
+parameter's name ("shared.spatial.weight"), of the weight's shape and device, and LARGER MEANS KEEP, so that
+`masks.topk_mask` serves them all. A score is the one of the dense network: masks in place do not hide gradients.
+
+Scoring leaves the model as it was: weights, gradients, `requires_grad`, buffers (running statistics of batch
+norm), training flags and the random state. The model stays in its training mode while it is scored, except that
+dropout modules are switched off (`torch.nn.functional.dropout` inside a forward cannot be).
+"""
+
+import copy
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from sparsemtl.errors import DataError, SpecError
+
+
+def prunable(model):
+    """Return the weights that saliency ranks: name -> nn.Parameter of every Conv and Linear module.
+
+    Biases and batch norm are left dense, as in the papers. A tied weight appears once, under its first name.
+    """
+    weights, seen = {}, set()
+    for prefix, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and weight is not None:
+            if id(weight) not in seen:
+                weights[f"{prefix}.weight" if prefix else "weight"] = weight
+            seen.add(id(weight))
+    return weights
+
+
+def gradients(model, loss_fn, inputs, targets):
+    """dL/dw of every prunable weight, pruned entries included (RigL grows by these), model left unchanged.
+
+    `inputs` is a float tensor or a dict of tensors, given to the model whole: L = loss_fn(model(inputs), targets).
+    A weight that the loss does not reach has gradient zero.
+
+    Raises DataError for non-finite inputs or loss, SpecError for a loss that is not a scalar.
+    """
+    with _scoring(model) as weights:
+        grads = _grads(_loss(model, loss_fn, inputs, targets), weights)
+    return dict(zip(weights, grads, strict=True))
+
+
+def snip(model, loss_fn, inputs, targets):
+    """Connection sensitivity |dL/dm| at m = 1 of the masked network f(m * w), which is |w * dL/dw|.
+
+    Lee, Ajanthan and Torr 2019, "SNIP" (Eq. 4), before the normalisation, which does not change a ranking within
+    one loss. Arguments and errors as `gradients`.
+    """
+    weights = prunable(model)
+    grads = gradients(model, loss_fn, inputs, targets)
+    return {name: (weights[name].detach() * grad).abs() for name, grad in grads.items()}
+
+
+def grasp(model, loss_fn, inputs, targets):
+    """Gradient signal preservation: w * (H g), the loss of gradient flow when a weight goes.
+
+    Wang, Zhang and Grosse 2020, "Picking winning tickets before training by preserving gradient flow", Eq. 8:
+    S = -w * (H g) is the change of g.g / 2 when w goes, and they remove the largest S; we return -S, so that
+    here too larger means keep. H and g are over the prunable weights. The paper divides the logits by 200 first:
+    do that in `loss_fn` if it is wanted. Arguments and errors as `gradients`.
+    """
+    with _scoring(model) as weights:
+        grads = _grads(_loss(model, loss_fn, inputs, targets), weights, create_graph=True)
+        # the gradient of g.stop(g) is H g: the second factor is a constant
+        flow = sum(((grad * grad.detach()).sum() for grad in grads), torch.zeros(()))
+        products = _grads(flow, weights)
+    return {name: weight.detach() * hg for (name, weight), hg in zip(weights.items(), products, strict=True)}
+
+
+def synflow(model, inputs):
+    """Synaptic flow |w| * dR/d|w|, with R the summed output of the |w| network for an input of ones; float64.
+
+    Tanaka, Kunin, Yamins and Ganguli 2020, "Pruning neural networks without any data by iteratively conserving
+    synaptic flow", Eq. 2, one evaluation. All parameters and buffers are replaced by their absolute values and
+    the network is in eval mode (dropout off, batch norm by its running statistics), so ReLU and ELU act as
+    the identity. `inputs` (tensor or dict of tensors) gives only the shapes.
+
+    Raises DataError for non-finite inputs or a flow that overflows float64.
+    """
+    _check_finite(inputs)
+    flat = copy.deepcopy(model).double().eval().requires_grad_(True)
+    with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(model)):
+        for tensor in [*flat.parameters(), *flat.buffers()]:
+            if tensor.is_floating_point():  # a mask in place is a buffer too
+                tensor.data.abs_()
+        flow = sum(out.sum() for out in _tensors(flat(_ones(inputs))))
+        if not torch.isfinite(flow):
+            raise DataError("synflow: the summed output is not finite; use smaller initial weights or fewer layers")
+        weights = prunable(flat)
+        grads = _grads(flow, weights)
+    return {name: weight.detach() * grad for (name, weight), grad in zip(weights.items(), grads, strict=True)}
+
+
+def magnitude(model):
+    """|w|, the score of magnitude pruning (Han et al. 2015)."""
+    return {name: weight.detach().abs() for name, weight in prunable(model).items()}
+
+
+def random_scores(model, seed=0):
+    """Uniform scores in [0, 1), float64: the random baseline. `seed` is an int or a CPU torch.Generator.
+
+    Drawn on the CPU, so that a seed means the same mask on every device; the global random state is not used.
+    """
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
+        for name, weight in prunable(model).items()
+    }
+
+
+@contextmanager
+def _scoring(model):
+    """Yield the prunable weights, ready for autograd.grad; put back on exit all that a forward pass changes."""
+    weights = prunable(model)
+    trainable = {p: p.requires_grad for p in weights.values()}
+    active = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+    buffers = [(m, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None]
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng(_cuda_devices(model)))
+        try:
+            for p in weights.values():
+                p.requires_grad_(True)
+            for module in active:
+                module.training = False
+            yield weights
+        finally:
+            for p, flag in trainable.items():
+                p.requires_grad_(flag)
+            for module in active:
+                module.training = True
+            for module, key, buffer, values in buffers:
+                buffer.data.copy_(values)
+                module._buffers[key] = buffer
+
+
+def _loss(model, loss_fn, inputs, targets):
+    _check_finite(inputs)
+    loss = loss_fn(model(inputs), targets)
+    if loss.numel() != 1:
+        raise SpecError(f"loss_fn must return a scalar, got shape {tuple(loss.shape)}; take its mean or sum")
+    if not torch.isfinite(loss):
+        raise DataError(f"the loss is {loss.item()} while scoring; check the inputs, targets and initial weights")
+    return loss
+
+
+def _grads(value, weights, create_graph=False):
+    """d value / d weight for each weight, zeros where `value` does not depend on it."""
+    params = list(weights.values())
+    if not value.requires_grad:
+        return [torch.zeros_like(p) for p in params]
+    grads = torch.autograd.grad(value, params, create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+
+
+def _tensors(value):
+    """All tensors in a tensor, a dict or a sequence of them."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _ones(inputs):
+    if isinstance(inputs, dict):
+        return {key: _ones(value) for key, value in inputs.items()}
+    return torch.ones_like(inputs, dtype=torch.float64)
+
+
+def _check_finite(inputs):
+    if not all(torch.isfinite(tensor).all() for tensor in _tensors(inputs)):
+        raise DataError("the inputs for scoring hold NaN or infinite values; clean or drop these samples")
+
+
+def _cuda_devices(model):
+    return list({p.device for p in model.parameters() if p.device.type == "cuda"})

@@ -1,0 +1,85 @@
+"""RunSpec: the full description of one run; the hash of its canonical JSON is the run's name."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from sparsemtl.errors import SpecError
+
+PROFILES = ("quick", "small", "full")
+
+
+def canonical_json(value):
+    """The one JSON text of a value: sorted keys, no spaces, no NaN; equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run's result, and nothing else (device and paths are not in it).
+
+    study: study's name ("shin2023"). profile: one of `PROFILES`. data: data set's name (see `sparsemtl.data`).
+    method: a method of the study. seed: int >= 0. params: str -> JSON scalar or list of scalars; integral floats
+    and ints are kept apart, as JSON does. Raises `SpecError` for a value that has no canonical JSON.
+    """
+
+    study: str
+    profile: str
+    data: str
+    method: str
+    seed: int
+    params: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.profile not in PROFILES:
+            raise SpecError(f"unknown profile {self.profile!r}: choose one of {', '.join(PROFILES)}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise SpecError(f"seed must be a whole number of 0 or more, not {self.seed!r}")
+        for name, value in self.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SpecError(f"parameter {name!r} is {value}: run specifications hold finite numbers only")
+        try:
+            frozen = json.loads(canonical_json(dict(self.params)))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"a parameter of this run has no JSON form ({error})") from error
+        object.__setattr__(self, "params", MappingProxyType(frozen))
+
+    def __hash__(self):
+        return hash(self.hash)
+
+    def __reduce__(self):  # a mapping proxy does not pickle, and specs travel to worker processes
+        return (RunSpec.from_dict, (self.to_dict(),))
+
+    def to_dict(self):
+        """Plain dict, ready for JSON."""
+        return {
+            "study": self.study,
+            "profile": self.profile,
+            "data": self.data,
+            "method": self.method,
+            "seed": self.seed,
+            "params": dict(self.params),
+        }
+
+    @classmethod
+    def from_dict(cls, value):
+        """Inverse of `to_dict`; raises `SpecError` for missing or unknown fields."""
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise SpecError(f"not a run specification: {error}") from error
+
+    @property
+    def hash(self):
+        """Name of the run: first 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]
+
+    def label(self):
+        """One line for progress bars and error messages."""
+        params = " ".join(
+            f"{k}={v}" for k, v in self.params.items() if k in ("subject", "problem", "sparsity", "tasks", "lam")
+        )
+        return f"{self.study} {self.profile} {self.method} seed={self.seed} {params}".strip()

@@ -1,0 +1,1 @@
+"""Training: one loop, the losses and metrics, and what each study does in one run."""

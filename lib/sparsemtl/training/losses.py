@@ -1,0 +1,78 @@
+"""Losses of the picture tasks and their balance (Upadhyay et al. 2023, section 4 and Eq. 2).
+
+Each loss is the mean over all valid pixels of the batch, a float32 scalar, also under autocast; 0 if no pixel is
+valid. Targets are those of `sparsemtl.data.pictures.Pictures`, brought to the size of the predictions: shapes that
+differ raise SpecError. Nothing waits for the GPU.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sparsemtl.errors import SpecError
+
+
+def segmentation_loss(logits, y, void=255):
+    """Cross entropy. logits: (n, classes, H, W); y: integers (n, H, W), pixels of label `void` do not count."""
+    _check(logits.shape[:1] + logits.shape[2:], y.shape)
+    total = F.cross_entropy(logits.float(), y.long(), ignore_index=void, reduction="sum")
+    return total / (y != void).sum().clamp(min=1)
+
+
+def normal_loss(p, y, valid=None):
+    """1 - cosine similarity. p, y: (n, 3, H, W); valid: bool (n, H, W), None: where y is not the zero vector."""
+    _check(p.shape, y.shape)
+    return _masked_mean(
+        1 - F.cosine_similarity(p.float(), y.float(), dim=1), (y != 0).any(1) if valid is None else valid
+    )
+
+
+def depth_loss(p, y, valid=None):
+    """Mean squared error. p, y: (n, 1, H, W); valid: bool (n, 1, H, W), None: where y > 0."""
+    _check(p.shape, y.shape)
+    return _masked_mean((p.float() - y.float()).square(), y > 0 if valid is None else valid)
+
+
+def binary_loss(logits, y, double_sigmoid=False):
+    """Binary cross entropy of logits (n,) with y (n,) in {0, 1}.
+
+    double_sigmoid: put the logits through a sigmoid first, as the authors' released code does; the loss then takes
+    these values in (0, 1) for logits, and the predicted probabilities cannot leave (0.5, 0.74).
+    """
+    _check(logits.shape, y.shape)
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits.sigmoid() if double_sigmoid else logits, y.float())
+
+
+class UncertaintyWeighting(nn.Module):
+    """Eq. 2 (after Kendall, Gal and Cipolla, CVPR 2018): sum over tasks of L_i / (2 sigma_i^2) + log sigma_i.
+
+    `log_variance` (tasks,) holds s_i = log sigma_i^2, so that the sum is of exp(-s_i) L_i / 2 + s_i / 2. It is a
+    parameter, to be handed to the optimizer without weight decay; with learned=False it is a buffer and the balance
+    stays as it starts: equal, as in the authors' released code (log_variance=1).
+    """
+
+    def __init__(self, tasks, learned=True, log_variance=0.0):
+        super().__init__()
+        self.tasks = tuple(tasks)
+        start = torch.full((len(self.tasks),), float(log_variance))
+        if learned:
+            self.log_variance = nn.Parameter(start)
+        else:
+            self.register_buffer("log_variance", start)
+
+    def forward(self, losses):
+        """Scalar of {task: scalar loss}; tasks that are not in `losses` (stopped early) drop out of the sum."""
+        if unknown := set(losses) - set(self.tasks):
+            raise SpecError(f"no weight for the loss of {min(unknown)!r}: the tasks are {', '.join(self.tasks)}")
+        s = dict(zip(self.tasks, self.log_variance, strict=True))
+        return sum((torch.exp(-s[task]) * loss + s[task]) / 2 for task, loss in losses.items())
+
+
+def _check(predicted, wanted):
+    if tuple(predicted) != tuple(wanted):
+        raise SpecError(f"predictions {tuple(predicted)} but targets {tuple(wanted)}; resize the targets")
+
+
+def _masked_mean(values, valid):
+    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)

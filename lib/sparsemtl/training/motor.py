@@ -1,0 +1,290 @@
+"""One run of the EEG study: a subject's folds, a method, a sparsity; what each network got right on unseen trials.
+
+Nothing of a test fold touches scaling, masks or training, and nothing is chosen by its score: every network is
+trained for a fixed number of epochs and tested once, at the end.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from sparsemtl.data import load
+from sparsemtl.data.eeg import stratified_folds
+from sparsemtl.errors import SpecError
+from sparsemtl.models.dualtask import DualTaskNet
+from sparsemtl.sparsity.masks import iou, sparsity_of
+from sparsemtl.sparsity.saliency import prunable
+from sparsemtl.training.fit import fit
+from sparsemtl.training.metrics import accuracy, cohen_kappa, confusion_matrix, macro_f1
+from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
+
+TASKS = ("mi", "me")
+SINGLE = ("dense-single", "snip-single")  # one network for each task
+CLASSICAL = "csp-lda"
+METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
+DATA_OPTIONS = (
+    "subject",
+    "problem",
+    "fmin",
+    "fmax",
+    "tmin",
+    "tmax",
+    "sfreq",
+    "channels",
+    "allow_missing_runs",
+)
+SIMULATED_OPTIONS = (
+    "subject",
+    "problem",
+    "fmin",
+    "fmax",
+    "tmin",
+    "tmax",
+    "sfreq",
+    "channels",
+    "trials_per_class",
+)
+
+
+def run(spec, root=None, device="cpu"):
+    """Result dict of one spec: metrics, confusion matrices, sparsity, history, and for "or" the tasks' votes."""
+    p = dict(spec.params)
+    if spec.method != CLASSICAL and spec.method not in PROCEDURES:
+        raise SpecError(f"unknown method {spec.method!r}: choose one of {CLASSICAL}, {', '.join(PROCEDURES)}")
+    if not 0 <= p["sparsity"] < 1:
+        raise SpecError(f"sparsity is {p['sparsity']}: it must be at least 0 and less than 1")
+    names = SIMULATED_OPTIONS if spec.data.startswith("simulated") else DATA_OPTIONS
+    data = load(spec.data, root, **{k: p[k] for k in names if k in p})
+    if p["labels"] == "shuffled":
+        data = _shuffled(data, spec.seed)
+    outcomes = []
+    for k, fold in enumerate(stratified_folds(data, p["folds"], spec.seed)):
+        arrays = {task: _scaled_split(data, task, fold) for task in TASKS}
+        outcomes.append(_run_fold(spec.method, p, data, arrays, 1000 * spec.seed + k, device))
+    return _assemble(outcomes, data, p)
+
+
+def _shuffled(data, seed):
+    """The same trials with labels permuted within each task: what is left is what chance gives."""
+    rng = np.random.default_rng(seed)
+    mi, me = (type(t)(t.x, rng.permutation(t.y), t.run) for t in (data.mi, data.me))
+    return type(data)(**{**vars(data), "mi": mi, "me": me})
+
+
+def _scaled_split(data, task, fold):
+    """(x_train, y_train, x_test, y_test) of one task; each channel scaled by its training trials of both tasks."""
+    seen = np.concatenate([getattr(data, t).x[fold[t][0]] for t in TASKS])
+    mean = seen.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
+    std = seen.std(axis=(0, 2), keepdims=True, dtype=np.float64)
+    trials, (train, test) = getattr(data, task), fold[task]
+    x = ((trials.x - mean) / std).astype(np.float32)
+    return x[train], trials.y[train], x[test], trials.y[test]
+
+
+def _run_fold(method, p, data, arrays, seed, device):
+    """Train on one fold; returns confusion matrices by task and, for networks, sparsity, history and votes."""
+    n_classes = len(data.classes)
+    if method == CLASSICAL:
+        return {"confusion": {task: _csp_lda(*arrays[task], n_classes) for task in TASKS}}
+    tensors = {t: tuple(torch.as_tensor(a, device=device) for a in arrays[t]) for t in TASKS}
+    groups = [(task,) for task in TASKS] if method in SINGLE else [TASKS]
+    parts = [_train_network(method, p, data, {t: tensors[t] for t in group}, seed, device) for group in groups]
+    out = {
+        "confusion": {t: c for part in parts for t, c in part["confusion"].items()},
+        "train_accuracy": {t: a for part in parts for t, a in part["train_accuracy"].items()},
+        "history": np.sum([part["history"] for part in parts], axis=0),
+        "sparsity": _mean([part["sparsity"] for part in parts]),
+        "weights": parts[0]["weights"],  # of one network; the single-task methods train two of them
+        "layers": _mean([part["layers"] for part in parts]),
+    }
+    return out | {"votes": parts[0]["votes"]} if "votes" in parts[0] else out
+
+
+def _train_network(method, p, data, tensors, seed, device):
+    tasks, n_classes = tuple(tensors), len(data.classes)
+    build = partial(
+        DualTaskNet,
+        len(data.channels),
+        data.mi.x.shape[2],
+        n_classes,
+        sfreq=data.sfreq,
+        backbone=p["backbone"],
+        tasks=tasks,
+        **p.get("trunk", {}),
+    )
+    net = build(generator=torch.Generator().manual_seed(seed)).to(device)
+    inputs = {t: tensors[t][0] for t in tasks}
+    targets = {t: tensors[t][1] for t in tasks}
+    steps = max(-(-len(y) // p["batch"]) for y in targets.values())
+    job = Job(
+        inputs, targets, _loss, partial(_fit, p=p, data=(inputs, targets), seed=seed), p["epochs"],
+        steps * p["epochs"], p["sparsity"], seed,
+    )  # fmt: skip
+    extra = {"votes": vote_analysis(net, job, data, build, seed)} if method == "or" and p["sparsity"] > 0 else {}
+    torch.manual_seed(seed)  # dropout: the same for every method
+    history = (PROCEDURES[method] if p["sparsity"] > 0 else PROCEDURES["dense-multi"])(net, job)
+    test = predict(net, {t: tensors[t][2] for t in tasks})
+    train = predict(net, inputs)
+    return extra | {
+        "confusion": {t: confusion_matrix(tensors[t][3].cpu().numpy(), test[t], n_classes) for t in tasks},
+        "train_accuracy": {t: float((train[t] == targets[t].cpu().numpy()).mean()) for t in tasks},
+        "history": np.array(history),
+        "sparsity": _realised(net),
+        "weights": _sizes(net),
+        "layers": {name: float((w == 0).float().mean()) for name, w in prunable(net).items()},
+    }
+
+
+def _loss(outputs, targets):
+    """Multitask loss: the tasks' mean cross entropies, summed with equal weights (the paper's weights are unknown)."""
+    return sum(cross_entropy(outputs[task], targets[task]) for task in targets)
+
+
+def _fit(net, epochs, after_step=None, *, p, data, seed):
+    """Adam on batches that hold both tasks: each task's trials, shuffled, are dealt over the same number of steps."""
+    inputs, targets = data
+    steps = max(-(-len(y) // p["batch"]) for y in targets.values())
+
+    def batches(epoch):
+        rng = np.random.default_rng([seed, epoch])
+        dealt = {t: np.array_split(rng.permutation(len(y)), steps) for t, y in targets.items()}
+        for i in range(steps):
+            rows = {t: torch.as_tensor(d[i], device=targets[t].device) for t, d in dealt.items()}
+            yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
+
+    optimizer = torch.optim.Adam(net.parameters(), lr=p["lr"])
+    return fit(net, batches, _loss, optimizer, epochs, after_step)
+
+
+@torch.no_grad()
+def predict(net, inputs):
+    """Class index of every trial, by task (int64 arrays); the network is left in eval mode."""
+    net.eval()
+    return {task: logits.argmax(1).cpu().numpy() for task, logits in net(inputs).items()}
+
+
+def _csp_lda(x_train, y_train, x_test, y_test, n_classes):
+    """Confusion matrix of common spatial patterns with linear discriminant analysis (Blankertz et al. 2008)."""
+    from mne.decoding import CSP
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.pipeline import make_pipeline
+
+    # shrinkage: with as many channels as trials the covariance is near singular
+    csp = CSP(n_components=6, reg="ledoit_wolf", log=True, cov_est="epoch")
+    from mne.utils import use_log_level
+
+    with use_log_level("error"):
+        line = make_pipeline(csp, LinearDiscriminantAnalysis()).fit(x_train.astype(np.float64), y_train)
+        return confusion_matrix(y_test, line.predict(x_test.astype(np.float64)), n_classes)
+
+
+def _realised(net):
+    """Share of zero weights: whole network, shared part, and each head."""
+    masks = {name: weight != 0 for name, weight in prunable(net).items()}
+    parts = {part: {n: m for n, m in masks.items() if n.startswith(part + ".")} for part in ("shared", *TASKS)}
+    return {"whole": sparsity_of(masks)} | {part: sparsity_of(m) for part, m in parts.items() if m}
+
+
+def _sizes(net):
+    """Number of prunable weights: whole network, shared part, and each head."""
+    sizes = {name: weight.numel() for name, weight in prunable(net).items()}
+    parts = {part: sum(n for name, n in sizes.items() if name.startswith(part + ".")) for part in ("shared", *TASKS)}
+    return {"whole": sum(sizes.values())} | {part: n for part, n in parts.items() if n}
+
+
+def vote_analysis(net, job, data, build, seed):
+    """How far the two tasks' votes on the shared part agree, by layer and over the electrodes.
+
+    For each shared layer: the votes' densities, the IoU of the two kept sets, what independent votes of these
+    densities would give (`chance`), and three comparisons on masks of the same sparsity: the tasks on half of
+    their trials (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task
+    with two initialisations (`reinit`). Over the electrodes: weights of the spatial convolution that are kept by
+    MI only, ME only and both, and each task's scores, summed over filters and scaled to sum to one.
+    """
+    vote = votes(net, job)
+    other = build(generator=torch.Generator().manual_seed(seed + 500)).to(next(net.parameters()).device)
+    reinit = votes(other, job)
+    halves = [votes(net, _half(job, k)) for k in (0, 1)]
+    layers = {}
+    for name in (n for n in prunable(net) if n.startswith("shared.")):
+        mi, me = (vote[t][name] for t in TASKS)
+        d_mi, d_me = (m.float().mean().item() for m in (mi, me))
+        layers[name] = {
+            "mi": d_mi,
+            "me": d_me,
+            "or": (mi | me).float().mean().item(),
+            "iou": iou(mi, me),
+            "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 0.0,
+            "half": np.mean([iou(halves[a]["mi"][name], halves[b]["me"][name]) for a in (0, 1) for b in (0, 1)]),
+            "null_mi": iou(halves[0]["mi"][name], halves[1]["mi"][name]),
+            "null_me": iou(halves[0]["me"][name], halves[1]["me"][name]),
+            "reinit": iou(mi, reinit["mi"][name]),
+        }
+    return {"layers": layers, "electrodes": _electrodes(net, job, vote)}
+
+
+def _half(job, k):
+    """The job with every second trial of each class."""
+    rows = {}
+    for task, y in job.targets.items():
+        order = torch.argsort(y, stable=True)
+        rows[task] = order[k::2]
+    inputs = {t: x[rows[t]] for t, x in job.inputs.items()}
+    return Job(**{**vars(job), "inputs": inputs, "targets": {t: y[rows[t]] for t, y in job.targets.items()}})
+
+
+def _electrodes(net, job, vote):
+    name, axis = net.spatial_weight()
+
+    def by_electrode(tensor):
+        return tensor.double().transpose(0, axis).flatten(1).sum(1)
+
+    mi, me = (vote[t][name] for t in TASKS)
+    scores = {t: by_electrode(task_scores(net, job, t)[name]) for t in TASKS}
+    return {
+        "mi_only": by_electrode(mi & ~me),
+        "me_only": by_electrode(me & ~mi),
+        "both": by_electrode(mi & me),
+        "mi_score": scores["mi"] / scores["mi"].sum(),
+        "me_score": scores["me"] / scores["me"].sum(),
+    }
+
+
+def _mean(values):
+    """Mean over a list of equal structures (dicts of dicts of numbers or arrays); keys that some lack are averaged."""
+    if isinstance(values[0], dict):
+        keys = dict.fromkeys(k for v in values for k in v)
+        return {k: _mean([v[k] for v in values if k in v]) for k in keys}
+    return np.mean([np.asarray(v, dtype=np.float64) for v in values], axis=0)
+
+
+def _assemble(outcomes, data, p):
+    confusion = {t: [o["confusion"][t] for o in outcomes] for t in TASKS}
+    pooled = {t: np.sum(confusion[t], axis=0) for t in TASKS}
+    result = {
+        "metrics": {f"{t}_{name}": metric(pooled[t]) for t in TASKS for name, metric in METRICS.items()},
+        "confusion": confusion,
+        "data": {
+            "fingerprint": data.fingerprint,
+            "classes": data.classes,
+            "runs": data.runs,
+            "trials": {t: np.bincount(getattr(data, t).y, minlength=len(data.classes)) for t in TASKS},
+            "channels": data.channels,
+            "sfreq": data.sfreq,
+            "n_times": data.mi.x.shape[2],
+        },
+    }
+    if data.truth is not None:
+        result["data"]["truth"] = {k: v for k, v in data.truth.items() if k in ("common", *TASKS)}
+    if "history" not in outcomes[0]:
+        return result
+    for task, value in _mean([o["train_accuracy"] for o in outcomes]).items():
+        result["metrics"][f"{task}_train_accuracy"] = value
+    result["weights"] = outcomes[0]["weights"]
+    result["sparsity"] = {"nominal": p["sparsity"]} | _mean([o["sparsity"] for o in outcomes])
+    for key in ("layers", "history", "votes"):
+        if key in outcomes[0]:
+            result[key] = _mean([o[key] for o in outcomes])
+    return result

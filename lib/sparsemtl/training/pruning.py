@@ -1,0 +1,165 @@
+"""Every pruning method of the EEG study as one procedure: a fresh network in, a trained sparse network out.
+
+All of them start from the same initial weights, see the same batches and take the same number of epochs for the
+weights that are reported; the lottery ticket and iterative pruning pay for their masks with extra epochs.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sparsemtl.sparsity.masks import apply_masks, arbiter, budget_masks, topk_mask
+from sparsemtl.sparsity.saliency import gradients, grasp, magnitude, prunable, random_scores, snip, synflow
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a procedure needs besides the network.
+
+    inputs, targets: all training trials, dict task -> tensor. loss_fn: sum of the tasks' losses.
+    fit: (network, epochs, after_step=None) -> loss per epoch. epochs: number reported. steps: optimizer steps in
+    that many epochs. sparsity: target in [0, 1). seed: for random scores.
+    """
+
+    inputs: dict
+    targets: dict
+    loss_fn: Callable
+    fit: Callable
+    epochs: int
+    steps: int
+    sparsity: float
+    seed: int
+
+    def only(self, task):
+        """Inputs and targets of one task."""
+        return {task: self.inputs[task]}, {task: self.targets[task]}
+
+
+def dense(net, job):
+    """No pruning."""
+    return job.fit(net, job.epochs)
+
+
+def _at_initialisation(score):
+    """Procedure that scores the untrained network, prunes once, and trains what is left."""
+
+    def procedure(net, job):
+        apply_masks(net, topk_mask(score(net, job), job.sparsity))
+        return job.fit(net, job.epochs)
+
+    return procedure
+
+
+def task_scores(net, job, task):
+    """SNIP scores of one task over its own pool: the shared weights and the task's head."""
+    scores = snip(net, job.loss_fn, *job.only(task))
+    return {name: s for name, s in scores.items() if name.startswith(("shared.", f"{task}."))}
+
+
+def votes(net, job):
+    """Each task's mask over its own pool, at the target sparsity: dict task -> masks."""
+    return {task: topk_mask(task_scores(net, job, task), job.sparsity) for task in job.inputs}
+
+
+def arbiter_or(net, job):
+    """The method of Shin et al. 2023: one mask for each head, the shared part kept where either task votes for it."""
+    apply_masks(net, arbiter(votes(net, job), rule="or"))
+    return job.fit(net, job.epochs)
+
+
+def arbiter_budget(net, job):
+    """The same with the votes tightened until the joined mask meets the sparsity exactly (ours)."""
+    apply_masks(net, budget_masks({task: task_scores(net, job, task) for task in job.inputs}, job.sparsity))
+    return job.fit(net, job.epochs)
+
+
+def partial_sparsity(sparsity, k, rounds):
+    """Sparsity after round `k` of `rounds` when each keeps the same share; exactly `sparsity` after the last."""
+    return sparsity if k == rounds else 1 - (1 - sparsity) ** (k / rounds)
+
+
+def synflow_masks(net, job, rounds=100):
+    """SynFlow prunes in many small rounds (Tanaka et al. 2020, Algorithm 1), which avoids the collapse of a layer."""
+    trial = copy.deepcopy(net)
+    masks = None
+    for k in range(1, rounds + 1):
+        scores = synflow(trial, job.inputs)
+        masks = topk_mask(scores, partial_sparsity(job.sparsity, k, rounds))
+        apply_masks(trial, masks)
+    return masks
+
+
+def synflow_procedure(net, job):
+    """SynFlow at initialisation."""
+    apply_masks(net, synflow_masks(net, job))
+    return job.fit(net, job.epochs)
+
+
+def lottery_ticket(net, job):
+    """Train, prune the smallest weights once, rewind to the initial weights, train again (Frankle and Carbin 2019)."""
+    trained = copy.deepcopy(net)
+    job.fit(trained, job.epochs)
+    apply_masks(net, topk_mask(magnitude(trained), job.sparsity))
+    return job.fit(net, job.epochs)
+
+
+def iterative_magnitude(net, job, rounds=5):
+    """Train, then prune in equal ratios and fine-tune in turn (Han et al. 2015), as long again as the training."""
+    history = job.fit(net, job.epochs)
+    for k in range(1, rounds + 1):
+        apply_masks(net, topk_mask(magnitude(net), partial_sparsity(job.sparsity, k, rounds)))
+        history += job.fit(net, math.ceil(job.epochs / rounds))
+    return history
+
+
+def rigl(net, job, drop=0.3, every=10, until=0.75):
+    """Dynamic sparse training (Evci et al. 2020): drop small weights, grow where the dense gradient is large.
+
+    Starts from a random mask; in each update a share of each layer's kept weights, falling from `drop` to 0 by a
+    cosine until `until` of all steps, moves to the pruned places of largest gradient. New weights start at zero.
+    """
+    masks = topk_mask(random_scores(net, job.seed), job.sparsity)
+    apply_masks(net, masks)
+
+    def after_step(step, inputs, targets):
+        if (step + 1) % every or step + 1 > until * job.steps:
+            return
+        share = drop / 2 * (1 + math.cos(math.pi * (step + 1) / (until * job.steps)))
+        dense = gradients(net, job.loss_fn, inputs, targets)
+        for name, weight in prunable(net).items():
+            masks[name] = _moved(masks[name], weight.detach(), dense[name], share)
+        apply_masks(net, masks)
+
+    return job.fit(net, job.epochs, after_step)
+
+
+def _moved(mask, weight, gradient, share):
+    """The layer's mask with `share` of its kept entries moved; as many are kept as before."""
+    n = min(int(share * mask.sum()), int((~mask).sum()))
+    if n == 0:
+        return mask
+    small = weight.abs().masked_fill(~mask, math.inf).flatten().topk(n, largest=False).indices
+    large = gradient.abs().masked_fill(mask, -1).flatten().topk(n).indices
+    moved = mask.flatten().clone()
+    moved[small] = False
+    moved[large] = True
+    return moved.view_as(mask)
+
+
+# Procedures on the joint network; "snip-single" and "dense-single" use theirs on one network for each task.
+PROCEDURES = {
+    "dense-single": dense,
+    "dense-multi": dense,
+    "random": _at_initialisation(lambda net, job: random_scores(net, job.seed)),
+    "magnitude": _at_initialisation(lambda net, job: magnitude(net)),
+    "snip-single": _at_initialisation(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
+    "snip-joint": _at_initialisation(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
+    "grasp": _at_initialisation(lambda net, job: grasp(net, job.loss_fn, job.inputs, job.targets)),
+    "synflow": synflow_procedure,
+    "lottery": lottery_ticket,
+    "rigl": rigl,
+    "imp": iterative_magnitude,
+    "or": arbiter_or,
+    "budget": arbiter_budget,
+}

@@ -1,0 +1,230 @@
+"""Scores against finite differences, an explicit Hessian and the closed forms of the papers."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from sparsemtl.errors import DataError, SpecError
+from sparsemtl.sparsity.masks import apply_masks, topk_mask
+from sparsemtl.sparsity.saliency import grasp, gradients, magnitude, prunable, random_scores, snip, synflow
+
+
+class TwoHeads(nn.Module):
+    """Shared convolution and one head for each task; takes and gives dicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Dropout(0.5), nn.Flatten())
+        self.mi, self.me = nn.Linear(12, 2), nn.Linear(12, 2)
+
+    def forward(self, inputs):
+        return {task: getattr(self, task)(self.shared(x)) for task, x in inputs.items()}
+
+
+@pytest.fixture
+def problem():
+    """A small net in float64, inputs and targets."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ELU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 3)
+    ).double()
+    return net, torch.randn(6, 1, 3, 3, dtype=torch.float64), torch.randint(3, (6,))
+
+
+def mask_derivative(net, function, names, step=1e-5):
+    """Central difference of function(masked net) in each entry of the mask, at a mask of ones; dropout off."""
+    net = copy.deepcopy(net)
+    net[3].eval()
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    slopes = {}
+    for name in names:
+        slopes[name] = torch.empty_like(weights[name])
+        for i in range(weights[name].numel()):
+            values = []
+            for sign in (1, -1):
+                mask = torch.ones_like(weights[name])
+                mask.view(-1)[i] += sign * step
+                values.append(function(net, weights | {name: mask * weights[name]}))
+            slopes[name].view(-1)[i] = (values[0] - values[1]) / (2 * step)
+    return slopes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_snip_is_the_derivative_in_the_mask(problem, training):
+    net, x, y = problem
+    net.train(training)
+
+    def loss(net, weights):
+        return cross_entropy(functional_call(net, weights, (x,)), y)
+
+    expected = mask_derivative(net, loss, ["0.weight", "5.weight"])
+    scores = snip(net, cross_entropy, x, y)
+    assert list(scores) == ["0.weight", "5.weight"]
+    for name, slope in expected.items():
+        torch.testing.assert_close(scores[name], slope.abs(), rtol=1e-6, atol=1e-10)
+
+
+def test_grasp_is_the_derivative_of_the_gradient_flow_in_the_mask(problem):
+    net, x, y = problem
+    names = ["0.weight", "5.weight"]
+
+    def flow(net, weights):
+        weights = {name: w.clone().requires_grad_(name in names) for name, w in weights.items()}
+        loss = cross_entropy(functional_call(net, weights, (x,)), y)
+        return sum((g**2).sum() for g in torch.autograd.grad(loss, [weights[name] for name in names])) / 2
+
+    scores = grasp(net, cross_entropy, x, y)
+    for name, slope in mask_derivative(net, flow, names).items():
+        torch.testing.assert_close(scores[name], slope, rtol=1e-6, atol=1e-10)
+
+
+def test_grasp_equals_the_product_with_an_explicit_hessian():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 2, bias=False)).double()
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randint(2, (5,))
+    w = torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    def loss(w):
+        return cross_entropy(torch.tanh(x @ w[:12].view(4, 3).T) @ w[12:].view(2, 4).T, y)
+
+    gradient = torch.autograd.functional.jacobian(loss, w)
+    expected = w * (torch.autograd.functional.hessian(loss, w) @ gradient)
+    torch.testing.assert_close(torch.cat([s.flatten() for s in grasp(net, cross_entropy, x, y).values()]), expected)
+
+
+def test_synflow_equals_the_closed_form_and_is_conserved():
+    torch.manual_seed(2)
+    net = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in ((3, 5), (5, 4), (4, 2))))
+    a, b, c = (layer.weight.detach().double().abs() for layer in net)
+    scores = synflow(net, torch.randn(1, 3))
+    one = torch.ones
+    flow = (c @ b @ a).sum()
+    torch.testing.assert_close(scores["1.weight"], b * torch.outer(c.T @ one(2).double(), a @ one(3).double()))
+    for score in scores.values():
+        assert score.dtype == torch.float64
+        torch.testing.assert_close(score.sum(), flow)
+    # neuron-wise: what flows into a hidden unit flows out of it
+    torch.testing.assert_close(scores["0.weight"].sum(1), scores["1.weight"].sum(0))
+
+
+def test_synflow_is_conserved_through_batch_norm_pooling_and_dropout():
+    torch.manual_seed(3)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ELU(),
+        nn.AvgPool2d(2),
+        nn.Dropout(0.5),
+        nn.Conv2d(4, 3, 1, bias=False),
+        nn.Flatten(),
+        nn.Linear(27, 2, bias=False),
+    )
+    net[1].running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        net[1].weight.uniform_(-1, 1)
+    sums = torch.stack([s.sum() for s in synflow(net, torch.randn(4, 2, 8, 8)).values()])
+    torch.testing.assert_close(sums, sums[:1].expand(3))
+    assert sums[0] > 0
+
+
+def test_a_weight_that_the_loss_does_not_reach_scores_zero():
+    torch.manual_seed(4)
+    net = TwoHeads()
+    inputs, targets = {"mi": torch.randn(4, 2, 6)}, torch.randint(2, (4,))
+
+    def loss(outputs, targets):
+        return cross_entropy(outputs["mi"], targets)
+
+    for scores in (snip(net, loss, inputs, targets), grasp(net, loss, inputs, targets), synflow(net, inputs)):
+        assert list(scores) == ["shared.0.weight", "mi.weight", "me.weight"]
+        assert (scores["me.weight"] == 0).all()
+        assert (scores["mi.weight"] != 0).any()
+    constant = snip(net, lambda outputs, targets: torch.tensor(1.0), inputs, targets)
+    assert all((s == 0).all() for s in constant.values())
+
+
+METHODS = {
+    "snip": lambda net, x, y: snip(net, cross_entropy, x, y),
+    "grasp": lambda net, x, y: grasp(net, cross_entropy, x, y),
+    "synflow": lambda net, x, y: synflow(net, x),
+    "magnitude": lambda net, x, y: magnitude(net),
+    "random": lambda net, x, y: random_scores(net, 0),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_and_the_random_state_are_unchanged(problem, method):
+    net, x, y = problem
+    cross_entropy(net(x), y).backward()
+    net[5].weight.requires_grad_(False)
+    net[1].eval()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    grads = {name: p.grad.clone() for name, p in net.named_parameters()}
+    modes, random_state = [m.training for m in net.modules()], torch.get_rng_state()
+    scores = METHODS[method](net, x, y)
+    assert (scores["5.weight"] != 0).any()
+    assert all(not s.requires_grad and torch.isfinite(s).all() for s in scores.values())
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    for name, p in net.named_parameters():
+        assert torch.equal(p.grad, grads[name]), name
+        assert p.requires_grad == (name != "5.weight")
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_running_statistics_return_even_if_the_loss_fails(problem):
+    net, x, y = problem
+    with pytest.raises(DataError, match="loss is nan"):
+        snip(net, lambda outputs, targets: outputs.sum() * float("nan"), x, y)
+    assert (net[1].running_mean == 0).all()
+    assert net[1].num_batches_tracked == 0
+    assert net[3].training
+
+
+def test_scores_of_a_masked_model_see_the_pruned_weights(problem):
+    net, x, y = problem
+    masks = topk_mask(random_scores(net, 0), 0.5)
+    with torch.no_grad():
+        for name, weight in prunable(net).items():
+            weight.mul_(masks[name])
+    expected = gradients(net, cross_entropy, x, y)
+    apply_masks(net, masks)
+    for name, gradient in gradients(net, cross_entropy, x, y).items():
+        assert torch.equal(gradient, expected[name])
+        assert (gradient[~masks[name]] != 0).any()
+
+
+def test_prunable_names_conv_and_linear_weights_once():
+    net = nn.Module()
+    net.body = nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), nn.LayerNorm(4), nn.Linear(4, 4))
+    net.tied, net.up, net.table = nn.Linear(4, 4), nn.ConvTranspose2d(1, 1, 2), nn.Embedding(3, 4)
+    net.tied.weight = net.body[3].weight
+    assert list(prunable(net)) == ["body.0.weight", "body.3.weight", "up.weight"]
+    assert list(prunable(nn.Linear(2, 2))) == ["weight"]
+
+
+def test_random_scores_follow_the_seed(problem):
+    net = problem[0]
+    first, again, other = (
+        random_scores(net, 1),
+        random_scores(net, torch.Generator().manual_seed(1)),
+        random_scores(net),
+    )
+    assert all(torch.equal(first[name], again[name]) and not torch.equal(first[name], other[name]) for name in first)
+    assert all(torch.equal(m, w.detach().abs()) for m, w in zip(magnitude(net).values(), prunable(net).values()))
+
+
+def test_bad_input_is_refused(problem):
+    net, x, y = problem
+    bad = x.clone()
+    bad[0] = torch.nan
+    for score in (lambda: snip(net, cross_entropy, bad, y), lambda: synflow(net, {"mi": bad})):
+        with pytest.raises(DataError, match="NaN or infinite"):
+            score()
+    with pytest.raises(SpecError, match="scalar"):
+        grasp(net, lambda outputs, targets: outputs, x, y)
