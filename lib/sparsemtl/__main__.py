@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,12 @@ def main(argv=None):
     """Run one command; returns the exit status: 0, 2 for a user's mistake or a failed run, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
-        return args.command(args) or 0
+        status = args.command(args) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SparseMTLError as error:
         print(f"sparsemtl: {error}", file=sys.stderr)
         return 2
@@ -133,7 +139,10 @@ def _show(args):
         print(f"sparsemtl: {problem}", file=sys.stderr)
     found = [r for r in merge(records, committed(args.results))[0] if r.hash.startswith(args.hash)]
     if not found:
-        raise SpecError(f"no record starts with {args.hash!r} in {Store(args.store).folder} or {args.results}")
+        raise SpecError(
+            f"no record starts with {args.hash!r} in {Store(args.store).folder} or {args.results}: "
+            "python -m sparsemtl list STUDY prints the hashes"
+        )
     for record in found:
         print(json.dumps(record.to_dict(), indent=2, sort_keys=True))
 
@@ -150,14 +159,19 @@ def _export(args):
         and args.profile in (None, r.spec.profile)
         and args.problem in (None, r.spec.params.get("problem"))
     ]
+    if not chosen:
+        wanted = " ".join(filter(None, (args.study, args.profile, args.problem)))
+        raise SpecError(f"no record of {wanted} in {Store(args.store).folder}: execute its runs first")
     print(f"{write_jsonl(args.file, chosen)} records written to {args.file}", file=sys.stderr)
 
 
 def _import(args):
     store = Store(args.store)
     incoming = read_jsonl(args.file)
-    kept, conflicts = merge(store.all()[0], incoming)
-    new = [r for r in kept if not store.path(r.spec).exists()]
+    present = store.all()[0]
+    kept, conflicts = merge(present, incoming)
+    have = {r.hash for r in present}
+    new = [r for r in kept if r.hash not in have]
     for record in new:
         store.write(record)
     for conflict in conflicts:

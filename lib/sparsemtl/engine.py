@@ -2,15 +2,11 @@
 
 import contextlib
 import hashlib
-import multiprocessing
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -19,7 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm import tqdm
 
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
 from sparsemtl.records import RunRecord, Store, compact_numbers
@@ -59,6 +57,14 @@ def _reproducible(device):
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+
+
+def _check_device(device):
+    kind, _, index = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise SpecError(f"unknown device {device!r}: choose cpu or cuda")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise SpecError(f"no device {device!r} on this machine: choose cpu")
 
 
 def _stamp(moment):
@@ -122,8 +128,12 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
 
     specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
     A run that fails with a `SparseMTLError` is noted in `Outcome.failures` and the others go on.
-    Ctrl-C leaves every finished record in place; the same call resumes where it was.
+    Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
+    `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written.
     """
+    if workers < 1:
+        raise SpecError(f"workers is {workers}: at least 1 is needed")
+    _check_device(device)
     store, outcome = store or Store(), Outcome()
     missing = []
     for spec in dict.fromkeys(specs):
@@ -132,6 +142,8 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
             missing.append(spec)
         else:
             outcome.records[spec.hash] = record
+    if missing:
+        store.check_writable()
     missing.sort(key=lambda spec: spec.seed)  # stopped early, the table has few seeds rather than holes
     bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
     with bar:
@@ -155,38 +167,14 @@ def _usable(store, spec):
 
 
 def _results(specs, store, workers, root, device):
-    """Yield (spec, record, failure) as runs end."""
-    if workers <= 1 or len(specs) <= 1:
-        for spec in specs:
-            yield _run_and_write(spec, store, root, device)
-        return
-    # spawn: a forked child inherits torch's and BLAS's thread pools in an undefined state
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet_worker)
+    """Yield (spec, record, failure) as runs end; joblib's backend may be set from outside, to Dask for example."""
+    jobs = (delayed(_run_and_write)(spec, store, root, device) for spec in specs)
     try:
-        queue = iter(specs)
-        pending = set()
-        while True:
-            while len(pending) < 2 * workers and (spec := next(queue, None)) is not None:
-                pending.add(pool.submit(_run_and_write, spec, store, root, device))
-            if not pending:
-                break
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool:
+        yield from Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs)
+    except TerminatedWorkerError:
         raise SparseMTLError(
             "a worker process was killed (out of memory?): finished records are kept; run again with fewer workers"
         ) from None
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _quiet_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone decides what Ctrl-C means
 
 
 def _run_and_write(spec, store, root, device):

@@ -90,10 +90,16 @@ def validate(value, where="record"):
     missing = [k for k in ("hash", "spec", "result", "digest", "run") if k not in value]
     if missing:
         raise wrong(f"lacks {', '.join(missing)}")
+    wrong_kind = [k for k in ("spec", "result", "run") if not isinstance(value[k], dict)]
+    if wrong_kind:
+        raise wrong(f"{', '.join(wrong_kind)} is not a JSON object")
     try:
         record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
+        canonical_json(record.result)
     except SpecError as error:
         raise wrong(str(error)) from error
+    except ValueError as error:  # Python's JSON reader takes NaN and Infinity
+        raise wrong(f"run {record.hash} has a number that is not finite") from error
     if record.hash != value["hash"]:
         raise wrong(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
     if record.digest != value["digest"]:
@@ -136,6 +142,13 @@ class Store:
         """Where the record of `spec` lies or would lie."""
         return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
 
+    def check_writable(self):
+        """Raise `RecordError` where records could not be written: said before hours of work, not after."""
+        probe = self.folder / f".writable.{os.getpid()}"
+        with _written_whole(probe):
+            pass
+        probe.unlink(missing_ok=True)
+
     def write(self, record):
         """Write one record: first under a temporary name, then renamed."""
         with _written_whole(self.path(record.spec)) as file:
@@ -144,21 +157,28 @@ class Store:
     def read(self, spec):
         """The record of `spec`, or None where there is none; `RecordError` for one that does not validate."""
         path = self.path(spec)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        return _parse(text, path)
+        record = _read(path) if os.path.exists(path) else None
+        if record is not None and record.hash != spec.hash:
+            raise RecordError(f"{path}: holds run {record.hash}; delete it and run the same command again")
+        return record
 
     def all(self):
         """(records, problems): every valid record of the store, and one line for each invalid file."""
         records, problems = [], []
         for path in sorted(self.folder.glob("*/*/*.json")):
             try:
-                records.append(_parse(path.read_text(encoding="utf-8"), path))
+                records.append(_read(path))
             except RecordError as error:
                 problems.append(str(error))
         return records, problems
+
+
+def _read(path):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); delete it and run the same command again") from error
+    return _parse(text, path)
 
 
 def _parse(text, where):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,13 +18,28 @@ def canonical_json(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
-@dataclass(frozen=True)
+def _frozen(value):
+    """A JSON value with read-only mappings and tuples for its objects and arrays."""
+    if isinstance(value, dict):
+        return MappingProxyType({k: _frozen(v) for k, v in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _plain(value):
+    """Inverse of `_frozen`, for any mapping, list or tuple."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, eq=False)
 class RunSpec:
     """Everything that decides a run's result, and nothing else (device and paths are not in it).
 
     study: study's name ("shin2023"). profile: one of `PROFILES`. data: data set's name (see `sparsemtl.data`).
-    method: a method of the study. seed: int >= 0. params: str -> JSON scalar or list of scalars; integral floats
-    and ints are kept apart, as JSON does. Raises `SpecError` for a value that has no canonical JSON.
+    method: a method of the study. seed: int >= 0. params: str -> JSON value, read-only all the way down; integral
+    floats and ints are kept apart, as JSON does. Two specs are equal when their canonical JSON is.
+    Raises `SpecError` for a value that has no canonical JSON, or a name that could not be a file's.
     """
 
     study: str
@@ -34,6 +50,12 @@ class RunSpec:
     params: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
+        for name in ("study", "data", "method"):  # the study names a folder: no way out of the store
+            value = getattr(self, name)
+            if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value):
+                raise SpecError(f"{name} is {value!r}: a name of letters, digits, '-', '_' and '.' is needed")
+        if not isinstance(self.params, Mapping):
+            raise SpecError(f"params is {self.params!r}: a mapping of names to values is needed")
         if self.profile not in PROFILES:
             raise SpecError(f"unknown profile {self.profile!r}: choose one of {', '.join(PROFILES)}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
@@ -42,10 +64,13 @@ class RunSpec:
             if isinstance(value, float) and not math.isfinite(value):
                 raise SpecError(f"parameter {name!r} is {value}: run specifications hold finite numbers only")
         try:
-            frozen = json.loads(canonical_json(dict(self.params)))
+            params = json.loads(canonical_json(_plain(self.params)))
         except (TypeError, ValueError) as error:
             raise SpecError(f"a parameter of this run has no JSON form ({error})") from error
-        object.__setattr__(self, "params", MappingProxyType(frozen))
+        object.__setattr__(self, "params", _frozen(params))
+
+    def __eq__(self, other):
+        return canonical_json(self.to_dict()) == canonical_json(other.to_dict()) if type(other) is RunSpec else False
 
     def __hash__(self):
         return hash(self.hash)
@@ -61,7 +86,7 @@ class RunSpec:
             "data": self.data,
             "method": self.method,
             "seed": self.seed,
-            "params": dict(self.params),
+            "params": _plain(self.params),
         }
 
     @classmethod

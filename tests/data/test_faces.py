@@ -51,15 +51,18 @@ def test_men_have_short_hair_and_beards_more_often():
 
 
 def test_attributes_can_be_learnt_from_the_pixels():
-    faces = load_faces(size=24, n=400, seed=0)
-    pixels = faces.images.flatten(1).float().numpy() / 255
+    """A linear model of the contrast to the middle of the face does much better than the larger class."""
+    faces = load_faces(size=24, n=500)
+    colours = faces.images.float() / 255
+    middle = colours[:, :, 10:14, 9:15].mean((2, 3), keepdim=True)
+    contrast = (colours - middle).abs().sum(1).flatten(1).numpy()
     train, test = faces.splits["train"], torch.cat([faces.splits["val"], faces.splits["test"]])
     for task in ("male", "smile"):
         truth = faces.targets[task].numpy()
-        model = LogisticRegression(C=0.01, max_iter=200).fit(pixels[train], truth[train])
+        model = LogisticRegression(C=0.05, max_iter=300).fit(contrast[train], truth[train])
         majority = max(truth[test].mean(), 1 - truth[test].mean())
         assert majority < 0.6
-        assert model.score(pixels[test], truth[test]) > majority + 0.1
+        assert model.score(contrast[test], truth[test]) > majority + 0.1
 
 
 def test_a_face_depends_on_its_seed_and_number_alone(tmp_path):

@@ -13,7 +13,7 @@ from sparsemtl.data.pictures import VOID, Reader, nearest, random_split, thin
 from sparsemtl.data.rooms import write_rooms
 from sparsemtl.errors import DataError, SpecError
 
-REAL = Path(os.environ.get("SPARSEMTL_DATA") or "/work/shared/data")
+REAL = Path(os.environ.get("SPARSEMTL_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 @pytest.fixture(autouse=True)

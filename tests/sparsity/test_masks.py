@@ -1,18 +1,20 @@
 """Masks: exact counts, exact budgets, and zeros that stay zero."""
 
 import copy
+import math
 from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn.functional import cross_entropy
-
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.sparsity.masks import apply_masks, arbiter, budget_masks, iou, masks_of, sparsity_of, topk_mask
 from sparsemtl.sparsity.saliency import prunable, random_scores
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -77,6 +79,19 @@ def test_topk_breaks_ties_the_same_way_in_any_order_of_the_dict():
     assert all(torch.equal(masks[name], swapped[name]) for name in masks)
 
 
+def test_the_decimal_counts_not_its_binary_neighbour():
+    # in floats 0.29 * 100 is 28.999999999999996 and 0.57 * 100 is 56.99999999999999
+    scores = {"a": torch.zeros(100)}
+    for sparsity, pruned in ((0.29, 29), (0.57, 57), (0.58, 58), (0.8, 80), (0.999, 99), (0, 0)):
+        assert topk_mask(scores, sparsity)["a"].tolist() == [False] * pruned + [True] * (100 - pruned)
+
+
+def test_many_ties_go_in_order():
+    scores = {"a": torch.arange(300_000) % 2}
+    mask = topk_mask(scores, 0.25)["a"]
+    assert torch.equal(mask, (scores["a"] == 1) | (torch.arange(300_000) >= 150_000))
+
+
 @pytest.mark.parametrize("sparsity", [-0.1, 1, 1.5, float("nan")])
 def test_sparsity_out_of_range_is_refused(sparsity):
     with pytest.raises(SpecError, match=r"\[0, 1\)"):
@@ -127,21 +142,17 @@ def test_budget_is_what_lowering_the_keep_ratio_step_by_step_finds(seed, percent
     assert sum(int(mask.sum()) for mask in masks.values()) == budget
 
     def joined(keep):
-        """OR of the votes when each task keeps the best ceil(keep * n) of its pool; keep is a Fraction."""
-        votes = []
+        """What any task keeps if each keeps the best `keep` of its pool, rounded up."""
+        kept = set()
         for pool in scores.values():
-            n = sum(len(s) for s in pool.values())
-            votes.append(topk_mask(pool, float(1 - Fraction(-int(-keep * n // 1), n))) if keep else none(pool))
-        return arbiter(votes)
+            entries = sorted((float(s), name, i) for name in sorted(pool) for i, s in enumerate(pool[name]))
+            kept |= {(name, i) for _, name, i in entries[len(entries) - math.ceil(keep * len(entries)) :]}
+        return {name: torch.tensor([(name, i) in kept for i in range(len(m))]) for name, m in masks.items()}
 
-    def none(pool):
-        return {name: torch.zeros(len(s), dtype=torch.bool) for name, s in pool.items()}
-
-    # lower the ratio through all points where a vote changes, until the joined mask meets the budget
-    ratios = sorted({Fraction(k, n) for n in (10, 12) for k in range(n + 1)}, reverse=True)
-    previous = joined(ratios[0])
-    for keep in ratios:
-        current = joined(keep)
+    # lower the ratio by less than what makes any vote change, until the joined mask meets the budget
+    previous = joined(Fraction(1))
+    for step in range(121):
+        current = joined(1 - Fraction(step, 120))
         if sum(int(mask.sum()) for mask in current.values()) <= budget:
             break
         previous = current
@@ -182,12 +193,12 @@ def test_masked_training_equals_training_with_the_mask_multiplied_in():
     apply_masks(net, masks)
     for name, mask in masks.items():
         module = reference.get_submodule(name.removesuffix(".weight"))
-        nn.utils.prune.custom_from_mask(module, "weight", mask)
+        prune.custom_from_mask(module, "weight", mask)
     train(net, OPTIMIZERS["adamw"](net.parameters()), 20)
     train(reference, OPTIMIZERS["adamw"](reference.parameters()), 20)
     for name in masks:
         module = reference.get_submodule(name.removesuffix(".weight"))
-        torch.testing.assert_close(net.get_parameter(name), module.weight)
+        torch.testing.assert_close(net.get_parameter(name).data, module.weight_orig * module.weight_mask)
 
 
 def test_state_dict_and_names_are_those_of_the_dense_model():
@@ -241,6 +252,19 @@ def test_two_forwards_may_share_one_backward_and_nan_gradients_do_no_harm():
     optimizer.step()
     for name, weight in prunable(net).items():
         assert (weight[~masks[name]] == 0).all()
+
+
+def test_frozen_weights_and_weights_lent_for_one_call():
+    net = network()
+    net[0].requires_grad_(False)
+    masks = topk_mask(random_scores(net, 0), 0.5)
+    apply_masks(net, masks)
+    lent = {name: torch.ones_like(weight) for name, weight in prunable(net).items()}
+    functional_call(net, lent, (torch.randn(2, 2, 6),))
+    assert all((weight == 1).all() for weight in lent.values())
+    net[0].requires_grad_(True)
+    train(net, OPTIMIZERS["adamw"](net.parameters()), 3)
+    assert_held(net, masks)
 
 
 def test_masks_that_do_not_fit_are_refused_and_change_nothing():

@@ -29,10 +29,8 @@ def cached(name, key, make):
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
-    except FileNotFoundError:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile):  # absent or damaged
         pass
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-        path.unlink(missing_ok=True)
     arrays = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,14 +45,14 @@ def write_faces(out, n, size, seed):
 def render(rng, size, male, smile):
     """Draw one head. Returns image uint8 (size, size, 3) and mask uint8 (size, size), numbered as `celebamask.PARTS`.
 
-    male shows, but not surely: short hair in 90 % (else 15 %) and a beard in 70 % (else none) of the heads.
+    male shows, but not surely: short hair in 95 % (else 10 %) and a beard in 80 % (else none) of the heads.
     smile bends the corners of the mouth up and opens it. Coordinates: x right, y down, the picture is -1 .. 1.
     """
     y, x = (np.mgrid[:size, :size] + 0.5) * 2 / size - 1
     tilt, cx, cy = rng.normal(0, 0.06), rng.normal(0, 0.05), rng.normal(-0.05, 0.04)
     x, y = x - cx + tilt * y, y - cy - tilt * x  # head axes, the centre of the head at 0
     a, b = rng.uniform(0.40, 0.50), rng.uniform(0.55, 0.65)
-    short_hair, beard = rng.random() < (0.9 if male else 0.15), male and rng.random() < 0.7
+    short_hair, beard = rng.random() < (0.95 if male else 0.1), male and rng.random() < 0.8
     skin = SKIN_TONES[rng.integers(len(SKIN_TONES))] * rng.uniform(0.9, 1.05)
     hair = HAIR_TONES[rng.integers(len(HAIR_TONES))] * rng.uniform(0.8, 1.1)
 

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ VOID = 255  # segmentation label of pixels that count in no loss and no metric
 VERSION = 1  # of the decoding below; raise it when decoded arrays change, so that old caches are not used
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """A whole data set of square pictures in memory, targets by task name; row i of every tensor is picture `ids[i]`.
 
@@ -34,11 +34,11 @@ class Pictures:
     """
 
     name: str
-    images: torch.Tensor
-    targets: dict[str, torch.Tensor]
-    splits: dict[str, torch.Tensor]
-    classes: tuple[str, ...]
-    ids: tuple[str, ...]
+    images: torch.Tensor = field(repr=False)
+    targets: dict[str, torch.Tensor] = field(repr=False)
+    splits: dict[str, torch.Tensor] = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    ids: tuple[str, ...] = field(repr=False)
     fingerprint: str
 
     def __len__(self):
@@ -199,17 +199,17 @@ def gather(name, folder, lists, paths, decode, classes, options):
     def make():
         reader, arrays = Reader(folder), {}
         for row, i in enumerate(tqdm(ids, desc=f"decoding {name}", unit="picture", disable=None)):
-            for field, value in decode(reader, i).items():
+            for task, value in decode(reader, i).items():
                 value = np.asarray(value)
                 if row == 0:
-                    arrays[field] = np.empty((len(ids), *value.shape), value.dtype)
-                arrays[field][row] = value
+                    arrays[task] = np.empty((len(ids), *value.shape), value.dtype)
+                arrays[task][row] = value
         return {**arrays, "source": np.array(reader.digest())}
 
     key = {"version": VERSION, "options": options, "ids": ids, "files": sha256_of(stats)}
     arrays = cached(name, key, make)
     source = str(arrays.pop("source"))
-    tensors = {field: torch.from_numpy(array) for field, array in arrays.items()}
+    tensors = {task: torch.from_numpy(array) for task, array in arrays.items()}
     row_of = {i: row for row, i in enumerate(ids)}
     return Pictures(
         name=name,

@@ -7,11 +7,13 @@ blinks and sensor noise join them. The recordings go through MOABB's paradigm ex
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
 from sparsemtl.data.cache import cached
-from sparsemtl.data.eeg import EpochOptions, check_subject, classes_of, motor_data, quiet_moabb
+from sparsemtl.data.eeg import SETS, check_options, motor_data
+from sparsemtl.data.eeg_files import quiet_moabb
 from sparsemtl.errors import SpecError
 
 CODE_VERSION = 1  # part of the cache keys: raise it when a change here changes the recordings
@@ -19,7 +21,7 @@ CODE_VERSION = 1  # part of the cache keys: raise it when a change here changes 
 SFREQ = 160.0  # Hz
 RUNS = {"mi": (2, 4, 6), "me": (1, 3, 5)}  # recordings of each task, in turn as in EEGMMIDB
 TRIAL, PERIOD = 4.0, 6.0  # seconds of movement after the cue, and from cue to cue
-DEPTH = {"mi": 0.45, "me": 0.6}  # part of a rhythm's amplitude that a full ERD takes away
+DEPTH = {"mi": 0.4, "me": 0.65}  # part of a rhythm's amplitude that a full ERD takes away
 LAPSES = {"mi": 0.3, "me": 0.2}  # part of the trials in which the person does nothing
 NOISE_DIPOLES, NOISE, SENSOR_NOISE, ALPHA, BLINK = 60, 8.0, 2.0, 16.0, 150.0  # the last four in microvolts
 
@@ -51,26 +53,26 @@ SOURCES = {
 }
 
 
-def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, sfreq=SFREQ, **epochs):
+def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, **epochs):
     """Simulate one person (1 to 999) of the population `seed`; returns `MotorData` with its `truth`.
 
-    Subjects differ in where their sources lie, how strong and how fast they are and how deep their ERD goes. problem:
-    as for "eegmmidb". trials_per_class: in each task, over three recordings. sfreq and the rest: see `EpochOptions`.
-    root is not used. truth: {"common", "mi", "me"} -> float64 (n_channels,), the absolute scalp projections, summed over
-    the sources of that kind whose ERD tells the classes apart and scaled to a maximum of 1; "sources" -> their names.
-    The same arguments give the same arrays, bit by bit. Raises `SpecError` for bad options.
+    Subjects differ in where their sources lie, how strong and how fast they are, and how deep their ERD goes.
+    problem: as for "eegmmidb". trials_per_class: in each task, over three recordings. epochs: see `EpochOptions`.
+    root is not used. The same arguments give the same arrays, bit by bit. truth: "common", "mi" and "me" -> float64
+    (n_channels,), the absolute scalp projections summed over the sources of that kind whose ERD tells the classes
+    apart, scaled to a maximum of 1; "sources" -> their names. Raises `SpecError` for bad options.
     """
-    classes = classes_of("simulated-eeg", problem)
-    options = EpochOptions(sfreq=sfreq, **epochs)
-    check_subject("simulated-eeg", subject, 999)
-    if trials_per_class < len(RUNS["mi"]):
-        raise SpecError(f"trials_per_class={trials_per_class}: at least {len(RUNS['mi'])} are needed, one a recording")
+    subject, classes, options = check_options("simulated-eeg", subject, problem, **epochs)
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SpecError(f"seed={seed!r}: a whole number from 0 on is needed")
+    if not isinstance(trials_per_class, Integral) or trials_per_class < len(RUNS["mi"]):
+        raise SpecError(
+            f"trials_per_class={trials_per_class!r}: at least {len(RUNS['mi'])} are needed, one a recording"
+        )
     electrodes, rows = projections(subject, seed)
 
     def recordings(task):
-        dataset = _dataset_class()(
-            lambda subject: _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows)
-        )
+        dataset = _dataset(lambda: _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows))
         return dataset, lambda session, run: RUNS[task][int(run)]
 
     def truth(channels):
@@ -84,25 +86,26 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
         return {kind: total / total.max() for kind, total in maps.items()} | {"sources": names}
 
     source = {"code": CODE_VERSION, "seed": seed, "trials_per_class": trials_per_class}
-    return motor_data(
-        "simulated-eeg", subject, recordings, classes, options, SFREQ, len(electrodes), source, truth=truth
-    )
+    return motor_data("simulated-eeg", subject, recordings, classes, options, source, truth=truth)
 
 
 def projections(subject, seed):
     """How each dipole of a subject shows at each of the 64 electrodes of EEGMMIDB.
 
-    Returns the electrodes' names and a float64 array (n_dipoles, 64), the largest absolute value of each row 1: first
-    `SOURCES`, then `NOISE_DIPOLES`, then visual cortex and eyes.
+    Returns the electrodes' names and a float64 array (n_dipoles, 64): first `SOURCES`, then `NOISE_DIPOLES`, then
+    visual cortex and eyes. The largest absolute value of a row is 1, or how strong this source is in this subject.
     """
 
     def make():
         with quiet_moabb():
-            channels, rows = _forward(np.random.default_rng([seed, subject, 0]))
-        return {"channels": np.array(channels), "rows": rows / abs(rows).max(1, keepdims=True)}
+            rng = np.random.default_rng([seed, subject, 0])
+            channels, rows = _forward(rng)
+        rows /= abs(rows).max(1, keepdims=True)
+        rows[: len(SOURCES)] *= rng.lognormal(0, 0.2, (len(SOURCES), 1))
+        return {"channels": np.array(channels), "rows": rows}
 
     arrays = cached("simulated-eeg-forward", {"code": CODE_VERSION, "subject": subject, "seed": seed}, make)
-    return [str(channel) for channel in arrays["channels"]], arrays["rows"]
+    return arrays["channels"].tolist(), arrays["rows"]
 
 
 def _forward(rng):
@@ -116,7 +119,7 @@ def _forward(rng):
     head = {channel["ch_name"]: channel["loc"][:3] - sphere["r0"] for channel in info["chs"]}
     motor = np.array([head[source.electrode] for source in SOURCES.values()])
     motor += rng.normal(0, 0.005, motor.shape)
-    noise = rng.normal(size=(NOISE_DIPOLES, 3)) + (0, 0, 0.5)  # more of them in the upper half of the head
+    noise = rng.normal((0, 0, 0.5), 1, (NOISE_DIPOLES, 3))  # more of them in the upper half of the head
     places = _unit(np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)]))
     # Motor areas: on the gyri, nearly radial. Noise: any direction.
     turns = places + rng.normal(0, 0.2, places.shape)
@@ -129,32 +132,28 @@ def _forward(rng):
     return channels, np.einsum("cdx,dx->dc", gain, turns)
 
 
-def _dataset_class():
+def _dataset(simulate):
+    """MOABB data set of one task of one subject, whose recordings `simulate()` makes."""
     from moabb.datasets.base import BaseDataset
 
     class SimulatedEEG(BaseDataset):
-        """Motor task whose recordings are made, not read. simulate: subject -> {session: {run: Raw}}."""
-
-        def __init__(self, simulate):
-            events = {"left_hand": 1, "right_hand": 2, "hands": 3, "feet": 4}
+        def __init__(self):
             super().__init__(
-                subjects=list(range(1, 1000)),
+                subjects=list(range(1, SETS["simulated-eeg"].subjects + 1)),
                 sessions_per_subject=1,
-                events=events,
+                events={"left_hand": 1, "right_hand": 2, "hands": 3, "feet": 4},
                 code="SimulatedEEG",
                 interval=[0, TRIAL],
                 paradigm="imagery",
             )
-            self.simulate = simulate
 
         def _get_single_subject_data(self, subject):
-            return self.simulate(subject)
+            return simulate()
 
         def data_path(self, *args, **kwargs):
-            """No file: the recordings are made on the spot."""
             return []
 
-    return SimulatedEEG
+    return SimulatedEEG()
 
 
 def _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows):
@@ -163,22 +162,18 @@ def _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows):
 
     person = np.random.default_rng([seed, subject, 1])  # the same for both tasks
     peaks = {"mu": person.uniform(9, 12), "beta": person.uniform(17, 23)}
-    strength = dict(zip(SOURCES, person.lognormal(0, 0.2, len(SOURCES)), strict=True))
     depth = DEPTH[task] * person.uniform(0.7, 1.15)
     info = mne.create_info(electrodes, SFREQ, "eeg").set_montage("colin27_1005")
     runs = {}
     for index, number in enumerate(RUNS[task]):
         rng = np.random.default_rng([seed, subject, 2, number])
-        share = [part.size for part in np.array_split(np.arange(trials_per_class), len(RUNS[task]))][index]
-        labels = rng.permutation(np.repeat(classes, share))
+        labels = rng.permutation(np.repeat(classes, (trials_per_class + index) // len(RUNS[task])))
         cues = 3.0 + PERIOD * np.arange(len(labels))
         n_times = int((cues[-1] + PERIOD) * SFREQ)
         effort = rng.normal(1, 0.25, len(labels)).clip(0, 1.3) * (rng.random(len(labels)) > LAPSES[task])
         activity = [
-            strength[name]
-            * _rhythms(rng, source, peaks, n_times)
-            * _erd(source, task, depth * effort, labels, cues, n_times)
-            for name, source in SOURCES.items()
+            _rhythms(rng, source, peaks, n_times) * _erd(source, task, depth * effort, labels, cues, n_times)
+            for source in SOURCES.values()
         ]
         pink = [NOISE * _noise(rng, n_times, lambda f: f**-0.5) for _ in range(NOISE_DIPOLES)]
         alpha = ALPHA * _noise(rng, n_times, lambda f: np.exp(-((f - 10.0) ** 2) / 2))
@@ -221,7 +216,7 @@ def _blinks(rng, n_times):
 
 
 def _noise(rng, n_times, spectrum):
-    """Gaussian noise of unit variance whose amplitude spectrum above 0.5 Hz has the shape spectrum(frequencies in Hz)."""
+    """Gaussian noise of variance 1 whose amplitude spectrum follows spectrum(frequencies in Hz) from 0.5 Hz on."""
     frequencies = np.fft.rfftfreq(n_times, 1 / SFREQ)
     shape = np.where(frequencies < 0.5, 0, spectrum(np.maximum(frequencies, 0.5)))
     wave = np.fft.irfft(shape * np.fft.rfft(rng.normal(size=n_times)), n_times)

@@ -11,7 +11,6 @@ from sparsemtl.errors import SpecError
 
 DENSE_TASKS = ("seg", "normal", "depth")
 TASKS = (*DENSE_TASKS, "male", "smile")
-STRIDE = 8  # input pixels per feature, along each axis
 
 
 def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain"):

@@ -63,13 +63,11 @@ def repository_root(start=None):
 
 
 def committed_evidence(study, results=None):
-    """Evidence from the repository's `results/`, one for each profile that has records, the largest profile first."""
-    records = committed(results or repository_root() / "results")
-    return [
-        Evidence(study.NAME, "committed", profile, tuple(chosen), len(study.all_specs(profile)))
-        for profile in reversed(PROFILES)
-        if (chosen := [r for r in records if (r.spec.study, r.spec.profile) == (study.NAME, profile)])
-    ]
+    """Evidence from the repository's `results/`: the largest profile that has records, empty where none has."""
+    records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]
+    profile = next((p for p in reversed(PROFILES) if any(r.spec.profile == p for r in records)), PROFILES[-1])
+    chosen = tuple(r for r in records if r.spec.profile == profile)
+    return Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile)))
 
 
 def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None):

@@ -4,9 +4,19 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
-from sparsemtl.report.statistics import chance_interval, effect, estimate, holm
-from sparsemtl.studies.shin2023 import METHODS, PROPOSED, PUBLISHED, PUBLISHED_SPARSITY, SPARSITIES, TASKS
+from sparsemtl.report.statistics import chance_interval, effect, estimate, holm, verdict
+from sparsemtl.studies.shin2023 import (
+    CLAIMS,
+    METHODS,
+    PROBLEMS,
+    PROPOSED,
+    PUBLISHED,
+    PUBLISHED_SPARSITY,
+    SPARSITIES,
+    TASKS,
+)
 
 METRICS = {"accuracy": "accuracy", "f1": "macro F1", "kappa": "Cohen's kappa"}
 
@@ -73,7 +83,7 @@ def table1(records, problem):
         row = {("sparsity", "realised"): _percent(realised.get((method, sparsity), np.nan))}
         for task, metric in columns:
             e = estimate(cell(values[metric], task, method, sparsity)) if values else None
-            row[(TASKS[task], METRICS[metric])] = f"{e.mean:.3f} ± {e.sd:.3f}" if e and e.n else "not run"
+            row[(TASKS[task], METRICS[metric])] = _mean_sd(e) if e and e.n else "not run"
             if (task, metric) in PUBLISHED:
                 here = method == PROPOSED and sparsity == PUBLISHED_SPARSITY
                 row[(TASKS[task], f"published {METRICS[metric]}")] = f"{PUBLISHED[task, metric]:g}" if here else ""
@@ -82,6 +92,10 @@ def table1(records, problem):
     out = pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["method", "nominal sparsity"]))
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out
+
+
+def _mean_sd(e):
+    return f"{e.mean:.3f} ± {e.sd:.3f}" if e.n > 1 else f"{e.mean:.3f}"
 
 
 def _percent(share):
@@ -98,7 +112,7 @@ def published_beside_ours(records, problem):
             {
                 "task": TASKS[task], "metric": METRICS[metric], "published": published,
                 "ours": e.mean if ran else np.nan, "sd": e.sd if ran else np.nan,
-                "interval": f"{e.low:.3f} to {e.high:.3f}" if ran else "not run",
+                "interval": f"{e.low:.3f} to {e.high:.3f}" if e.n > 1 else "one subject",
                 "difference / sd": (e.mean - published) / e.sd if ran else np.nan,
             }
         )  # fmt: skip
@@ -108,12 +122,12 @@ def published_beside_ours(records, problem):
 def chance(records):
     """Chance level beside a run on shuffled labels (DataFrame): one row for each problem, method and task.
 
-    `guessing` is the 95 % range of a guesser with as many test trials as the average subject gave.
+    `guessing` is the 95 % range of a guesser with as many test trials as all subjects gave together.
     """
     table, rows = frame(records), []
-    if table.empty:
+    shuffled = table[table.labels == "shuffled"] if len(table) else table
+    if shuffled.empty:
         return pd.DataFrame(columns=["chance", "guessing", "shuffled labels", "lands on it"])
-    shuffled = table[table.labels == "shuffled"]
     for (problem, method, task), group in shuffled.groupby(["problem", "method", "task"]):
         n, classes = group.trials.groupby(group.subject).first().sum(), group.classes.iloc[0]
         low, high = chance_interval(n, classes)
@@ -144,6 +158,8 @@ def comparisons(records, problem, sparsity=PUBLISHED_SPARSITY, metric="accuracy"
         found = effect((cell(values, task, PROPOSED, sparsity) - other).dropna())
         if found.n:
             rows.append({"task": TASKS[task], "against": METHODS[method].label, **vars(found)})
+    if not rows:
+        return pd.DataFrame()
     out = pd.DataFrame(rows).set_index(["task", "against"])
     out["p (Holm)"] = holm(out.p)
     return out
@@ -155,6 +171,11 @@ def comparisons(records, problem, sparsity=PUBLISHED_SPARSITY, metric="accuracy"
 def _both(values, method, sparsity):
     """Mean of both tasks' accuracies by subject."""
     return sum(cell(values, task, method, sparsity) for task in TASKS) / len(TASKS)
+
+
+def _best(candidates):
+    """The Series of largest mean; empty unless every candidate was run, as the best of some is not the best of all."""
+    return max(candidates, key=pd.Series.mean) if all(c.notna().any() for c in candidates) else pd.Series(dtype=float)
 
 
 def _rivals():
@@ -175,9 +196,8 @@ def lead_over_rivals(values):
     """Proposed minus the best rival at the sparsity where that lead is smallest; the rival is the best on average."""
     leads = []
     for sparsity in SPARSITIES[1:]:
-        best = max(_rivals(), key=lambda m: _both(values, m, sparsity).mean())
-        leads.append(_both(values, PROPOSED, sparsity) - _both(values, best, sparsity))
-    return min(leads, key=lambda lead: lead.mean())
+        leads.append(_both(values, PROPOSED, sparsity) - _best([_both(values, m, sparsity) for m in _rivals()]))
+    return -_best([-lead for lead in leads])
 
 
 def robustness(values):
@@ -189,12 +209,217 @@ def robustness(values):
 
 def best_at_40(values):
     """Proposed at 40 % minus the best of its other sparsities, dense included."""
-    others = [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
-    best = max(others, key=lambda s: _both(values, PROPOSED, s).mean())
-    return _both(values, PROPOSED, PUBLISHED_SPARSITY) - _both(values, PROPOSED, best)
+    others = [_both(values, PROPOSED, s) for s in SPARSITIES if s != PUBLISHED_SPARSITY]
+    return _both(values, PROPOSED, PUBLISHED_SPARSITY) - _best(others)
 
 
 def execution_above_imagery(values):
     """Execution minus imagery for the proposed, mean over all sparsities."""
     gaps = [cell(values, "me", PROPOSED, s) - cell(values, "mi", PROPOSED, s) for s in SPARSITIES]
     return sum(gaps) / len(gaps)
+
+
+def claims(evidences):
+    """One row for each claim, problem and origin of evidence (DataFrame): effect, interval and verdict.
+
+    evidences: list of `Evidence`. The effect is a mean difference of accuracy, paired over subjects after averaging
+    over seeds and, where the claim names both tasks, over tasks.
+    """
+    rows = []
+    for evidence in evidences:
+        table = frame(evidence.records)
+        for problem in table.problem.unique() if len(table) else [None]:
+            chosen = select(table, problem)
+            values = per_subject(chosen) if len(chosen) else None
+            for claim in CLAIMS:
+                found = effect(globals()[claim.quantity](values).dropna()) if values is not None else None
+                ran = found is not None and found.n > 0
+                rows.append(
+                    {
+                        "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
+                        "problem": problem or "not run",
+                        "effect": found.mean if ran else np.nan, "low": found.low if ran else np.nan,
+                        "high": found.high if ran else np.nan, "subjects": found.n if ran else 0,
+                        "dz": found.dz if ran else np.nan, "verdict": verdict(found), "id": claim.id,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows).set_index("id")
+
+
+def findings(evidence):
+    """The claims and what became of them, in words that follow from the verdicts (Markdown list)."""
+    lines = [f"From {len(evidence.records)} runs ({evidence.title}):", ""]
+    table = claims([evidence])
+    for claim in CLAIMS:
+        outcomes = []
+        for row in table.loc[[claim.id]].itertuples():
+            where = PROBLEMS.get(row.problem, "")
+            numbers = f": {row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if row.subjects else ""
+            outcomes.append(f"**{row.verdict}**" + (f" for {where}" if where else "") + numbers)
+        lines.append(f"- *{claim.sentence}* " + "; ".join(outcomes) + ".")
+    return "\n".join(lines)
+
+
+def vote_frame(records):
+    """One row for each record of the proposed method and shared layer (DataFrame): densities, IoU and its nulls."""
+    rows = [
+        {"sparsity": r.spec.params["sparsity"], "subject": r.spec.params["subject"], "seed": r.spec.seed,
+         "problem": r.spec.params["problem"], "layer": layer.removeprefix("shared.").removesuffix(".weight"), **numbers}
+        for r in records
+        if "votes" in r.result and r.spec.params["labels"] == "true"
+        for layer, numbers in r.result["votes"]["layers"].items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+VOTE_COLUMNS = {
+    "iou": "MI against ME, all trials",
+    "half": "MI against ME, half the trials each",
+    "null_mi": "MI against MI, other half",
+    "null_me": "ME against ME, other half",
+    "reinit": "MI against MI, other initial weights",
+    "chance": "independent votes",
+}
+
+
+def vote_table(records, sparsity=PUBLISHED_SPARSITY):
+    """Mean IoU of the votes by layer beside its nulls, and the votes' densities (DataFrame)."""
+    votes = vote_frame(records)
+    if votes.empty:
+        return pd.DataFrame(columns=list(VOTE_COLUMNS.values()))
+    chosen = votes[votes.sparsity == sparsity]
+    names = {"mi": "kept by MI", "me": "kept by ME", "or": "kept by OR"} | VOTE_COLUMNS
+    return chosen.groupby("layer", sort=False)[list(names)].mean().rename(columns=names)
+
+
+def agreement(records, sparsity=PUBLISHED_SPARSITY):
+    """How far the votes differ by task rather than by noise (DataFrame, one row a layer).
+
+    IoU of one task on its two halves minus IoU of the two tasks on halves, paired over subjects: above zero means
+    that the tasks want different weights, zero that they disagree no more than one task does with itself.
+    """
+    votes, rows = vote_frame(records), []
+    votes = votes[votes.sparsity == sparsity] if len(votes) else votes
+    if votes.empty:
+        return pd.DataFrame()
+    gap = (votes.null_mi + votes.null_me) / 2 - votes.half
+    by_subject = gap.groupby([votes.layer, votes.subject], sort=False).mean()
+    for layer in votes.layer.unique():
+        rows.append({"layer": layer, **vars(effect(by_subject.loc[layer]))})
+    return pd.DataFrame(rows).set_index("layer")
+
+
+KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}
+SOURCES = {"common": "sources common to both", "mi": "sources of MI only", "me": "sources of ME only"}
+
+
+def electrode_maps(records, sparsity=PUBLISHED_SPARSITY):
+    """Per electrode, mean over records of the share of spatial weights of each kind (DataFrame: electrode x kind)."""
+    rows = [
+        pd.DataFrame(
+            {**{k: np.array(e[k]) for k in (*KINDS, "mi_score", "me_score")}}, index=r.result["data"]["channels"]
+        )
+        for r in records
+        if "votes" in r.result and r.spec.params["sparsity"] == sparsity and r.spec.params["labels"] == "true"
+        for e in [r.result["votes"]["electrodes"]]
+    ]
+    return sum(rows) / len(rows) if rows else pd.DataFrame()
+
+
+def recovery(records, sparsity=PUBLISHED_SPARSITY):
+    """On simulated data: do the kept spatial weights lie where the true sources project? (DataFrame)
+
+    Rank correlation over electrodes between what is kept of each kind and the true projection of each kind of
+    source, mean over runs with its 95 % interval over subjects. Recovery would make the diagonal the largest of its
+    row. The last row asks the same of the difference between the tasks' scores.
+    """
+    rows = []
+    for r in records:
+        truth = r.result["data"].get("truth")
+        if truth is None or "votes" not in r.result or r.spec.params["labels"] != "true":
+            continue
+        if r.spec.params["sparsity"] != sparsity:
+            continue
+        kept = {k: np.array(v) for k, v in r.result["votes"]["electrodes"].items()}
+        true = {k: np.array(v) for k, v in truth.items()}
+        pairs = {(KINDS[k], SOURCES[s]): (kept[k], true[s]) for k, s in product(KINDS, SOURCES)}
+        pairs["score of MI minus ME", "MI minus ME"] = (kept["mi_score"] - kept["me_score"], true["mi"] - true["me"])
+        rows += [
+            {"subject": r.spec.params["subject"], "kept": k, "true": s, "rho": spearmanr(a, b).statistic}
+            for (k, s), (a, b) in pairs.items()
+        ]
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    by_subject = table.groupby(["kept", "true", "subject"], sort=False).rho.mean()
+    found = by_subject.groupby(["kept", "true"], sort=False).apply(lambda v: pd.Series(vars(estimate(v))))
+    return found.unstack()[["n", "mean", "low", "high"]].rename(columns={"mean": "rank correlation"})
+
+
+def recovery_sentence(records):
+    """What `recovery` shows, in words that follow from its intervals (Markdown)."""
+    table = recovery(records)
+    if table.empty:
+        return "Recovery of the truth: not run (it needs simulated recordings)."
+    hits = sum(table.low.loc[KINDS[k], SOURCES[s]] > 0 for k, s in zip(KINDS, SOURCES, strict=True))
+    verdict_ = "recovers" if hits == len(KINDS) else "does not recover" if hits == 0 else "recovers only partly"
+    return (
+        f"Of the {len(KINDS)} kinds of kept weights, {hits} follow the projection of their own sources with an "
+        f"interval above zero: at initialisation, the vote **{verdict_}** the shared and private parts of these "
+        "simulated recordings."
+    )
+
+
+def realised_sparsity(records):
+    """Realised sparsity by method and nominal sparsity (DataFrame): whole network, shared part, each head."""
+    table = frame(records)
+    columns = {f"realised_{k}": k for k in ("whole", "shared", "mi", "me")}
+    if table.empty or "realised_whole" not in table:
+        return pd.DataFrame(columns=list(columns.values()))
+    table = table[(table.labels == "true") & (table.sparsity > 0)]
+    means = table.groupby(["method", "sparsity"])[list(columns)].mean().rename(columns=columns)
+    order = [(m, s) for m, s in grid() if (m, s) in means.index]
+    means = means.loc[order]
+    means.index = pd.MultiIndex.from_tuples(
+        [(METHODS[m].label, _percent(s)) for m, s in order], names=["method", "nominal sparsity"]
+    )
+    return means
+
+
+def spread(records, problem):
+    """Sd of accuracy between subjects and, within subjects, between seeds (DataFrame: method x task)."""
+    table = select(frame(records), problem)
+    if table.empty:
+        return pd.DataFrame()
+    rows = []
+    for method, task in product(("csp-lda", "dense-single", "dense-multi", PROPOSED), TASKS):
+        sparsity = PUBLISHED_SPARSITY if METHODS[method].sparse else 0.0
+        chosen = table[(table.method == method) & (table.task == task) & (table.sparsity == sparsity)]
+        by_subject = chosen.groupby("subject").accuracy
+        rows.append(
+            {
+                "method": METHODS[method].label, "task": TASKS[task], "between subjects": by_subject.mean().std(),
+                "between seeds": np.sqrt(by_subject.var().mean()),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows).set_index(["method", "task"])
+
+
+def _listed(numbers):
+    return ", ".join(map(str, numbers))
+
+
+def recordings(records):
+    """Recordings and trials of each subject and problem (DataFrame)."""
+    rows = {}
+    for r in records:
+        p, data = r.spec.params, r.result["data"]
+        rows[PROBLEMS[p["problem"]], f"S{p['subject']:03d}"] = {
+            f"{TASKS[task]}: {what}": value
+            for task in TASKS
+            for what, value in (
+                ("runs", ", ".join(map(str, data["runs"][task]))),
+                ("trials", sum(data["trials"][task])),
+            )
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index()

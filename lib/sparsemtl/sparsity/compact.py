@@ -15,7 +15,6 @@ torch.fx gives the graph; operations that are not known here are left as they ar
 
 import copy
 import operator
-from collections import defaultdict
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,7 +30,8 @@ AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Upsample, *AVERAGES)
 MAPS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Dropout, nn.Identity)
 MAP_FUNCTIONS = (F.relu, F.elu, F.gelu, F.silu, F.dropout, torch.relu, torch.sigmoid, torch.tanh)
-SUMS = (operator.add, operator.iadd, torch.add)
+POOL_FUNCTIONS = (F.interpolate, F.max_pool2d, F.adaptive_avg_pool2d)
+SUMS = (operator.add, torch.add)  # fx records += as operator.add
 SPATIAL = (2, 3, -1, -2, slice(2, None), slice(-2, None))  # what may be read of the shape of (n, channels, H, W)
 
 
@@ -41,8 +41,8 @@ def compact(model, example):
     model: a network that torch.fx can trace (torchvision's ResNets, also cut off as nn.Sequential, MultiTaskNet,
     plain chains), or a DualTaskNet. example: an input for it, on its device; a tuple is several arguments. Later
     inputs may have other batch sizes, heights and widths. The result is in eval mode and for inference only, as
-    constants from batch norm are in its biases; it keeps module names and dtypes and holds no masks or hooks on its
-    convolutions and linear layers.
+    constants from batch norm are in its biases; it keeps module names and dtypes, and its convolutions and linear
+    layers hold no masks or hooks.
 
     Outputs agree up to rounding, as sums run in another order. Raises SpecError if the model does not take the
     example, cannot be traced, or gives other outputs for the example once compacted.
@@ -54,254 +54,434 @@ def compact(model, example):
             expected = net(*args)
         except Exception as error:
             raise SpecError(f"compact: {name} does not take the example ({_line(error)}); pass another one") from error
-        small = _compact_dual(net) if isinstance(net, DualTaskNet) else _Compaction(net, args).run()
+        small = _compact_dual(net) if isinstance(net, DualTaskNet) else _compact_graph(net, args)
         if not _agree(expected, small(*args)):
             raise SpecError(f"compact: {name} gives other outputs when compacted; avoid in-place operations in it")
     return small
 
 
-class _Compaction:
-    """A traced model on its way. A channel is named by its index along dimension 1 of the original tensor."""
+def _compact_graph(net, args):
+    name = type(net).__name__
+    try:
+        net = fx.GraphModule(net, _Tracer().trace(net), name)
+    except Exception as error:  # the model's own code may raise anything when it meets a proxy
+        raise SpecError(
+            f"compact: torch.fx cannot trace {name} ({_line(error)}); its forward must not branch on its inputs"
+        ) from error
+    steps = list(_Recorder(net, args).steps.values())
+    for step in steps:
+        step.const = step.constant()
+        if not step.node.users and step.node.op != "placeholder":  # the output, and what only works in place
+            step.need = _all(step.width)
+    # One sweep backwards is enough unless a module is called several times: its calls share what they need.
+    count, before = 0, -1
+    while count != before:
+        for step in reversed(steps):
+            if step.need is not None:
+                for source, channels in step.asks():
+                    source.need = channels if source.need is None else source.need | channels
+        count, before = sum(1 + int(step.need.sum()) for step in steps if step.need is not None), count
+    for step in steps:
+        if step.need is not None:
+            step.layout = step.rewrite()
+    for step in reversed(steps):
+        if step.need is None and step.node.op != "placeholder":
+            net.graph.erase_node(step.node)
+    net.delete_all_unused_submodules()
+    net.graph.lint()
+    net.recompile()
+    return net.eval()
+
+
+class Pick(nn.Module):
+    """Channels `index` (int64) of a tensor (n, channels, ...), in the tensor's memory format."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, x):
+        """Tensor (n, len(index), ...)."""
+        if _channels_last(x):
+            return x.permute(0, 2, 3, 1)[..., self.index].permute(0, 3, 1, 2)
+        return x.index_select(1, self.index)
+
+
+class _Tracer(fx.Tracer):
+    """Takes a network that was compacted before as well."""
+
+    def is_leaf_module(self, m, module_qualified_name):
+        return isinstance(m, Pick) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the example through the traced network and makes a step of each node, inputs first."""
 
     def __init__(self, net, args):
-        name = type(net).__name__
-        try:
-            self.net = fx.GraphModule(net, fx.Tracer().trace(net), name)
-        except Exception as error:  # the model's own code may raise anything when it meets a proxy
-            raise SpecError(f"compact: torch.fx cannot trace {name} ({_line(error)}); fix its control flow") from error
-        self.nodes, self.modules = list(self.net.graph.nodes), dict(self.net.named_modules())
-        self.sample = _tensors(self.net, args)  # node -> its tensor for the example, where that has channels
-        self.shape = {node: tensor.shape for node, tensor in self.sample.items()}
-        self.calls = defaultdict(list)  # module name -> the nodes that call it
-        for node in self.nodes:
-            if node.op == "call_module":
-                self.calls[node.target].append(node)
-        self.kind = {node: self._kind(node) for node in self.nodes}
-        self.const = {}  # node -> float64 (channels,): the channel's value if that is constant, else NaN
-        self.mix = {}  # convolution or linear node -> see `_mix`
-        self.need = {}  # node -> bool (channels,): read by someone; no entry: nobody reads any of the node
-        self.layout = {}  # node -> int64: its channels after the rewriting
+        super().__init__(net)
+        self.steps = {}
+        self.run(*args)
+
+    def run_node(self, node):
+        result = super().run_node(node)
+        module = self.fetch_attr(node.target) if node.op == "call_module" else None
+        shape = result.shape if isinstance(result, Tensor) and result.ndim > 1 else ()
+        kind = _kind(node, module, shape, {x: self.steps[x].shape for x in node.all_input_nodes})
+        self.steps[node] = kind(self, node, module, result, shape)
+        return result
+
+
+def _kind(node, module, shape, shapes):
+    """The class of step that a node is. shape: of its result; shapes: of its input nodes; () for no channels."""
+    x, *rest = node.args or (None,)
+    if node.target is torch.cat:
+        along = rest[0] if rest else node.kwargs.get("dim", 0)
+        return _Concatenation if along == 1 and isinstance(x, list | tuple) and all(shapes.values()) else _Step
+    rank = len(shapes[x]) if isinstance(x, fx.Node) else 0
+    if node.target is getattr and rest == ["shape"] and rank == 4:
+        spatial = all(user.target is operator.getitem and user.args[1] in SPATIAL for user in node.users)
+        return _Shape if spatial else _Step
+    if not rank or not shape:
+        return _Step
+    if (isinstance(module, CONVS) and rank == module.weight.ndim) or (isinstance(module, nn.Linear) and rank == 2):
+        return _Mix
+    if isinstance(module, NORMS) and module.running_mean is not None:
+        return _Norm
+    if isinstance(module, MAPS) or (node.target in MAP_FUNCTIONS and len(shapes) == 1):
+        return _Map
+    if isinstance(module, POOLS) or node.target in POOL_FUNCTIONS:
+        return _Pool
+    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
+        return _Flatten
+    if module is None and node.target in (torch.flatten, "flatten") and rest == [1] and not node.kwargs:
+        return _Flatten
+    if node.target in SUMS and not node.kwargs and isinstance(rest[0], fx.Node) and shapes[x] == shapes[rest[0]]:
+        return _Sum
+    return _Step
+
+
+class _Step:
+    """One operation of the traced network. Its channels are dimension 1, named by their index before the rewriting.
+
+    This base class is for operations that are not known: they read and make all channels.
+    """
+
+    const = None  # float64 (channels,): the value of a channel that does not depend on the input, NaN of another
+    need = None  # bool (channels,): somebody reads it; None: nobody reads anything of this step
+    layout = None  # int64: the channels that are left
+
+    def __init__(self, recorder, node, module, result, shape):
+        self.net, self.node, self.module, self.shape = recorder.module, node, module, shape
+        self.width = shape[1] if shape else 0
+        self.device, self.dtype = (result.device, result.dtype) if shape else (None, None)
+        self.sources = [recorder.steps[x] for x in node.all_input_nodes]
         self.picks = {}
 
-    def run(self):
-        for node in self.nodes:
-            self.const[node] = self._constant(node)
-        self._find_needs()
-        for node in self.nodes:
-            if node in self.need:
-                self.layout[node] = self._rewrite(node)
-        for node in reversed(self.nodes):
-            if node not in self.need and node.op != "placeholder":
-                self.net.graph.erase_node(node)
-        self.net.delete_all_unused_submodules()
-        self.net.graph.lint()
-        self.net.recompile()
-        return self.net
+    def constant(self):
+        """Value of `const`, given those of the sources."""
+        return torch.full((self.width,), torch.nan, dtype=torch.float64)
 
-    def _kind(self, node):
-        """Name what a node does with channels; "other" reads and makes all of them."""
-        module = self.modules[node.target] if node.op == "call_module" else None
-        x = node.args[0] if node.args else None
-        rest, rank = node.args[1:], len(self.shape.get(x, ())) if isinstance(x, fx.Node) else 0
-        if node.target is torch.cat:
-            dim = rest[0] if rest else node.kwargs.get("dim", 0)
-            known = dim == 1 and isinstance(x, list | tuple) and all(part in self.shape for part in x)
-            return "cat" if known else "other"
-        if node.target is getattr and rest == ("shape",) and rank == 4:
-            known = all(user.target is operator.getitem and user.args[1] in SPATIAL for user in node.users)
-            return "shape" if known else "other"
-        if not rank or node not in self.shape:
-            return "other"
-        rules = {
-            "mix": isinstance(module, CONVS) and rank == module.weight.ndim
-            or isinstance(module, nn.Linear) and rank == 2,
-            "norm": isinstance(module, NORMS) and module.running_mean is not None,
-            "map": isinstance(module, MAPS) or node.target in MAP_FUNCTIONS and node.all_input_nodes == [x],
-            "pool": isinstance(module, POOLS) or node.target is F.interpolate,
-            "flatten": isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-            or node.target is torch.flatten and rest == (1,),
-            "add": node.target in SUMS and not node.kwargs and self._same_shape(x, rest[0]),
-        }
-        return next((kind for kind, holds in rules.items() if holds), "other")
+    def asks(self):
+        """Pairs (source, channels that it must have), given `need`."""
+        return [(source, _all(source.width)) for source in self.sources]
 
-    def _same_shape(self, x, y):
-        return isinstance(y, fx.Node) and self.shape.get(x) == self.shape.get(y)
+    def rewrite(self):
+        """Change the node, and its module, to what is needed; value of `layout`, given those of the sources."""
+        return torch.arange(self.width)
 
-    def _width(self, node):
-        return self.shape[node][1] if node in self.shape else 0
-
-    # Forwards: which channels are constant.
-
-    def _constant(self, node):
-        unknown = torch.full((self._width(node),), torch.nan, dtype=torch.float64)
-        kind, module = self.kind[node], self.modules.get(node.target) if node.op == "call_module" else None
-        if kind in ("other", "shape"):
-            return unknown
-        if kind == "cat":
-            return torch.cat([self.const[x] for x in node.args[0]])
-        value = self.const[node.args[0]]
-        if kind == "add":
-            return value + self.const[node.args[1]]
-        if kind == "flatten":
-            return value.repeat_interleave(self._width(node) // len(value))
-        if kind == "pool":
-            pads = isinstance(module, AVERAGES) and _any(module.padding)
-            return torch.where(value == 0, value, torch.nan) if pads else value
-        if kind == "map":
-            function = module or (lambda v: node.target(v, *node.args[1:], **node.kwargs))
-            known = ~value.isnan()
-            return torch.where(known, function(torch.where(known, value, 0.0)), torch.nan)
-        if kind == "norm":
-            scale, shift = _affine(module)
-            return torch.where(scale == 0, shift, value * scale + shift)
-        # With several calls one bias would have to serve different constants.
-        value = value if len(self.calls[node.target]) == 1 else torch.full_like(value, torch.nan)
-        self.mix[node] = reads, bias = _mix(module, value)
-        return torch.where(reads.any(1), torch.nan, bias)
-
-    # Backwards: which channels are read.
-
-    def _find_needs(self):
-        unread = [node for node in self.nodes if not node.users and node.op != "placeholder"]
-        for node in unread:  # the output, and what works in place only
-            self.need[node] = torch.ones(self._width(node), dtype=torch.bool)
-        # One sweep is enough unless a module is called several times: its calls share what they need.
-        known = -1
-        while known != (known := sum(1 + int(need.sum()) for need in self.need.values())):
-            for node in reversed(self.nodes):
-                if node in self.need:
-                    self._ask(node)
-
-    def _ask(self, node):
-        """Record what the node reads of its inputs, given what is needed of the node."""
-        kind, x, need = self.kind[node], node.args[0] if node.args else None, self.need[node]
-        asked = {y: torch.ones(self._width(y), dtype=torch.bool) for y in node.all_input_nodes}
-        if kind in ("mix", "norm"):
-            need = torch.stack([self.need[call] for call in self.calls[node.target] if call in self.need]).any(0)
-        if kind == "mix":
-            groups = getattr(self.modules[node.target], "groups", 1)
-            if groups > 1:  # a grouped convolution loses whole groups, and keeps one
-                need[0] |= not need.any()
-                need = _whole_groups(need, groups, self._width(node))
-        self.need[node] = need
-        if kind == "mix":
-            asked[x] = self._reads(node)
-        elif kind in ("norm", "map", "pool"):
-            asked[x] = need
-        elif kind == "flatten":
-            asked[x] = need.view(self._width(x), -1).any(1)
-        elif kind == "cat":
-            asked = dict(zip(x, need.split([self._width(part) for part in x]), strict=True))
-        elif kind == "shape":
-            asked[x] = torch.zeros(self._width(x), dtype=torch.bool)
-        elif kind == "add":
-            asked = {y: need for y in node.args if y is not self._fixed_operand(node)}
-        for y, channels in asked.items():
-            self.need[y] = self.need[y] | channels if y in self.need else channels
-
-    def _reads(self, node):
-        """Input channels, bool, that a convolution or linear layer reads for the outputs needed of it."""
-        reads, module = self.mix[node][0], self.modules[node.target]
-        groups = getattr(module, "groups", 1)
-        if groups > 1:
-            return _whole_groups(self.need[node], groups, module.in_channels)
-        return reads[self.need[node]].any(0)
-
-    def _fixed_operand(self, node):
-        """The operand of a sum that is constant in all needed channels while the other one is not, or None."""
-        need = self.need[node]
-        fixed = [x for x in node.args if not self.const[x][need].isnan().any()]
-        return fixed[0] if len(fixed) == 1 else None
-
-    # Smaller modules, and picks where a reader needs less than there is.
-
-    def _rewrite(self, node):
-        """Change a node and its module to the needed channels; return the channels that it then has."""
-        kind, x = self.kind[node], node.args[0] if node.args else None
-        everything = torch.arange(self._width(node))
-        if kind in ("other", "shape"):
-            return everything
-        if kind == "flatten":
-            each = self._width(node) // self._width(x)
-            return everything.view(-1, each)[self.layout[x]].flatten()
-        if kind == "cat":
-            starts = torch.tensor([0, *map(self._width, x)]).cumsum(0)
-            return torch.cat([self.layout[part] + start for part, start in zip(x, starts, strict=False)])
-        if kind in ("map", "pool"):
-            return self.layout[x]
-        kept = _indices(self.need[node])
-        if kind == "add":
-            self._rewrite_sum(node, kept)
-            return kept
-        reads = self.need[node] if kind == "norm" else self._reads(node)
-        node.replace_input_with(x, self._pick(x, _indices(reads), node))
-        if node is self.calls[node.target][0]:
-            module = self.modules[node.target]
-            if kind == "norm":
-                small = _sliced_norm(module, kept)
-            else:
-                small = _sliced(module, kept, _indices(reads), self.mix[node][1], blank=not reads.any())
-            self.net.set_submodule(node.target, small)
-        return kept
-
-    def _rewrite_sum(self, node, kept):
-        fixed = self._fixed_operand(node)
-        operands = []
-        for x in node.args:
-            if x is fixed:
-                vector = self.const[x][kept].view(1, -1, *[1] * (len(self.shape[x]) - 2))
-                operands.append(self._buffer(vector.to(self.sample[x]), node))
-            else:
-                operands.append(self._pick(x, kept, node))
-        if operands[0] is not node.args[0]:
-            node.target = operator.add  # in place, it would change what other readers of the operand see
-        node.args = tuple(operands)
-
-    def _pick(self, x, channels, reader):
-        """Node that holds these channels of x, made before `reader` unless there is one already."""
-        have = self.layout[x]
-        if torch.equal(have, channels):
-            return x
-        key = (x, tuple(channels.tolist()))
+    def pick(self, channels, reader):
+        """Node with these channels of this step, made before `reader`'s unless there is one already."""
+        if torch.equal(self.layout, channels):
+            return self.node
+        key = tuple(channels.tolist())
         if key not in self.picks:
-            # A node of which only the shape is read has one channel, of any name: clamp.
-            position = torch.searchsorted(have, channels).clamp(max=len(have) - 1)
-            index = self._buffer(position.to(self.sample[x].device), reader)
-            with self.net.graph.inserting_before(reader):
-                self.picks[key] = self.net.graph.call_function(torch.index_select, (x, 1, index))
+            # A step of which only the shape is read has one channel, of any name: clamp.
+            position = torch.searchsorted(self.layout, channels).clamp(max=len(self.layout) - 1)
+            name = _free_name(self.net, f"pick_{self.node.name}")
+            self.net.add_module(name, Pick(position.to(self.device)))
+            with self.net.graph.inserting_before(reader.node):
+                self.picks[key] = self.net.graph.call_module(name, (self.node,))
         return self.picks[key]
 
-    def _buffer(self, tensor, reader):
-        name = f"channels_{len(self.net._buffers)}"
-        self.net.register_buffer(name, tensor)
-        with self.net.graph.inserting_before(reader):
-            return self.net.graph.get_attr(name)
+
+class _Map(_Step):
+    """Activation, or dropout in eval mode: acts on each entry alone."""
+
+    def constant(self):
+        value = self.sources[0].const
+        function = self.module or (lambda v: self.node.target(v, *self.node.args[1:], **self.node.kwargs))
+        return torch.where(value.isnan(), torch.nan, function(value.nan_to_num(0.0)))
+
+    def asks(self):
+        return [(self.sources[0], self.need), *super().asks()[1:]]
+
+    def rewrite(self):
+        return self.sources[0].layout
 
 
-def _tensors(net, args):
-    """Run the traced network; {node: tensor of two or more dimensions}, without storage."""
-    tensors = {}
+class _Pool(_Map):
+    """Pooling or resizing of each channel alone; constants stay, unless an average counts padded zeros."""
 
-    class Recorder(fx.Interpreter):
-        def run_node(self, node):
-            result = super().run_node(node)
-            if isinstance(result, Tensor) and result.ndim > 1:
-                tensors[node] = result[:0].clone().expand_as(result[:0])
-            return result
-
-    Recorder(net).run(*args)
-    return tensors
+    def constant(self):
+        value = self.sources[0].const
+        pads = isinstance(self.module, AVERAGES) and self.module.padding not in (0, (0,), (0, 0), (0, 0, 0))
+        return torch.where(value == 0, value, torch.nan) if pads else value
 
 
-def _mix(layer, value):
-    """What a convolution or linear layer does with channels of which some are constant.
+class _Shape(_Step):
+    """Height or width of a tensor: it must be there, with any channel."""
 
-    value: float64 (inputs,), NaN where not constant. Returns reads, bool (outputs, inputs of a group): the input
-    channels that each output depends on; and bias, float64 (outputs,), with the constants that could be moved in.
+    def asks(self):
+        return [(self.sources[0], ~_all(self.sources[0].width))]
+
+
+class _Flatten(_Step):
+    def constant(self):
+        return self.sources[0].const.repeat_interleave(self.width // self.sources[0].width)
+
+    def asks(self):
+        return [(self.sources[0], self.need.view(self.sources[0].width, -1).any(1))]
+
+    def rewrite(self):
+        return torch.arange(self.width).view(self.sources[0].width, -1)[self.sources[0].layout].flatten()
+
+
+class _Concatenation(_Step):
+    def __init__(self, recorder, node, *others):
+        super().__init__(recorder, node, *others)
+        self.sources = [recorder.steps[x] for x in node.args[0]]  # one may be there twice
+
+    def constant(self):
+        return torch.cat([source.const for source in self.sources])
+
+    def asks(self):
+        return zip(self.sources, self.need.split([source.width for source in self.sources]), strict=True)
+
+    def rewrite(self):
+        starts = torch.tensor([0, *(source.width for source in self.sources)]).cumsum(0)
+        return torch.cat([source.layout + start for source, start in zip(self.sources, starts, strict=False)])
+
+
+class _Sum(_Step):
+    """Sum of two tensors of one shape: both need the same channels, unless one is constant in all of them."""
+
+    def __init__(self, recorder, node, *others):
+        super().__init__(recorder, node, *others)
+        self.sources = [recorder.steps[x] for x in node.args]
+
+    def constant(self):
+        return self.sources[0].const + self.sources[1].const
+
+    def fixed(self):
+        fixed = [source for source in self.sources if not source.const[self.need].isnan().any()]
+        return fixed[0] if len(fixed) == 1 else None
+
+    def asks(self):
+        return [(source, self.need) for source in self.sources if source is not self.fixed()]
+
+    def rewrite(self):
+        kept, fixed, operands = _indices(self.need), self.fixed(), []
+        for source in self.sources:
+            if source is fixed:
+                vector = source.const[kept].to(self.device, self.dtype).view(1, -1, *[1] * (len(self.shape) - 2))
+                name = _free_name(self.net, f"constant_{self.node.name}")
+                self.net.register_buffer(name, vector)
+                with self.net.graph.inserting_before(self.node):
+                    operands.append(self.net.graph.get_attr(name))
+            else:
+                operands.append(source.pick(kept, self))
+        self.node.args = tuple(operands)
+        return kept
+
+
+class _Layer(_Step):
+    """A module with weights. Steps that call the same module share its weights, and so what is needed of it."""
+
+    def __init__(self, recorder, node, module, *others):
+        super().__init__(recorder, node, module, *others)
+        self.calls = [step for step in recorder.steps.values() if step.module is module] + [self]
+        for step in self.calls:
+            step.calls = self.calls
+
+    def asks(self):
+        self.need = torch.stack([step.need for step in self.calls if step.need is not None]).any(0)
+        return [(self.sources[0], self.reads())]
+
+    def rewrite(self):
+        kept, read = _indices(self.need), _indices(self.reads())
+        self.node.replace_input_with(self.sources[0].node, self.sources[0].pick(read, self))
+        if self.net.get_submodule(self.node.target) is self.module:  # not yet replaced by an earlier call
+            self.net.set_submodule(self.node.target, self.smaller(kept, read))
+        return kept
+
+
+class _Norm(_Layer):
+    """Batch norm in eval mode."""
+
+    def constant(self):
+        norm = self.module
+        scale = (norm.running_var.double() + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.double())
+        shift = (0.0 if norm.bias is None else norm.bias.double()) - norm.running_mean.double() * scale
+        scale, shift = scale.cpu(), shift.cpu()
+        return torch.where(scale == 0, shift, self.sources[0].const * scale + shift)
+
+    def reads(self):
+        return self.need
+
+    def smaller(self, kept, _):
+        return _sliced_norm(self.module, kept)
+
+
+class _Mix(_Layer):
+    """Convolution or linear layer: each output is a weighted sum over the input channels, or over those of a group."""
+
+    def constant(self):
+        layer, value = self.module, self.sources[0].const
+        self.groups = getattr(layer, "groups", 1)
+        weight = layer.weight.double().cpu()
+        weight = weight.reshape(*weight.shape[:2], -1)
+        self.bias = torch.zeros(self.width).double() if layer.bias is None else layer.bias.double().cpu()
+        self.live = (weight != 0).any(2)  # (outputs, inputs of a group): the output depends on the input channel
+        # One bias cannot serve the constants of several calls.
+        if self.groups == 1 and len(self.calls) == 1:
+            movable = value == 0 if _pads(layer) else ~value.isnan()
+            self.bias = self.bias + weight.sum(2)[:, movable] @ value[movable]
+            self.live &= ~movable
+        return torch.where(self.live.any(1), torch.nan, self.bias)
+
+    def asks(self):
+        asked = super().asks()
+        if self.groups == 1:
+            return asked
+        # A grouped convolution loses whole groups, and keeps one.
+        groups = self.need.view(self.groups, -1).any(1)
+        groups[0] |= not groups.any()
+        self.need = groups.repeat_interleave(self.width // self.groups)
+        return [(self.sources[0], self.reads())]
+
+    def reads(self):
+        if self.groups == 1:
+            return self.live[self.need].any(0)
+        return self.need.view(self.groups, -1).any(1).repeat_interleave(self.sources[0].width // self.groups)
+
+    def smaller(self, kept, read):
+        return _sliced(self.module, kept, read, self.bias, blank=not self.reads().any())
+
+
+def _compact_dual(net):
+    """Take the dead channels out of a DualTaskNet in place; its trunks are chains, without constants to move.
+
+    Its merged convolutions cannot be traced, but convolutions and norms are registered in the order in which they
+    act. What a grouped convolution makes of a channel stays whole.
     """
-    weight = layer.weight.detach().double().cpu().flatten(2) if layer.weight.ndim > 2 else layer.weight[..., None]
-    return weight, value
+    heads = [net.get_submodule(task) for task in net.tasks]
+    layers = [(name, layer) for name, layer in net.shared.named_modules() if isinstance(layer, CONVS + NORMS)]
+    channels = layers[-1][1].num_features
+    steps = heads[0].in_features // channels
+    need = torch.cat([head.weight for head in heads]).view(-1, channels, steps).ne(0).any(2).any(0).cpu()
+    kept = {}
+    for name, layer in reversed(layers):
+        if isinstance(layer, NORMS):
+            continue
+        if layer.groups == 1:
+            kept[name] = _indices(need)
+            need = layer.weight[kept[name].to(layer.weight.device)].flatten(2).ne(0).any(2).any(0).cpu()
+        else:
+            need = need.view(layer.groups, -1).any(1)
+    have = torch.arange(1)  # signals enter as one channel
+    for name, layer in layers:
+        if isinstance(layer, NORMS):
+            small = _sliced_norm(layer, have)
+        else:
+            outputs = kept[name] if layer.groups == 1 else torch.arange(layer.out_channels).view(layer.groups, -1)[have]
+            small, have = _sliced(layer, outputs.flatten(), have), outputs.flatten()
+        net.shared.set_submodule(name, small)
+    columns = torch.arange(channels * steps).view(channels, steps)[have].flatten()
+    for task, head in zip(net.tasks, heads, strict=True):
+        net.set_submodule(task, _sliced(head, torch.arange(head.out_features), columns))
+    net.shared.n_features = len(columns)
+    return net
 
 
-def _any(padding):
-    return any(padding) if isinstance(padding, tuple) else bool(padding)
+def _sliced(layer, outputs, inputs, bias=None, blank=False):
+    """Convolution or linear layer of these outputs and input channels; bias (all outputs,) replaces that of `layer`.
+
+    blank: the one input channel is there for its shape alone.
+    """
+    weight, groups = layer.weight.detach()[outputs], getattr(layer, "groups", 1)
+    weight = weight[:, inputs] if groups == 1 else weight
+    weight = torch.zeros_like(weight) if blank else weight
+    bias = layer.bias if bias is None else bias
+    if bias is not None:
+        bias = bias.detach()[outputs].to(weight)
+        bias = bias if layer.bias is not None or bias.any() else None
+    options = {"bias": bias is not None, "device": "meta"}  # no initial weights are drawn
+    if isinstance(layer, nn.Linear):
+        small = nn.Linear(len(inputs), len(outputs), **options)
+    else:
+        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        options |= {name: getattr(layer, name) for name in names}
+        options["groups"] = 1 if groups == 1 else groups * len(inputs) // layer.in_channels
+        small = CONVS[weight.ndim - 3](len(inputs), len(outputs), **options)
+    if _channels_last(layer.weight):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    small.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    if bias is not None:
+        small.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    return small.eval()
+
+
+def _sliced_norm(norm, kept):
+    small = copy.deepcopy(norm)
+    small.num_features = len(kept)
+    for name in ("weight", "bias"):
+        if getattr(norm, name) is not None:
+            old = getattr(norm, name)
+            setattr(small, name, nn.Parameter(old.detach()[kept], requires_grad=old.requires_grad))
+    small.running_mean, small.running_var = norm.running_mean[kept], norm.running_var[kept]
+    return small
+
+
+def _pads(layer):
+    """Whether a layer puts zeros round its input."""
+    if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros":
+        return False
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" and max(layer.kernel_size) > 1
+    return any(layer.padding)
+
+
+def _free_name(net, name):
+    while hasattr(net, name):
+        name += "_"
+    return name
+
+
+def _channels_last(x):
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _all(count):
+    return torch.ones(count, dtype=torch.bool)
+
+
+def _indices(mask):
+    """Indices of True, or of the first entry if there is none: tensors without channels do not work everywhere."""
+    return mask.nonzero().flatten() if mask.any() else torch.zeros(1, dtype=torch.int64)
+
+
+def _agree(expected, actual):
+    """Whether two outputs, tensors in any structure, are equal but for rounding (generous: half types, TF32)."""
+    old, new = pytree.tree_leaves(expected), pytree.tree_leaves(actual)  # fx makes a dict of an OrderedDict
+    if len(old) != len(new):
+        return False
+    for a, b in zip(old, new, strict=True):
+        if isinstance(a, Tensor) and a.is_floating_point() and a.numel():
+            tolerance = 10 * torch.finfo(a.dtype).eps ** 0.5 * max(1.0, float(a.abs().max()))
+            if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
+                return False
+    return True
+
+
+def _line(error):
+    return " ".join(str(error).split())[:200] or type(error).__name__

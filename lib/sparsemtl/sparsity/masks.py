@@ -154,7 +154,9 @@ _owner = WeakIdKeyDictionary()  # masked parameter -> weak reference to its modu
 def _before_forward(module, args=()):
     """Zero the pruned weights. Found on a copied module too, whose new parameter is then put under guard."""
     weight, pruned = module.weight, module._buffers[_BUFFER]
-    if weight not in _owner:
+    if not isinstance(weight, torch.nn.Parameter):  # lent by torch.func.functional_call: the caller's own affair
+        return
+    if weight.requires_grad and weight not in _owner:
         _owner[weight] = weakref.ref(module)
         weight.register_post_accumulate_grad_hook(_after_backward)
     # .data, as two forwards may share one backward: autograd must not take this for a change

@@ -147,7 +147,7 @@ def _prox_scaled_(thetas, scales, thresholds, dim):
         shape = math.prod(before), -1, math.prod(after)
         for chunk in _chunks(tensors, dim, max(1, _CHUNK.get(device.type, 2**26) // size)):
             parts = list(zip(*chunk, strict=True))
-            theta, scale = (_joined([t.to(torch.float64, copy=True).reshape(shape) for t in ts]) for ts in parts[:2])
+            theta, scale = (_joined([_copied(t, shape) for t in ts]) for ts in parts[:2])
             x = _solve(theta, scale, torch.cat(parts[2]), tolerance)
             for target, values in zip(parts[0], x.split([len(t) for t in parts[2]], 1), strict=True):
                 target.copy_(values.view(target.shape))
@@ -167,6 +167,10 @@ def _chunks(tensors, dim, groups):
                 chunk, room = [], groups
     if chunk:
         yield chunk
+
+
+def _copied(tensor, shape):
+    return tensor.to(torch.float64, copy=True, memory_format=torch.contiguous_format).view(shape)
 
 
 def _joined(parts):
@@ -203,7 +207,8 @@ def _solve(theta, scale, threshold, tolerance):
         torch.div(theta, denominator, out=work)
         s2 = total(work.mul_(work))
         s3 = total(work.div_(denominator))
-        step = torch.where(s2 > 1, s2 * (s2.sqrt() - 1) / s3, 0)
+        # a sum that rounding has put above 1 must not bring a zero group to life
+        step = torch.where(s2 > 1 + 1e-14, s2 * (s2.sqrt() - 1) / s3, 0)
         nu += step
         if not (step > tolerance * nu).any():
             break

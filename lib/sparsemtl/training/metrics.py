@@ -84,7 +84,7 @@ def pixel_confusion(p, y, n, void=255):
     _same_shape("pixel_confusion", p, y)
     valid = y != void
     cells = y[valid].long() * n + p[valid].long()
-    if max(int(y[valid].max()), int(p[valid].max())) >= n if valid.any() else False:
+    if valid.any() and max(int(y[valid].max()), int(p[valid].max())) >= n:
         raise SpecError(f"pixel_confusion: a label or prediction is above {n - 1}; check the number of classes")
     return torch.bincount(cells, minlength=n * n).reshape(n, n).cpu().numpy()
 

@@ -216,7 +216,7 @@ def vote_analysis(net, job, data, build, seed):
             "me": d_me,
             "or": (mi | me).float().mean().item(),
             "iou": iou(mi, me),
-            "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 0.0,
+            "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 1.0,
             "half": np.mean([iou(halves[a]["mi"][name], halves[b]["me"][name]) for a in (0, 1) for b in (0, 1)]),
             "null_mi": iou(halves[0]["mi"][name], halves[1]["mi"][name]),
             "null_me": iou(halves[0]["me"][name], halves[1]["me"][name]),

@@ -81,10 +81,10 @@ def partial_sparsity(sparsity, k, rounds):
 
 def synflow_masks(net, job, rounds=100):
     """SynFlow prunes in many small rounds (Tanaka et al. 2020, Algorithm 1), which avoids the collapse of a layer."""
-    trial = copy.deepcopy(net)
-    masks = None
+    trial, masks = copy.deepcopy(net), None
+    shapes = {task: x[:1] for task, x in job.inputs.items()}  # the flow of one trial ranks like that of all
     for k in range(1, rounds + 1):
-        scores = synflow(trial, job.inputs)
+        scores = synflow(trial, shapes)
         masks = topk_mask(scores, partial_sparsity(job.sparsity, k, rounds))
         apply_masks(trial, masks)
     return masks

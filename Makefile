@@ -1,0 +1,64 @@
+# Needs GNU make, bash and Python 3.11 or newer with venv. Everything else goes into .venv, at the locked versions.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+STUDY ?= shin2023
+PROFILE ?= small
+PORT ?= 8000
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+BIN := .venv/bin
+export JUPYTER_PREFER_ENV_PATH := 1
+
+# Stamps of the build are named by the content of what goes in: a touched file rebuilds nothing, a deleted one does.
+digest = $(shell find $(1) -type f ! -name '*.pyc' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+CODE := _build/code-$(call digest,lib results requirements.lock)
+BOOK := _build/book-$(call digest,book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
+
+.PHONY: help book test reproduce serve lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+book: $(BOOK) ## execute the notebooks (profile quick, simulated data) and build _build/html
+	@echo "The book is _build/html/index.html; 'make serve' shows it in a browser."
+
+test: .venv/.installed ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+
+reproduce: .venv/.installed ## run what a study lacks: STUDY=shin2023 PROFILE=small|full; goes on where it stopped
+	$(BIN)/python -m sparsemtl run $(STUDY) --profile $(PROFILE) --workers $(JOBS)
+
+serve: book ## show the book at PORT=8000 on this machine
+	$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
+
+lint: .venv/.installed ## check style, and that the notebooks carry no outputs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	find notebooks -maxdepth 1 -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
+
+clean: ## remove what was built; .venv, records and caches of data stay
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+
+# The lock holds uv itself: pip installs it from there, then uv installs the rest, which takes a quarter of pip's time.
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r <(awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Executed notebooks are kept in _build/.jupyter_cache by their code alone, so other library code or records empty it.
+$(CODE):
+	rm -rf _build
+	mkdir -p _build
+	touch $@
+
+# Sphinx warns only about pages that it reads, so after a failure all are read again.
+$(BOOK): $(CODE) | .venv/.installed
+	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
+	rm -f _build/book-*
+	touch $@

@@ -1,0 +1,44 @@
+"""One visual language for both papers: a colour for each task and method, safe for colour-blind readers."""
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+# Okabe and Ito's palette; readable on white and on black
+TASK_COLOURS = {"mi": "#0072B2", "me": "#D55E00", "both": "#009E73"}
+HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
+
+
+def use_style():
+    """Set the look of every figure of the book: transparent ground, so that light and dark pages both work."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    plt.rcParams.update(
+        {"figure.dpi": 110, "savefig.bbox": "tight", "figure.constrained_layout.use": True, "axes.grid": True,
+         "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "legend.frameon": False}
+    )  # fmt: skip
+
+
+def method_style(methods, highlight):
+    """Line style by method (dict of keyword arguments): the highlighted ones thick, all told apart by marker too."""
+    colours = [*sns.color_palette("colorblind", 10).as_hex(), "#000000", "#5D3A9B", "#4D4D4D", "#B8860B"]
+    markers = "osDv^<>pPX*hd8"
+    return {
+        method: {"color": colour, "marker": marker, "lw": 2.8, "ms": 7, "zorder": 3}
+        if method in highlight
+        else {"color": colour, "marker": marker, "lw": 1.1, "ms": 4, "zorder": 2}
+        for method, colour, marker in zip(methods, colours, markers, strict=False)
+    }
+
+
+def empty_figure(text):
+    """A figure that says that there is nothing to show, and why."""
+    fig, ax = plt.subplots(figsize=(6, 1.2))
+    ax.axis("off")
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=13)
+    return fig
+
+
+def show_table(table, caption="", digits=3):
+    """The table for a page (pandas Styler): floats with `digits` decimals, what was not run in words."""
+    shown = table.style.format(precision=digits, na_rep="not run")
+    shown.set_table_attributes('class="table-align-left results"')
+    return shown.set_caption(caption) if caption else shown

@@ -1,0 +1,60 @@
+"""Counts on zeros put in by hand."""
+
+import pytest
+import torch
+from sparsemtl.errors import DataError
+from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity, parameter_sparsity, zero_fraction
+from torch import nn
+
+
+@pytest.fixture
+def net():
+    """Convolutions of 2 x 4 x 3 x 3 and 3 x 2 x 1 x 1 entries, each with one input channel of zeros."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[0].weight[:, 1] = -0.0
+        net[0].weight[0, 2, 0, 0] = 0
+        net[2].weight[:, 0] = 0
+        net[4].weight.zero_()
+    return net
+
+
+def test_sparsity_of_a_network(net):
+    assert group_sparsity(net) == 2 / 6
+    assert parameter_sparsity(net) == (18 + 3) / (72 + 6)
+    assert zero_fraction(net) == (18 + 1 + 3) / (72 + 6)
+    assert channels_per_layer(net) == {"0": (3, 4), "2": (1, 2)}
+
+
+def test_weights_may_be_given_as_an_iterable(net):
+    assert group_sparsity(m.weight for m in (net[0], net[2])) == 2 / 6
+    assert parameter_sparsity([net[0].weight]) == 18 / 72
+    assert channels_per_layer([net[4].weight]) == {"0": (0, 3)}
+
+
+def test_groups_along_another_dimension(net):
+    with torch.no_grad():
+        net[0].weight[1] = 0
+    assert group_sparsity(net, dim=0) == 1 / 5
+    assert parameter_sparsity(net, dim=0) == 36 / 78
+    assert channels_per_layer(net, dim=0) == {"0": (1, 2), "2": (3, 3)}
+
+
+def test_a_channel_with_nan_is_not_zero():
+    weight = torch.zeros(2, 3)
+    weight[0, 0] = torch.nan
+    assert group_sparsity([weight]) == 2 / 3
+
+
+@pytest.mark.parametrize("measure", [group_sparsity, parameter_sparsity, zero_fraction, channels_per_layer])
+def test_nothing_to_count_is_an_error(measure):
+    with pytest.raises(DataError, match="no convolution"):
+        measure(nn.Linear(2, 2))
+    with pytest.raises(DataError, match="no convolution"):
+        measure([])
+
+
+def test_weights_without_entries_are_an_error():
+    with pytest.raises(DataError, match="no entries"):
+        group_sparsity([torch.ones(2, 0)])

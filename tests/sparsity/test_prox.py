@@ -1,0 +1,355 @@
+"""Proximal operators against bisection and optimality conditions; ProxAdamW against AdamW and scikit-learn."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Lasso, MultiTaskLasso
+from sparsemtl.errors import SpecError
+from sparsemtl.sparsity.prox import ProxAdamW, prox_group_lasso, prox_group_lasso_scaled, prox_l1
+
+
+def bisection(theta, scale, threshold):
+    """Rows of the scaled prox in float64, by 200 halvings of log ||x||; threshold [rows]."""
+    theta, scale, threshold = theta.double(), scale.double(), threshold.double()[:, None]
+    low = torch.full_like(threshold, -700.0)
+    high = theta.norm(dim=1, keepdim=True).log()
+    for _ in range(200):
+        middle = (low + high) / 2
+        above = (scale * theta / (scale * middle.exp() + threshold)).norm(dim=1, keepdim=True) > 1
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    x = theta * scale / (scale + threshold / low.exp())
+    return x.masked_fill((scale * theta).norm(dim=1, keepdim=True) <= threshold, 0)
+
+
+def rows(x, dim=1):
+    return x.movedim(dim, 0).flatten(1)
+
+
+def resnet50_shapes():
+    with torch.device("meta"):
+        net = torchvision.models.resnet50()
+    return sorted({tuple(m.weight.shape) for m in net.modules() if isinstance(m, torch.nn.Conv2d)})
+
+
+@pytest.mark.parametrize("shape", resnet50_shapes(), ids=str)
+def test_scaled_equals_bisection_on_resnet50_shapes(shape):
+    torch.manual_seed(0)
+    theta = torch.randn(shape) / 30
+    scale = 10 ** (8 * torch.rand(shape) - 8)
+    # per channel: from 1e-10 of what makes it zero (nothing happens) to twice that
+    limit = rows(scale * theta).norm(dim=1).double()
+    share = torch.tensor([0, 1e-10, 1e-6, 1e-3, 0.03, 0.3, 0.9, 0.999, 1.001, 2]).double().repeat(shape[1])[: shape[1]]
+    theta[:, -1], share[-2] = 0, 0.5
+    threshold = share * limit
+    x = prox_group_lasso_scaled(theta, scale, threshold)
+    assert x.dtype == torch.float32
+    assert x.shape == shape
+    sample = torch.cat([torch.arange(min(20, shape[1])), torch.tensor([shape[1] - 2, shape[1] - 1])])
+    expected = bisection(rows(theta)[sample], rows(scale)[sample], threshold[sample])
+    torch.testing.assert_close(rows(x)[sample].double(), expected, rtol=1e-6, atol=0)
+    assert torch.equal(rows(x == 0).all(1), (share > 1) | (rows(theta) == 0).all(1))
+    # all channels: 0 in scale * (x - theta) + threshold * x / ||x||
+    x, theta, scale = (rows(t.double()) for t in (x, theta, scale))
+    norm = x.norm(dim=1, keepdim=True)
+    pull = torch.where(norm > 0, threshold[:, None] * x / norm, scale * theta)
+    assert ((scale * (x - theta) + pull).norm(dim=1) <= 1e-6 * limit).all()
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dimensions_dtypes_and_memory_layouts(dim, dtype):
+    torch.manual_seed(1)
+    theta, scale = torch.randn(4, 5, 6, 3).to(dtype), torch.rand(4, 5, 6, 3).add(0.01).to(dtype)
+    limit = rows(scale.double() * theta.double(), dim).norm(dim=1)
+    threshold = limit * torch.linspace(0.1, 1.1, len(limit))
+    expected = bisection(rows(theta, dim), rows(scale, dim), threshold)
+    rtol = {torch.float32: 1e-6, torch.float64: 1e-10, torch.bfloat16: 1e-2}[dtype]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = prox_group_lasso_scaled(
+            theta.contiguous(memory_format=layout), scale.contiguous(memory_format=layout), threshold, dim=dim
+        )
+        assert x.dtype == dtype
+        torch.testing.assert_close(rows(x, dim).double(), expected, rtol=rtol, atol=0)
+
+
+def test_group_lasso_is_equation_5_and_the_scaled_one_at_scale_one():
+    torch.manual_seed(2)
+    theta = torch.randn(8, 6, 3, 3)
+    norm = rows(theta).norm(dim=1).view(1, 6, 1, 1)
+    for threshold in (0.0, 5.0, norm.mean(), 100.0, norm * torch.linspace(0.5, 1.2, 6).view(1, 6, 1, 1)):
+        expected = theta * (1 - threshold / norm).clamp(min=0)
+        torch.testing.assert_close(prox_group_lasso(theta, threshold), expected)
+        torch.testing.assert_close(prox_group_lasso_scaled(theta, torch.ones_like(theta), threshold), expected)
+    assert torch.equal(prox_group_lasso(theta, 0), theta)
+    assert torch.equal(prox_group_lasso_scaled(theta, torch.full_like(theta, 0.3), 0), theta)
+    # the boundary itself is zero
+    edge = torch.tensor([[3.0], [-4.0]])
+    assert (prox_group_lasso(edge, 5) == 0).all()
+    assert (prox_group_lasso_scaled(edge, torch.ones(2, 1), 5) == 0).all()
+
+
+def test_single_entry_empty_and_zero_groups():
+    theta = torch.tensor([[2.0, -3.0, 0.5, 0.0]])
+    scale = torch.tensor([[0.5, 2.0, 1.0, 1e-8]])
+    expected = torch.tensor([[0.0, -2.5, 0.0, 0.0]])  # sign * max(|theta| - threshold / scale, 0)
+    torch.testing.assert_close(prox_group_lasso_scaled(theta, scale, 1.0), expected)
+    torch.testing.assert_close(prox_group_lasso_scaled(theta[0], scale[0], 1.0, dim=0), expected[0])
+    torch.testing.assert_close(prox_group_lasso(theta[0], 1.0, dim=0), torch.tensor([1.0, -2.0, 0.0, 0.0]))
+    for shape in ((0, 3), (3, 0), (2, 3, 0, 1)):
+        empty = torch.ones(shape)
+        assert prox_group_lasso(empty, 1.0).shape == shape
+        assert prox_group_lasso_scaled(empty, empty, 1.0).shape == shape
+    zero = torch.zeros(2, 3)
+    for threshold in (0.0, 1.0, math.inf):
+        assert torch.equal(prox_group_lasso(zero, threshold), zero)
+        assert torch.equal(prox_group_lasso_scaled(zero, zero + 1, threshold), zero)
+    assert (prox_group_lasso_scaled(torch.ones(2, 3), torch.ones(2, 3), math.inf) == 0).all()
+
+
+def test_a_group_with_nan_stays_nan():
+    theta = torch.ones(2, 3)
+    theta[0, 1] = torch.nan
+    for x in (
+        prox_group_lasso(theta, 0.1),
+        prox_group_lasso_scaled(theta, torch.ones(2, 3), 0.1),
+        prox_group_lasso_scaled(theta, torch.ones(2, 3), 100.0),
+    ):
+        assert x[:, 1].isnan().any()
+        assert x[:, [0, 2]].isfinite().all()
+    assert prox_l1(theta, 2.0).isnan().sum() == 1
+
+
+def test_many_tensors_and_large_ones_agree_with_one_group_at_a_time():
+    torch.manual_seed(3)
+    weights = [torch.nn.Parameter(torch.randn(s)) for s in ((300, 700), (300, 5), (4, 7, 3, 3), (4, 2, 3, 3), (3, 7))]
+    before = [w.detach().clone() for w in weights]
+    gradients = [torch.randn_like(w) for w in weights]
+    optimizer = ProxAdamW([{"params": weights, "penalty": "group_lasso", "lam": 0.05}], lr=1, weight_decay=0)
+    for w, g in zip(weights, gradients, strict=True):
+        w.grad = g
+    optimizer.step()
+    for w, old, g in zip(weights, before, gradients, strict=True):
+        # after one step m_hat = g and sqrt(v_hat) = |g|
+        scale = g.abs() + 1e-8
+        u, size = old - g / scale, w.numel() // w.shape[1]
+        for c in {0, w.shape[1] // 2, w.shape[1] - 1}:
+            threshold = torch.tensor([0.05 * math.sqrt(size)])
+            expected = bisection(u[:, c].reshape(1, -1), scale[:, c].reshape(1, -1), threshold)
+            # relative to the channel: float32 rounds theta - lr * m / s before the prox
+            error = (w[:, c].reshape(1, -1) - expected).norm() / u[:, c].norm()
+            assert error < 1e-6
+
+
+SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 2))
+
+
+@st.composite
+def problems(draw):
+    """Two points, a scale over up to eight decades, and a threshold, all float64."""
+    shape, seed = draw(SHAPES), draw(st.integers(0, 2**32 - 1))
+    generator = torch.Generator().manual_seed(seed)
+    sparse = draw(st.floats(0, 0.9))
+
+    def point():
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return x * (torch.rand(shape, generator=generator) >= sparse)
+
+    decades = draw(st.floats(0, 8))
+    scale = 10 ** (decades * (torch.rand(shape, generator=generator, dtype=torch.float64) - 0.5))
+    x, y = point(), point() * 10 ** draw(st.floats(-3, 3))
+    limit = max(float((scale * x).norm()), 1e-12)
+    return x, y, scale, limit * 10 ** draw(st.floats(-6, 0.5))
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_scaled_prox_is_firmly_nonexpansive_shrinks_and_separates(problem):
+    x, y, scale, threshold = problem
+    px, py = prox_group_lasso_scaled(x, scale, threshold), prox_group_lasso_scaled(y, scale, threshold)
+    gap = px - py
+    limit = rows(scale * x).norm(dim=1).view(1, -1, 1)
+    inner, square = (scale * (x - y) * gap).sum(), (scale * gap * gap).sum()
+    assert inner >= square - 1e-9 * (scale * (x * x + y * y)).sum()
+    assert (px.abs() <= x.abs() * (1 + 1e-12)).all()
+    assert (px * x >= 0).all()
+    assert torch.equal(px == 0, (x == 0) | (limit <= threshold))
+    for c in range(x.shape[1]):
+        alone = prox_group_lasso_scaled(x[:, c : c + 1], scale[:, c : c + 1], threshold)
+        torch.testing.assert_close(px[:, c : c + 1], alone, rtol=1e-8, atol=0)
+    grown = prox_group_lasso_scaled(x, scale, 2 * threshold)
+    assert (rows(grown).norm(dim=1) <= rows(px).norm(dim=1) * (1 + 1e-12)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_plain_proxes_are_firmly_nonexpansive(problem):
+    x, y, scale, threshold = problem
+    for prox, bound in ((prox_group_lasso, threshold), (prox_l1, threshold), (prox_l1, threshold / scale)):
+        gap = prox(x, bound) - prox(y, bound)
+        assert ((x - y) * gap).sum() >= (gap * gap).sum() - 1e-9 * (x * x + y * y).sum()
+
+
+def test_l1_is_the_soft_threshold():
+    x = torch.linspace(-2, 2, 41)
+    torch.testing.assert_close(prox_l1(x, 0.5), torch.nn.functional.softshrink(x, 0.5))
+    assert torch.equal(prox_l1(x, torch.full_like(x, 3)), torch.zeros(41))
+
+
+def test_bad_thresholds_are_refused():
+    theta = torch.ones(2, 3)
+    for bad in (-1.0, math.nan, torch.tensor([0.1, -0.1, 0.1])):
+        for prox in (prox_group_lasso, prox_l1, lambda t, x: prox_group_lasso_scaled(t, t, x)):
+            with pytest.raises(SpecError, match="threshold"):
+                prox(theta, bad)
+    with pytest.raises(SpecError, match="2 entries for 3 groups"):
+        prox_group_lasso(theta, torch.ones(2))
+    with pytest.raises(SpecError, match="scale has shape"):
+        prox_group_lasso_scaled(theta, torch.ones(3, 2), 1.0)
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2)
+    )
+
+
+def train(net, optimizer, steps):
+    x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(net[0].weight.dtype)
+    y = torch.arange(8) % 2
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+
+def groups(net, penalty, lam):
+    convs = [net[0].weight, net[2].weight]
+    rest = [p for p in net.parameters() if all(p is not w for w in convs)]
+    return [{"params": convs, "penalty": penalty, "lam": lam}, {"params": rest, "weight_decay": 0.0}]
+
+
+def without_penalty(groups):
+    return [{key: value for key, value in group.items() if key not in ("penalty", "lam")} for group in groups]
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}, {"fused": True}], ids=str)
+@pytest.mark.parametrize(("penalty", "lam"), [(None, 0.1), ("group_lasso", 0.0), ("l1", 0.0)])
+def test_without_penalty_it_is_adamw(options, penalty, lam):
+    settings = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1} | options
+    ours, theirs = network(), network()
+    train(ours, ProxAdamW(groups(ours, penalty, lam), **settings), 20)
+    train(theirs, torch.optim.AdamW(without_penalty(groups(theirs, penalty, lam)), **settings), 20)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("penalty", ["group_lasso", "l1"])
+def test_a_step_minimises_in_the_metric_of_adam(penalty):
+    """0 in s / lr * (x - u) + lam * subgradient, with u from AdamW and s from its state, after several steps."""
+    net, lr, lam, eps = network().double(), 0.01, 0.02, 1e-3
+    optimizer = ProxAdamW(groups(net, penalty, lam), lr=lr, eps=eps)
+    train(net, optimizer, 4)
+    clone = copy.deepcopy(net)
+    plain = torch.optim.AdamW(without_penalty(groups(clone, penalty, lam)), lr=lr, eps=eps)
+    state = copy.deepcopy(optimizer.state_dict())["state"]
+    plain.load_state_dict(plain.state_dict() | {"state": state})
+    train(net, optimizer, 1)
+    train(clone, plain, 1)
+    dead = 0
+    for x, u in ((net[0].weight, clone[0].weight), (net[2].weight, clone[2].weight)):
+        s = (plain.state[u]["exp_avg_sq"] / (1 - 0.999**5)).sqrt() + eps
+        x, slope, size = x.detach(), (s * (u - x) / lr).detach(), x[:, 0].numel()
+        # a group of one entry has the absolute value for its norm
+        x, slope = (rows(t) if penalty == "group_lasso" else t.reshape(-1, 1) for t in (x, slope))
+        strength = lam * math.sqrt(size) if penalty == "group_lasso" else lam
+        norm = x.norm(dim=1, keepdim=True)
+        alive = norm[:, 0] > 0
+        assert alive.any()
+        dead += int((~alive).sum())
+        torch.testing.assert_close(slope[alive], strength * (x / norm)[alive])
+        assert (slope[~alive].norm(dim=1) <= strength).all()
+    assert dead
+
+
+@pytest.mark.parametrize("penalty", ["group_lasso", "l1"])
+def test_regression_converges_to_the_solution_of_scikit_learn(penalty):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(60, 12, generator=generator, dtype=torch.float64)
+    x += 0.5 * x.roll(1, 1)
+    truth = torch.randn(3, 12, generator=generator, dtype=torch.float64)
+    truth[:, 4:] = 0
+    y = x @ truth.T + 0.3 * torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    alpha = 0.2
+    solver, lam = (MultiTaskLasso, alpha / math.sqrt(3)) if penalty == "group_lasso" else (Lasso, alpha)
+    expected = torch.as_tensor(solver(alpha=alpha, fit_intercept=False, tol=1e-12, max_iter=10**5).fit(x, y).coef_)
+    theta = torch.nn.Parameter(torch.randn(3, 12, generator=generator, dtype=torch.float64))
+    optimizer = ProxAdamW([{"params": [theta], "penalty": penalty, "lam": lam}], 0.05, (0.9, 0.99), weight_decay=0)
+    for _ in range(600):
+        optimizer.zero_grad()
+        ((y - x @ theta.T) ** 2).sum().div(2 * len(x)).backward()
+        optimizer.step()
+    assert 0 < (expected == 0).sum() < expected.numel()
+    assert torch.equal(theta == 0, expected == 0)
+    torch.testing.assert_close(theta.detach(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_channels_become_exactly_zero_and_can_come_back():
+    net = network()
+    optimizer = ProxAdamW(groups(net, "group_lasso", 1.0), lr=0.01)
+    train(net, optimizer, 30)
+    assert (net[2].weight == 0).all()
+    net[0].bias.data.fill_(0.5)  # or no signal reaches the second convolution
+    optimizer.param_groups[0]["lam"] = 1e-4
+    train(net, optimizer, 5)
+    assert (rows(net[2].weight) != 0).any(1).any()
+
+
+@pytest.mark.parametrize("penalty", ["group_lasso", "l1"])
+def test_a_resumed_run_is_the_uninterrupted_one(penalty):
+    whole, part = network(), network()
+    optimizer = ProxAdamW(groups(whole, penalty, 1e-3), lr=0.01)
+    train(whole, optimizer, 10)
+    first = ProxAdamW(groups(part, penalty, 1e-3), lr=0.01)
+    train(part, first, 5)
+    file = io.BytesIO()
+    torch.save((part.state_dict(), first.state_dict()), file)
+    file.seek(0)
+    weights, state = torch.load(file, weights_only=True)
+    fresh = network()
+    fresh.load_state_dict(weights)
+    second = ProxAdamW(groups(fresh, penalty, 7.0))
+    second.load_state_dict(state)
+    assert second.param_groups[0]["lam"] == 1e-3
+    train(fresh, second, 5)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), whole.parameters(), strict=True))
+
+
+def test_hooks_run_once_a_step_and_parameters_without_gradient_rest():
+    net = network()
+    torch.optim.AdamW(network().parameters())  # torch wraps AdamW.step when one is made
+    optimizer = ProxAdamW(groups(net, "group_lasso", 10.0), lr=0.1)
+    calls = []
+    optimizer.register_step_post_hook(lambda *args: calls.append(1))
+    net[0].weight.requires_grad_(False)
+    before = net[0].weight.clone()
+    train(net, optimizer, 2)
+    assert len(calls) == 2
+    assert torch.equal(net[0].weight, before)
+    assert optimizer.step(lambda: 3.5) == 3.5
+
+
+def test_bad_param_groups_are_refused():
+    weight, bias = torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(3))
+    for lam in (-1e-6, math.nan, math.inf):
+        with pytest.raises(SpecError, match="lam"):
+            ProxAdamW([{"params": [weight], "penalty": "l1", "lam": lam}])
+    with pytest.raises(SpecError, match="'l2'"):
+        ProxAdamW([{"params": [weight], "penalty": "l2", "lam": 0.1}])
+    with pytest.raises(SpecError, match="input channels"):
+        ProxAdamW([{"params": [bias], "penalty": "group_lasso", "lam": 0.1}])
