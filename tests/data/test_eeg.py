@@ -201,7 +201,7 @@ def test_pack_with_anything_else_is_refused(recorded, tmp_path, name):
 def test_pack_with_a_link_is_refused(recorded, tmp_path):
     link = tarfile.TarInfo("S001/S001R02.edf")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with pytest.raises(DataError, match="S001R02"):
+    with pytest.raises(DataError, match=r"holds 'S001/S001R02.edf'"):
         load("eegmmidb", pack(recorded, tmp_path / "packs", link))
 
 
@@ -209,6 +209,13 @@ def test_damaged_pack(recorded, tmp_path):
     packs = pack(recorded, tmp_path / "packs")
     os.truncate(packs / "S001.tar.xz", 100_000)
     with pytest.raises(DataError, match=r"S001.tar.xz is damaged .* get the pack again"):
+        load("eegmmidb", packs)
+
+
+def test_unwritable_cache(recorded, tmp_path, monkeypatch):
+    packs = pack(recorded, tmp_path / "packs")
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(packs / "S001.tar.xz" / "cache"))  # below a file there can be no folder
+    with pytest.raises(DataError, match=r"cannot unpack .*S001.tar.xz to .*SPARSEMTL_CACHE"):
         load("eegmmidb", packs)
 
 
@@ -283,6 +290,22 @@ def test_flat_channel(own):
     with pytest.raises(DataError, match=r"ME run 7 channel CP4 is flat in 4 trials: pass channels= without it"):
         load("eegmmidb", own)
     assert load("eegmmidb", own, channels=("C3", "C4")).me.x.shape == (12, 2, 640)
+
+
+def test_nan(recorded, monkeypatch):
+    from moabb.datasets import PhysionetMI
+
+    read = PhysionetMI._load_one_run
+
+    def spoil(self, subject, run, preload=True):
+        raw = read(self, subject, run)
+        if run == 8:
+            raw._data[raw.ch_names.index("Cz"), 1000] = np.nan
+        return raw
+
+    monkeypatch.setattr(PhysionetMI, "_load_one_run", spoil)
+    with pytest.raises(DataError, match=r"MI run 8 channel Cz is NaN in 4 trials"):
+        load("eegmmidb", recorded)
 
 
 @pytest.mark.parametrize(

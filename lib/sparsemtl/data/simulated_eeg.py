@@ -16,7 +16,7 @@ from sparsemtl.data.eeg import SETS, check_options, motor_data
 from sparsemtl.data.eeg_files import quiet_moabb
 from sparsemtl.errors import SpecError
 
-CODE_VERSION = 1  # part of the cache keys: raise it when a change here changes the recordings
+CODE_VERSION = 2  # part of the cache keys: raise it when a change here changes the recordings
 
 SFREQ = 160.0  # Hz
 RUNS = {"mi": (2, 4, 6), "me": (1, 3, 5)}  # recordings of each task, in turn as in EEGMMIDB

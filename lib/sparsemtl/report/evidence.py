@@ -73,13 +73,15 @@ def committed_evidence(study, results=None):
 def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None):
     """Evidence of this machine: runs whatever `profile` still lacks, then returns all of it.
 
+    Quick runs of other code are made anew: they exist to show that this code works.
+
     specs: the runs wanted (default: all of the study's). workers: processes (default: one for each core).
     store: folder of records (default: SPARSEMTL_RUNS or `runs` in the repository). Raises `RecordError` naming
     the first run that failed, after the others have finished.
     """
     specs = study.all_specs(profile) if specs is None else specs
     store = Store(store or os.environ.get("SPARSEMTL_RUNS") or repository_root() / "runs")
-    outcome = execute(specs, store, workers or os.cpu_count(), data_dir, device)
+    outcome = execute(specs, store, workers or os.cpu_count(), data_dir, device, same_code=profile == "quick")
     if outcome.failures:
         raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
     return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)))

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.report.statistics import chance_interval, effect, estimate, holm, verdict
+from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
     CLAIMS,
     METHODS,
@@ -26,6 +28,8 @@ def frame(records):
     rows = []
     for r in records:
         p, result = r.spec.params, r.result
+        if "control" in p:  # people with a known truth stand on a page of their own
+            continue
         base = {
             "hash": r.hash, "method": r.spec.method, "sparsity": p["sparsity"], "subject": p["subject"],
             "problem": p["problem"], "seed": r.spec.seed, "backbone": p["backbone"], "labels": p["labels"],
@@ -112,7 +116,7 @@ def published_beside_ours(records, problem):
             {
                 "task": TASKS[task], "metric": METRICS[metric], "published": published,
                 "ours": e.mean if ran else np.nan, "sd": e.sd if ran else np.nan,
-                "interval": f"{e.low:.3f} to {e.high:.3f}" if e.n > 1 else "one subject",
+                "interval": f"{e.low:.3f} to {e.high:.3f}" if ran and e.n > 1 else "one subject" if ran else "not run",
                 "difference / sd": (e.mean - published) / e.sd if ran else np.nan,
             }
         )  # fmt: skip
@@ -264,12 +268,33 @@ def vote_frame(records):
     """One row for each record of the proposed method and shared layer (DataFrame): densities, IoU and its nulls."""
     rows = [
         {"sparsity": r.spec.params["sparsity"], "subject": r.spec.params["subject"], "seed": r.spec.seed,
-         "problem": r.spec.params["problem"], "layer": layer.removeprefix("shared.").removesuffix(".weight"), **numbers}
+         "problem": r.spec.params["problem"], "layer": _layer_name(layer), **numbers}
         for r in records
-        if "votes" in r.result and r.spec.params["labels"] == "true"
+        if _shows_votes(r) and "control" not in r.spec.params
         for layer, numbers in r.result["votes"]["layers"].items()
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if len(table):  # JSON sorts its keys: back to the order in which the signal passes the layers
+        table = table.sort_values("layer", key=lambda names: names.map(_layer_order(records)), kind="stable")
+    return table
+
+
+def _shows_votes(record):
+    return "votes" in record.result and record.spec.params["labels"] == "true"
+
+
+def _layer_order(records):
+    """Position of each shared layer in the network, by its name in the tables."""
+    first = next(r for r in records if "votes" in r.result)
+    p, data = first.spec.params, first.result["data"]
+    net = DualTaskNet(
+        len(data["channels"]), data["n_times"], len(data["classes"]), backbone=p["backbone"], **p.get("trunk", {})
+    )
+    return {_layer_name(name): i for i, name in enumerate(prunable(net))}
+
+
+def _layer_name(parameter):
+    return parameter.removeprefix("shared.").removesuffix(".weight")
 
 
 VOTE_COLUMNS = {
@@ -313,17 +338,20 @@ KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept 
 SOURCES = {"common": "sources common to both", "mi": "sources of MI only", "me": "sources of ME only"}
 
 
-def electrode_maps(records, sparsity=PUBLISHED_SPARSITY):
-    """Per electrode, mean over records of the share of spatial weights of each kind (DataFrame: electrode x kind)."""
-    rows = [
-        pd.DataFrame(
-            {**{k: np.array(e[k]) for k in (*KINDS, "mi_score", "me_score")}}, index=r.result["data"]["channels"]
-        )
-        for r in records
-        if "votes" in r.result and r.spec.params["sparsity"] == sparsity and r.spec.params["labels"] == "true"
-        for e in [r.result["votes"]["electrodes"]]
-    ]
-    return sum(rows) / len(rows) if rows else pd.DataFrame()
+def electrode_maps(records, truth=False, sparsity=PUBLISHED_SPARSITY):
+    """Per electrode, mean over records of the spatial weights of each kind (DataFrame: electrode x kind).
+
+    truth: of the simulated people whose true sources are known, with the sources' projections as `true_*` columns.
+    """
+    maps = []
+    for r in records:
+        known = r.result["data"].get("truth")
+        apart = known is not None if truth else "control" not in r.spec.params
+        if _shows_votes(r) and r.spec.params["sparsity"] == sparsity and apart:
+            columns = dict(r.result["votes"]["electrodes"])
+            columns |= {f"true_{source}": known[source] for source in SOURCES} if truth else {}
+            maps.append(pd.DataFrame(columns, index=r.result["data"]["channels"]))
+    return sum(maps) / len(maps) if maps else pd.DataFrame()
 
 
 def recovery(records, sparsity=PUBLISHED_SPARSITY):
@@ -336,9 +364,7 @@ def recovery(records, sparsity=PUBLISHED_SPARSITY):
     rows = []
     for r in records:
         truth = r.result["data"].get("truth")
-        if truth is None or "votes" not in r.result or r.spec.params["labels"] != "true":
-            continue
-        if r.spec.params["sparsity"] != sparsity:
+        if truth is None or not _shows_votes(r) or r.spec.params["sparsity"] != sparsity:
             continue
         kept = {k: np.array(v) for k, v in r.result["votes"]["electrodes"].items()}
         true = {k: np.array(v) for k, v in truth.items()}
@@ -350,10 +376,10 @@ def recovery(records, sparsity=PUBLISHED_SPARSITY):
         ]
     if not rows:
         return pd.DataFrame()
-    table = pd.DataFrame(rows)
-    by_subject = table.groupby(["kept", "true", "subject"], sort=False).rho.mean()
-    found = by_subject.groupby(["kept", "true"], sort=False).apply(lambda v: pd.Series(vars(estimate(v))))
-    return found.unstack()[["n", "mean", "low", "high"]].rename(columns={"mean": "rank correlation"})
+    by_subject = pd.DataFrame(rows).groupby(["kept", "true", "subject"], sort=False).rho.mean()
+    found = {key: vars(estimate(values)) for key, values in by_subject.groupby(["kept", "true"], sort=False)}
+    table = pd.DataFrame(found.values(), index=pd.MultiIndex.from_tuples(found, names=["kept", "true"]))
+    return table[["n", "mean", "low", "high"]].rename(columns={"mean": "rank correlation"})
 
 
 def recovery_sentence(records):

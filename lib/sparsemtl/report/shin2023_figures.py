@@ -7,6 +7,7 @@ from matplotlib.ticker import PercentFormatter
 
 from sparsemtl.report.shin2023 import (
     KINDS,
+    SOURCES,
     VOTE_COLUMNS,
     cell,
     electrode_maps,
@@ -51,6 +52,7 @@ def accuracy_against_sparsity(records, problem, title=""):
             PUBLISHED_SPARSITY, PUBLISHED[task, "accuracy"], "*", ms=14, color=HIGHLIGHT, label="published", zorder=4
         )
         ax.set(title=TASKS[task], xlabel="nominal sparsity", xticks=SPARSITIES)
+        ax.set_ylim(max(0, ax.get_ylim()[0]), min(1, ax.get_ylim()[1]))
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].set_ylabel("accuracy on unseen trials")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
@@ -103,8 +105,8 @@ def all_methods_by_subject(records, problem, title=""):
         grid = pd.DataFrame(rows).T
         image = ax.imshow(grid, cmap="cividis", vmin=1 / table.classes.iloc[0] - 0.1, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(grid.to_numpy()):
-            ink = "black" if value > 0.7 else "white"
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+            ink, said = "black" if value > 0.7 else "white", f"{value:.2f}" if np.isfinite(value) else "not run"
+            ax.text(j, i, said, ha="center", va="center", fontsize=8, color=ink)
         ax.set(title=TASKS[task], xticks=range(grid.shape[1]), yticks=range(len(grid)))
         ax.set_xticklabels([f"S{s:03d}" for s in grid.columns])
         ax.set_yticklabels(grid.index)
@@ -159,42 +161,31 @@ def densities(records, title=""):
 
 
 def scalp_maps(records, title="", truth=False):
-    """Scalp maps of the spatial weights that MI only, ME only and both keep; with `truth`, the true sources below.
+    """Scalp maps of the spatial weights that both, MI only and ME only keep; with `truth`, the true sources below.
 
-    A map shows each electrode's number of kept weights, relative to the mean electrode.
+    A map of weights shows each electrode relative to the mean electrode; one of sources, relative to the largest.
     """
     import mne
 
-    maps = electrode_maps(records)
+    maps = electrode_maps(records, truth)
     if maps.empty:
         return empty_figure("scalp maps: not run")
     info = mne.create_info(list(maps.index), 100.0, "eeg")
     info.set_montage(mne.channels.make_standard_montage("colin27_1005"), match_case=False)
-    rows = [
-        [
-            (KINDS[k], maps[k] / maps[k].mean() if maps[k].mean() else maps[k] * 0)
-            for k in ("both", "mi_only", "me_only")
-        ]
-    ]
+    kept = {name: maps[kind] / (maps[kind].mean() or 1) for kind, name in KINDS.items()}
+    span = max(abs(values - 1).max() for values in kept.values()) or 1
+    rows = [(kept, {"cmap": "RdBu_r", "vlim": (1 - span, 1 + span)}, "relative to the mean electrode")]
     if truth:
-        true = _mean_truth(records)
-        rows.append([(f"truth: {k}", true[k] / true[k].mean()) for k in ("common", "mi", "me")])
-    fig, axes = plt.subplots(len(rows), 3, figsize=(9, 3.1 * len(rows)), squeeze=False)
-    for line, row in zip(axes, rows, strict=True):
-        span = max(abs(values - 1).max() for _, values in row) or 1
-        for ax, (name, values) in zip(line, row, strict=True):
-            image, _ = mne.viz.plot_topomap(
-                np.asarray(values), info, axes=ax, show=False, cmap="RdBu_r", vlim=(1 - span, 1 + span), contours=4
-            )
+        sources = {name: maps[f"true_{s}"] / maps[f"true_{s}"].max() for s, name in SOURCES.items()}
+        rows.append((sources, {"cmap": "Reds", "vlim": (0, 1)}, "relative to the largest"))
+    fig, axes = plt.subplots(len(rows), len(KINDS), figsize=(9, 3.1 * len(rows)), squeeze=False)
+    for line, (panels, look, unit) in zip(axes, rows, strict=True):
+        for ax, (name, values) in zip(line, panels.items(), strict=True):
+            image, _ = mne.viz.plot_topomap(values.to_numpy(), info, axes=ax, show=False, contours=4, **look)
             ax.set_title(name, fontsize="medium")
-        fig.colorbar(image, ax=line, shrink=0.7, label="relative to the mean electrode")
+        fig.colorbar(image, ax=line, shrink=0.7, label=unit)
     fig.suptitle(title)
     return fig
-
-
-def _mean_truth(records):
-    truths = [r.result["data"]["truth"] for r in records if "truth" in r.result["data"]]
-    return {k: np.mean([t[k] for t in truths], axis=0) for k in truths[0]}
 
 
 def training_history(records, problem, title=""):

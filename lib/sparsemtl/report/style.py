@@ -37,8 +37,19 @@ def empty_figure(text):
     return fig
 
 
+# What the columns of a statistic are called on a page
+LABELS = {
+    "n": "subjects",
+    "mean": "mean difference",
+    "low": "95 % from",
+    "high": "to",
+    "dz": "d_z",
+    "p": "p (Wilcoxon)",
+}
+
+
 def show_table(table, caption="", digits=3):
     """The table for a page (pandas Styler): floats with `digits` decimals, what was not run in words."""
-    shown = table.style.format(precision=digits, na_rep="not run")
-    shown.set_table_attributes('class="table-align-left results"')
+    shown = table.rename(columns=LABELS).style.format(precision=digits, na_rep="not run")
+    shown.set_table_attributes('class="results"')
     return shown.set_caption(caption) if caption else shown

@@ -58,7 +58,7 @@ _REAL = {"data": "eegmmidb", "subjects": (1, 3, 6, 7, 15, 42), "allow_missing_ru
 PROFILE_SETTINGS = MappingProxyType(
     {
         "quick": {
-            "data": "simulated-eeg", "subjects": (1, 2), "seeds": (0, 1), "problems": ("left-right",),
+            "data": "simulated-eeg", "subjects": (1, 2, 3), "seeds": (0, 1), "problems": ("left-right",),
             "params": _NETWORK | _BAND | {"folds": 2, "epochs": 20, "sfreq": 80.0, "channels": "motor21"}
             | {"trials_per_class": 16},
         },
@@ -132,9 +132,24 @@ def control_specs(profile, **choice):
     ]
 
 
+def truth_specs(profile):
+    """Specs of the control with a known truth: the proposed masks on simulated people, apart from all tables."""
+    settings = PROFILE_SETTINGS[profile]
+    if settings["data"] == "simulated-eeg":  # its own runs have a known truth
+        return []
+    params = settings["params"] | {"control": "truth", "trials_per_class": 22}
+    params |= {"version": VERSION, "sparsity": PUBLISHED_SPARSITY, "problem": "left-right"}
+    params["trunk"] = trunk_options(params["backbone"], params["sfreq"])
+    return [
+        RunSpec(NAME, profile, "simulated-eeg", PROPOSED, seed, params | {"subject": subject})
+        for seed in settings["seeds"]
+        for subject in range(1, 11)
+    ]
+
+
 def all_specs(profile):
     """Everything the pages of this study show."""
-    return specs(profile) + control_specs(profile)
+    return specs(profile) + control_specs(profile) + truth_specs(profile)
 
 
 @dataclass(frozen=True)
