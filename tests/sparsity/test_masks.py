@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError, SpecError
+from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.masks import apply_masks, arbiter, budget_masks, iou, masks_of, sparsity_of, topk_mask
 from sparsemtl.sparsity.saliency import prunable, random_scores
 from torch import nn
@@ -295,3 +296,21 @@ def test_sparsity_and_iou_count():
     assert (iou(a, b), iou(a, a), iou(a, none), iou(none, none)) == (1 / 3, 1, 0, 1)
     with pytest.raises(SpecError, match="shape"):
         iou(a, a[:2])
+
+
+@pytest.mark.parametrize("backbone", ["eegnet", "shallow"])
+def test_a_copied_eeg_network_keeps_its_masks_though_its_convolutions_are_fused(backbone):
+    options = {"kernel": 8}
+    net = DualTaskNet(4, 160, 2, backbone=backbone, generator=torch.Generator().manual_seed(0), **options)
+    masks = topk_mask(random_scores(net, 0), 0.5)
+    apply_masks(net, masks)
+    twin = copy.deepcopy(net)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.1)
+    x = {task: torch.randn(4, 4, 160, generator=torch.Generator().manual_seed(1)) for task in ("mi", "me")}
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(out.square().sum() for out in twin(x).values()).backward()
+        optimizer.step()
+    for name, weight in prunable(twin).items():
+        assert (weight[~masks[name]] == 0).all()
+        assert (weight[masks[name]] != 0).all()

@@ -105,11 +105,11 @@ def apply_masks(model, masks):
         module = modules[name.rpartition(".")[0]]
         if name not in masks and _BUFFER not in module._buffers:
             continue
-        if _BUFFER not in module._buffers:
-            module.register_forward_pre_hook(_before_forward)
         pruned = ~masks[name] if name in masks else torch.zeros_like(weight, dtype=torch.bool)
         module.register_buffer(_BUFFER, pruned.to(weight.device), persistent=False)
-        _before_forward(module)
+    if _before_forward not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_before_forward)
+    _before_forward(model)
 
 
 def masks_of(model):
@@ -151,16 +151,21 @@ _BUFFER = "pruned"
 _owner = WeakIdKeyDictionary()  # masked parameter -> weak reference to its module
 
 
-def _before_forward(module, args=()):
-    """Zero the pruned weights. Found on a copied module too, whose new parameter is then put under guard."""
-    weight, pruned = module.weight, module._buffers[_BUFFER]
-    if not isinstance(weight, torch.nn.Parameter):  # lent by torch.func.functional_call: the caller's own affair
-        return
-    if weight.requires_grad and weight not in _owner:
-        _owner[weight] = weakref.ref(module)
-        weight.register_post_accumulate_grad_hook(_after_backward)
-    # .data, as two forwards may share one backward: autograd must not take this for a change
-    weight.data.masked_fill_(pruned, 0)
+def _before_forward(model, args=()):
+    """Zero the pruned weights. Found on a copied model too, whose new parameters are then put under guard.
+
+    A hook on the whole model, as a module that holds a weight need not be called (the EEG trunks fuse theirs).
+    """
+    for module in model.modules():
+        weight, pruned = module._parameters.get("weight"), module._buffers.get(_BUFFER)
+        # a weight lent by torch.func.functional_call is no Parameter and the caller's own affair
+        if pruned is None or not isinstance(weight, torch.nn.Parameter):
+            continue
+        if weight.requires_grad and weight not in _owner:
+            _owner[weight] = weakref.ref(module)
+            weight.register_post_accumulate_grad_hook(_after_backward)
+        # .data, as two forwards may share one backward: autograd must not take this for a change
+        weight.data.masked_fill_(pruned, 0)
 
 
 def _after_backward(weight):
