@@ -1,9 +1,10 @@
-"""Command line: python -m sparsemtl {list, run, show, export, import, data}."""
+"""Command line: python -m sparsemtl {list, run, show, export, import, data, queue}."""
 
 import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sparsemtl.errors import SparseMTLError, SpecError
 from sparsemtl.records import Store, committed, merge, read_jsonl, write_jsonl
 from sparsemtl.spec import PROFILES
 
-STUDIES = {"shin2023": "sparsemtl.studies.shin2023"}
+STUDIES = {name: f"sparsemtl.studies.{name}" for name in ("shin2023", "upadhyay2023")}
 
 
 def main(argv=None):
@@ -55,6 +56,10 @@ def _parser():
         sub.add_argument("--seed", nargs="+", type=int, help="these seeds only")
         sub.add_argument("--sparsity", nargs="+", type=float, help="these sparsities only")
         sub.add_argument("--problem", help="this classification problem only")
+        sub.add_argument("--table", nargs="+", help="runs of these tables or pages only (see: queue)")
+        pair = {"nargs": "+", "action": "extend", "metavar": "NAME=VALUE", "type": _pair, "default": []}
+        sub.add_argument("--param", **pair, help="runs with these values of a parameter only, such as lam=1e-5")
+        sub.add_argument("--set", **pair, help="set parameters otherwise: other runs, which no table of the book shows")
 
     def store(sub):
         sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or ./runs)")
@@ -81,6 +86,9 @@ def _parser():
     sub = command("import", _import, "take the records of a JSON-lines file into the store")
     sub.add_argument("file", type=Path)
     store(sub)
+    sub = command("queue", _queue, "say which runs the published tables lack, in order of worth (Markdown)")
+    store(sub)
+    sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
     sub = command("data", _data, "load a data set once, say what is in it, and fetch it first where asked to")
     sub.add_argument("name")
     sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
@@ -95,22 +103,43 @@ def _study(name):
     return import_module(STUDIES[name])
 
 
+def _pair(text):
+    """("name", value) of "name=value"; the value is JSON, or a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _chosen(args):
     """Specs of the study that pass the command line's filters; a filter that names nothing known is an error."""
-    chosen = _study(args.study).all_specs(args.profile)
+    study = _study(args.study)
+    chosen = study.all_specs(args.profile)
+    if args.table:
+        tables = getattr(study, "TABLES", {})
+        if unknown := [name for name in args.table if name not in tables]:
+            raise SpecError(f"unknown table {unknown[0]!r}: {args.study} has {', '.join(tables) or 'none to choose'}")
+        chosen = list(dict.fromkeys(spec for name in args.table for spec in tables[name](args.profile)))
     for field, wanted in (
         ("method", args.method), ("subject", args.subject), ("seed", args.seed),
         ("sparsity", args.sparsity), ("problem", args.problem and [args.problem]),
+        *((name, [value for other, value in args.param if other == name]) for name in dict(args.param)),
     ):  # fmt: skip
         if not wanted:
             continue
-        have = {s: s.params[field] if field in s.params else getattr(s, field) for s in chosen}
-        unknown = sorted(set(wanted) - set(have.values()))
+        have = {s: s.params.get(field, getattr(s, field, None)) for s in chosen}
+        unknown = [value for value in wanted if value not in have.values()]
         if unknown:
             known = ", ".join(str(v) for v in dict.fromkeys(have.values()))
             raise SpecError(f"unknown {field} {unknown[0]!r}: this grid has {known}")
         chosen = [s for s in chosen if have[s] in wanted]
-    return chosen
+    for name, _ in args.set:
+        if unknown := [s for s in chosen if name not in s.params]:
+            raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join(unknown[0].params)}")
+    return [replace(s, params=s.params | dict(args.set)) for s in chosen] if args.set else chosen
 
 
 def _list(args):
@@ -179,6 +208,13 @@ def _import(args):
     print(f"{len(new)} of {len(incoming)} records taken into {store.folder}", file=sys.stderr)
 
 
+def _queue(args):
+    from sparsemtl.report.queue import queue
+
+    records = merge(Store(args.store).all()[0], committed(args.results))[0]
+    print(queue([_study(name) for name in STUDIES], records))
+
+
 def _data(args):
     from sparsemtl.data import load
 
@@ -188,9 +224,8 @@ def _data(args):
     for subject in args.subject:
         options = {"download": True} if args.download else {}
         data = load(args.name, args.data_dir, subject=subject, **options)
-        print(
-            f"{args.name} subject {subject}: {len(data.channels)} channels, {data.sfreq:g} Hz, fingerprint {data.fingerprint}"
-        )
+        print(f"{args.name} subject {subject}: {len(data.channels)} channels, {data.sfreq:g} Hz")
+        print(f"  fingerprint: {data.fingerprint}")
         for task, label in (("mi", "imagined"), ("me", "executed")):
             trials, runs = getattr(data, task), ", ".join(map(str, data.runs[task]))
             print(f"  {label}: {len(trials.y)} trials of {', '.join(data.classes)} (runs {runs})")

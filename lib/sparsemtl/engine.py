@@ -22,8 +22,9 @@ from tqdm import tqdm
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
 from sparsemtl.records import RunRecord, Store, compact_numbers
 
-# A study's runner: (spec, root, device) -> result dict. Imported when first needed.
-RUNNERS = {"shin2023": "sparsemtl.training.motor:run"}
+# A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, goes
+# into the record's `run`. Imported when first needed.
+RUNNERS = {"shin2023": "sparsemtl.training.motor:run", "upadhyay2023": "sparsemtl.training.dense:run"}
 
 PACKAGES = ("sparsemtl", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "mne", "moabb")
 
@@ -43,6 +44,8 @@ def run(spec, root=None, device="cpu"):
         result = compact_numbers(runner(spec, root=root, device=device))
     seconds = round(time.perf_counter() - clock, 3)
     when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
+    if "timings" in result:
+        when["timings"] = result.pop("timings")
     return RunRecord(spec, result, when | _environment(device))
 
 
@@ -123,10 +126,11 @@ class Outcome:
     executed: int = 0
 
 
-def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True):
+def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True, same_code=False):
     """Run every spec that has no valid record in `store`; each record is written as soon as its run ends.
 
     specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
+    same_code: a record that other code made counts as missing (cheap runs, which must show what the code does now).
     A run that fails with a `SparseMTLError` is noted in `Outcome.failures` and the others go on.
     Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
     `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written.
@@ -138,7 +142,7 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     missing = []
     for spec in dict.fromkeys(specs):
         record = _usable(store, spec)
-        if record is None:
+        if record is None or (same_code and record.run.get("code") != code_fingerprint()):
             missing.append(spec)
         else:
             outcome.records[spec.hash] = record

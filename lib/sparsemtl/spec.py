@@ -104,7 +104,6 @@ class RunSpec:
 
     def label(self):
         """One line for progress bars and error messages."""
-        params = " ".join(
-            f"{k}={v}" for k, v in self.params.items() if k in ("subject", "problem", "sparsity", "tasks", "lam")
-        )
+        told = ("subject", "problem", "sparsity", "labels", "backbone", "tasks", "lam")
+        params = " ".join(f"{k}={v}" for k, v in self.params.items() if k in told)
         return f"{self.study} {self.profile} {self.method} seed={self.seed} {params}".strip()

@@ -38,11 +38,12 @@ class Evidence:
     def summary(self):
         """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
         records = self.records
+        subjects = [r.spec.params["subject"] for r in records if "subject" in r.spec.params]
         row = {
             "origin": self.origin,
             "profile": self.profile,
             "data": _joined(r.spec.data for r in records),
-            "subjects": _joined(r.spec.params.get("subject") for r in records),
+            **({"subjects": _joined(subjects)} if subjects else {}),
             "seeds": _joined(r.spec.seed for r in records),
             "runs": f"{len(records)} of {self.expected}",
             "device": _joined(r.run["device"] for r in records),
@@ -64,10 +65,17 @@ def repository_root(start=None):
 
 def committed_evidence(study, results=None):
     """Evidence from the repository's `results/`: the largest profile that has records, empty where none has."""
+    return committed_evidences(study, results)[0]
+
+
+def committed_evidences(study, results=None):
+    """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is."""
     records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]
-    profile = next((p for p in reversed(PROFILES) if any(r.spec.profile == p for r in records)), PROFILES[-1])
-    chosen = tuple(r for r in records if r.spec.profile == profile)
-    return Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile)))
+    found = []
+    for profile in reversed([p for p in PROFILES if any(r.spec.profile == p for r in records)] or PROFILES[-1:]):
+        chosen = tuple(r for r in records if r.spec.profile == profile)
+        found.append(Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile))))
+    return found
 
 
 def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None):

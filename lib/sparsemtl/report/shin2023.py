@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.report.statistics import chance_interval, effect, estimate, holm, verdict
+from sparsemtl.report.statistics import chance_interval, claim_row, effect, estimate, holm
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
     CLAIMS,
@@ -237,16 +237,7 @@ def claims(evidences):
             values = per_subject(chosen) if len(chosen) else None
             for claim in CLAIMS:
                 found = effect(globals()[claim.quantity](values).dropna()) if values is not None else None
-                ran = found is not None and found.n > 0
-                rows.append(
-                    {
-                        "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
-                        "problem": problem or "not run",
-                        "effect": found.mean if ran else np.nan, "low": found.low if ran else np.nan,
-                        "high": found.high if ran else np.nan, "subjects": found.n if ran else 0,
-                        "dz": found.dz if ran else np.nan, "verdict": verdict(found), "id": claim.id,
-                    }
-                )  # fmt: skip
+                rows.append({"problem": problem or "not run"} | claim_row(claim, evidence, found, "subjects"))
     return pd.DataFrame(rows).set_index("id")
 
 

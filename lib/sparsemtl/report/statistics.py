@@ -75,6 +75,20 @@ def verdict(found):
     return "inconclusive"
 
 
+def claim_row(claim, evidence, found, units):
+    """One line of a table of claims (dict): sentence, evidence, effect, interval and verdict.
+
+    found: `Effect` or None where nothing was run. units: what is paired ("subjects", "seeds"), the name of a column.
+    """
+    ran = found is not None and found.n > 0
+    numbers = {"effect": "mean", "low": "low", "high": "high", "dz": "dz"}
+    return {
+        "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
+        **{name: getattr(found, field) if ran else math.nan for name, field in numbers.items()},
+        units: found.n if ran else 0, "verdict": verdict(found),
+    }  # fmt: skip
+
+
 def chance_interval(n_trials, n_classes):
     """(low, high): accuracies that guessing among equal classes gives in 95 of 100 experiments of `n_trials`."""
     low, high = stats.binom.interval(CONFIDENCE, n_trials, 1 / n_classes)

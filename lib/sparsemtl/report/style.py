@@ -1,6 +1,7 @@
 """One visual language for both papers: a colour for each task and method, safe for colour-blind readers."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 
 # Okabe and Ito's palette; readable on white and on black
@@ -50,6 +51,7 @@ LABELS = {
 
 def show_table(table, caption="", digits=3):
     """The table for a page (pandas Styler): floats with `digits` decimals, what was not run in words."""
+    table = pd.DataFrame({"": ["not run"]}, index=[""]) if table.empty else table
     shown = table.rename(columns=LABELS).style.format(precision=digits, na_rep="not run")
     shown.set_table_attributes('class="results"')
     return shown.set_caption(caption) if caption else shown

@@ -55,6 +55,8 @@ def run(spec, root=None, device="cpu"):
         raise SpecError(f"unknown method {spec.method!r}: choose one of {CLASSICAL}, {', '.join(PROCEDURES)}")
     if not 0 <= p["sparsity"] < 1:
         raise SpecError(f"sparsity is {p['sparsity']}: it must be at least 0 and less than 1")
+    if p["labels"] not in ("true", "shuffled"):
+        raise SpecError(f"labels={p['labels']!r}: choose true or shuffled")
     names = SIMULATED_OPTIONS if spec.data.startswith("simulated") else DATA_OPTIONS
     data = load(spec.data, root, **{k: p[k] for k in names if k in p})
     if p["labels"] == "shuffled":

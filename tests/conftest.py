@@ -1,0 +1,48 @@
+"""What every test shares: a cache of its own, and the smallest runs of the EEG study."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+from sparsemtl.records import RunRecord
+from sparsemtl.spec import RunSpec
+
+TINY = {
+    "epochs": 2, "folds": 2, "batch": 4, "lr": 0.002, "labels": "true", "backbone": "eegnet",
+    "trunk": {"kernel": 8, "bn_momentum": 0.1}, "fmin": 4.0, "fmax": 16.0, "tmin": 0.5, "tmax": 2.5, "sfreq": 40.0,
+    "channels": "motor21", "trials_per_class": 4, "subject": 1, "problem": "left-right", "version": 1,
+}  # fmt: skip
+RUN = {
+    "started": "2024-01-01T00:00:00+00:00", "ended": "2024-01-01T00:01:00+00:00", "seconds": 60.0, "device": "cpu",
+    "threads": 1, "python": "3.11.0", "packages": {"torch": "2.11.0"}, "revision": "abc", "code": "0123456789abcdef",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory):
+    """Derived data go to a folder of this session, for this process and those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("SPARSEMTL_RUNS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_spec():
+    """(method, sparsity, seed, **params) -> RunSpec of a run that takes a moment."""
+
+    def make(method="or", sparsity=0.4, seed=0, profile="quick", **params):
+        return RunSpec("shin2023", profile, "simulated-eeg", method, seed, TINY | {"sparsity": sparsity} | params)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_record(tiny_spec):
+    """(spec, result, **run) -> RunRecord that validates, without running anything."""
+
+    def make(spec=None, result=None, **run):
+        return RunRecord(spec or tiny_spec(), {"value": 0.5} if result is None else result, RUN | run)
+
+    return make

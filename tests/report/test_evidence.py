@@ -1,0 +1,125 @@
+"""Which records a page rests on, and that nothing damaged or failed gets onto it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from sparsemtl import engine
+from sparsemtl.errors import DataError, RecordError
+from sparsemtl.records import Store, write_jsonl
+from sparsemtl.report.evidence import Evidence, committed_evidence, local_evidence, repository_root
+from sparsemtl.studies import shin2023
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    state = SimpleNamespace(calls=[], fail=())
+
+    def run(spec, root=None, device="cpu"):
+        state.calls.append(spec)
+        if spec.method in state.fail:
+            raise DataError("S001R04.edf is truncated: fetch it again")
+        return {"value": 1.0}
+
+    monkeypatch.setattr(engine, "import_module", lambda name: SimpleNamespace(run=run))
+    return state
+
+
+def some(n=2, **choice):
+    return shin2023.specs("quick", **choice)[:n]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_no_results_are_no_evidence(tmp_path, made):
+    if made:
+        (tmp_path / "results").mkdir()
+    found = committed_evidence(shin2023, tmp_path / "results")
+    assert not found
+    assert (found.origin, found.records) == ("committed", ())
+    assert found.title == "committed: not run"
+    row = found.summary().loc["committed"]
+    assert row["runs"] == f"0 of {found.expected}"
+    assert {row[c] for c in ("data", "seeds", "device", "code")} == {"not run"}
+
+
+def test_the_largest_profile_that_has_records_is_shown_and_never_mixed(tmp_path, make_record, tiny_spec):
+    quick = [make_record(tiny_spec(seed=s)) for s in range(3)]
+    small = [make_record(tiny_spec(seed=s, profile="small"), seconds=1800.0) for s in (4, 5)]
+    write_jsonl(tmp_path / "shin2023/quick/a.jsonl", quick)
+    assert {r.hash for r in committed_evidence(shin2023, tmp_path).records} == {r.hash for r in quick}
+    write_jsonl(tmp_path / "shin2023/small/a.jsonl", small)
+    found = committed_evidence(shin2023, tmp_path)
+    assert {r.hash for r in found.records} == {r.hash for r in small}
+    assert found.title == "committed: profile small, simulated-eeg"
+    assert found.expected == len(shin2023.all_specs("small"))
+    row = found.summary().loc["committed"]
+    assert row.to_dict() == {
+        "profile": "small", "data": "simulated-eeg", "subjects": "1", "seeds": "4, 5",
+        "runs": f"2 of {found.expected}", "device": "cpu", "hours": "1.00", "code": "01234567",
+    }  # fmt: skip
+
+
+def test_records_of_another_study_are_left_alone(tmp_path, make_record, tiny_spec):
+    spec = tiny_spec()
+    other = type(spec)("upadhyay2023", "full", "rooms", "dense", 0)
+    write_jsonl(tmp_path / "upadhyay2023/full/a.jsonl", [make_record(other)])
+    assert not committed_evidence(shin2023, tmp_path)
+
+
+def test_a_changed_committed_value_is_refused_by_file_and_line(tmp_path, make_record, tiny_spec):
+    path = tmp_path / "shin2023/small/a.jsonl"
+    write_jsonl(path, [make_record(tiny_spec(seed=s, profile="small"), {"accuracy": 0.625}) for s in (0, 1)])
+    first, second = path.read_text().splitlines()
+    path.write_text(first + "\n" + second.replace("0.625", "0.925") + "\n")
+    with pytest.raises(RecordError, match=r"shin2023/small/a\.jsonl line 2: .*a value was changed"):
+        committed_evidence(shin2023, tmp_path)
+
+
+def test_this_machine_runs_what_is_missing_and_returns_all_of_it(tmp_path, runner):
+    specs = some(3)
+    found = local_evidence(shin2023, "quick", specs[:2], workers=1, store=tmp_path)
+    assert len(runner.calls) == 2
+    found = local_evidence(shin2023, "quick", specs, workers=1, store=tmp_path)
+    assert len(runner.calls) == 3
+    assert {r.spec for r in found.records} == set(specs)
+    assert (found.origin, found.profile, found.expected) == ("this machine", "quick", 3)
+    assert found.title == "this machine: profile quick, simulated-eeg"
+
+
+def test_the_whole_profile_is_the_default(tmp_path, runner, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path))
+    found = local_evidence(shin2023, "quick", workers=1)
+    assert {r.spec for r in found.records} == set(shin2023.all_specs("quick"))
+    assert len(list(tmp_path.rglob("*.json"))) == len(found.records)
+
+
+def test_a_failed_run_is_raised_after_the_others_are_kept(tmp_path, runner):
+    runner.fail = ("dense-single",)
+    specs = some(3, subjects=(1,), seeds=(0,))
+    assert [s.method for s in specs] == ["csp-lda", "dense-single", "dense-multi"]
+    with pytest.raises(RecordError, match=r"1 runs failed; the first: .*dense-single.*S001R04\.edf is truncated"):
+        local_evidence(shin2023, "quick", specs, workers=1, store=tmp_path)
+    assert sorted(r.spec.method for r in Store(tmp_path).all()[0]) == ["csp-lda", "dense-multi"]
+
+
+def test_a_damaged_local_record_is_made_again(tmp_path, runner, capsys):
+    (spec,) = some(1)
+    local_evidence(shin2023, "quick", [spec], workers=1, store=tmp_path)
+    path = Store(tmp_path).path(spec)
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"result": {"value": 0.0}}))
+    (record,) = local_evidence(shin2023, "quick", [spec], workers=1, store=tmp_path).records
+    assert record.result == {"value": 1.0}
+    assert str(path) in capsys.readouterr().err
+
+
+def test_the_repository_is_found_from_within(tmp_path):
+    (tmp_path / "_toc.yml").write_text("")
+    (tmp_path / "book" / "deep").mkdir(parents=True)
+    assert repository_root(tmp_path / "book" / "deep") == tmp_path.resolve()
+    assert repository_root(tmp_path) == tmp_path.resolve()
+
+
+def test_evidence_is_true_when_it_has_records(make_record):
+    assert not Evidence("shin2023", "committed", "small", (), 5)
+    assert Evidence("shin2023", "committed", "small", (make_record(),), 5)

@@ -1,0 +1,456 @@
+"""Tables and figures of the EEG study, from made-up records whose every number is known."""
+
+import copy
+import zlib
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sparsemtl.data.eeg import MOTOR21
+from sparsemtl.records import validate
+from sparsemtl.report import shin2023 as report
+from sparsemtl.report import shin2023_figures as figures
+from sparsemtl.report.evidence import Evidence
+from sparsemtl.report.style import show_table
+from sparsemtl.studies.shin2023 import CLAIMS, METHODS, SPARSITIES, TASKS
+
+SUBJECTS, SEEDS, PROBLEM = (1, 2, 7), (0, 1), "left-right"
+SPARSE = [m for m, info in METHODS.items() if info.sparse]
+RIVALS = [m for m in SPARSE if m not in ("or", "budget")]
+ROWS = [(m, s) for m, info in METHODS.items() for s in (SPARSITIES[1:] if info.sparse else (0.0,))]
+LAYERS = ("temporal", "spatial", "separable_depth", "separable_point")  # as the signal passes them
+TRIALS = {"mi": (21, 21), "me": (20, 22)}
+TRUTH = {k: np.random.default_rng(i).random(21).round(3).tolist() for i, k in enumerate(("common", "mi", "me"))}
+
+
+def draw(*what):
+    """A generator of its own for each description."""
+    return np.random.default_rng(zlib.crc32(repr(what).encode()))
+
+
+def result_of(method, sparsity, subject, seed, labels):
+    rng = draw(method, sparsity, subject, seed, labels)
+    metrics = {f"{t}_{m}": round(rng.uniform(0.4, 0.9), 4) for t in TASKS for m in ("accuracy", "f1", "kappa")}
+    result = {
+        "metrics": metrics,
+        "data": {
+            "classes": ["left_hand", "right_hand"], "channels": list(MOTOR21), "sfreq": 40.0, "n_times": 80,
+            "trials": {t: list(n) for t, n in TRIALS.items()}, "runs": {"mi": [4, 8, 12], "me": [3, 7, 11]},
+            "fingerprint": "f" * 64,
+        },
+    }  # fmt: skip
+    if method == "csp-lda":
+        return result
+    realised = {p: round(sparsity * rng.uniform(0.5, 1), 4) for p in ("whole", "shared", "mi", "me")}
+    result |= {"history": rng.random(3).round(4).tolist(), "sparsity": {"nominal": sparsity} | realised}
+    if method == "or":
+        names = ("mi", "me", "or", *report.VOTE_COLUMNS)
+        layers = {f"shared.{n}.weight": {k: round(rng.random(), 4) for k in names} for n in sorted(LAYERS)}
+        kinds = ("mi_only", "me_only", "both", "mi_score", "me_score")
+        result["votes"] = {"layers": layers, "electrodes": {k: rng.random(21).round(4).tolist() for k in kinds}}
+        result["data"]["truth"] = TRUTH
+    return result
+
+
+@pytest.fixture(scope="module")
+def records(make_record, tiny_spec):
+    """A record for every cell, on true labels, and the controls on shuffled ones."""
+    wanted = [(m, s, u, k, "true") for (m, s), u, k in product(ROWS, SUBJECTS, SEEDS)]
+    wanted += [
+        (m, s, u, k, "shuffled") for m, s in (("dense-multi", 0.0), ("or", 0.4)) for u in SUBJECTS for k in SEEDS
+    ]
+    made = [make_record(tiny_spec(m, s, k, subject=u, labels=w), result_of(m, s, u, k, w)) for m, s, u, k, w in wanted]
+    assert all(validate(r.to_dict()) for r in made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    plt.close("all")
+
+
+def by_subject(task, method, sparsity, metric="accuracy"):
+    """Mean over seeds for each subject, from the numbers that went in."""
+    if sparsity == 0 and method in SPARSE:
+        method = "dense-single" if method == "snip-single" else "dense-multi"
+    return np.array([
+        np.mean([result_of(method, sparsity, u, k, "true")["metrics"][f"{task}_{metric}"] for k in SEEDS])
+        for u in SUBJECTS
+    ])  # fmt: skip
+
+
+def both(method, sparsity):
+    return (by_subject("mi", method, sparsity) + by_subject("me", method, sparsity)) / 2
+
+
+def evidence(records):
+    return Evidence("shin2023", "committed", "small", tuple(records), 999)
+
+
+def with_change(records, make_record, i, change):
+    """The records with the result of one of them changed."""
+    result = copy.deepcopy(records[i].result)
+    change(result)
+    return [*records[:i], make_record(records[i].spec, result), *records[i + 1 :]]
+
+
+def text_of(fig):
+    return " ".join(t.get_text() for t in fig.findobj(plt.Text))
+
+
+def test_table1_has_the_mean_and_sd_of_each_cell(records):
+    table = report.table1(records, PROBLEM)
+    assert len(table) == len(ROWS)
+    columns = [(t, m) for t in TASKS for m in ("accuracy", "f1")]
+    for (method, sparsity), (_, row) in zip(ROWS, table.iterrows(), strict=True):
+        assert row.name == (METHODS[method].label, f"{sparsity:.0%}".replace("%", " %"))
+        for task, metric in columns:
+            values = by_subject(task, method, sparsity, metric)
+            ours = row[TASKS[task], {"accuracy": "accuracy", "f1": "macro F1"}[metric]]
+            assert ours == f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+        if method != "csp-lda":
+            whole = [result_of(method, sparsity, u, k, "true")["sparsity"]["whole"] for u in SUBJECTS for k in SEEDS]
+            assert row["sparsity", "realised"] == f"{100 * np.mean(whole):.0f} %"
+    published = {name: table[name] for name in table.columns if name[1].startswith("published")}
+    assert len(published) == 4
+    for column in published.values():
+        assert (column != "").sum() == 1
+        assert column[METHODS["or"].label, "40 %"] in ("0.645", "0.64", "0.745", "0.74")
+
+
+def test_the_published_cells_stand_beside_ours(records):
+    table = report.published_beside_ours(records, PROBLEM)
+    for (task, name, metric), published in {
+        ("mi", "accuracy", "accuracy"): 0.645, ("mi", "macro F1", "f1"): 0.64,
+        ("me", "accuracy", "accuracy"): 0.745, ("me", "macro F1", "f1"): 0.74,
+    }.items():  # fmt: skip
+        row, values = table.loc[TASKS[task], name], by_subject(task, "or", 0.4, metric)
+        low, high = stats.ttest_1samp(values, 0).confidence_interval()
+        assert (row.published, row.ours, row.sd) == pytest.approx((published, values.mean(), values.std(ddof=1)))
+        assert row.interval == f"{low:.3f} to {high:.3f}"
+        assert row["difference / sd"] == pytest.approx((values.mean() - published) / values.std(ddof=1))
+
+
+def expected_differences():
+    """Paired differences of each claim, written out."""
+    leads = []
+    for s in SPARSITIES[1:]:
+        best = max(RIVALS, key=lambda m: both(m, s).mean())
+        leads.append(both("or", s) - both(best, s))
+    fall = np.mean([both(m, 0.8) - both(m, 0.0) for m in RIVALS], axis=0)
+    others = max((both("or", s) for s in (0.0, 0.2, 0.8)), key=np.mean)
+    return {
+        "shin-multitask": both("dense-multi", 0.0) - both("dense-single", 0.0),
+        "shin-sparse-beats-dense": both("or", 0.4) - both("dense-multi", 0.0),
+        "shin-best-method": min(leads, key=np.mean),
+        "shin-robust": both("or", 0.8) - both("dense-multi", 0.0) - fall,
+        "shin-best-at-40": both("or", 0.4) - others,
+        "shin-me-above-mi": np.mean(
+            [by_subject("me", "or", s) - by_subject("mi", "or", s) for s in SPARSITIES], axis=0
+        ),
+    }
+
+
+def test_every_claim_rests_on_paired_differences_over_subjects(records):
+    table = report.claims([evidence(records)])
+    assert list(table.index) == [c.id for c in CLAIMS]
+    for name, d in expected_differences().items():
+        row, (low, high) = table.loc[name], stats.ttest_1samp(d, 0).confidence_interval()
+        assert (row.effect, row.low, row.high) == pytest.approx((d.mean(), low, high))
+        assert row.dz == pytest.approx(d.mean() / d.std(ddof=1))
+        assert row.verdict == ("reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive")
+        assert row.loc["problem"] == PROBLEM
+        assert row.subjects == 3
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(2.0, "reproduced"), (-2.0, "not reproduced")])
+def test_verdicts_follow_the_numbers(records, make_record, shift, expected):
+    moved = []
+    for r in records:
+        result = copy.deepcopy(r.result)
+        if r.spec.method == "or":
+            for task in TASKS:
+                result["metrics"][f"{task}_accuracy"] += shift
+        moved.append(make_record(r.spec, result))
+    table = report.claims([evidence(moved)])
+    for name in ("shin-sparse-beats-dense", "shin-best-method", "shin-robust"):
+        assert table.loc[name].verdict == expected
+    words = report.findings(evidence(moved))
+    assert f"**{expected}**" in words
+    assert f"From {len(moved)} runs" in words
+    assert all(c.sentence in words for c in CLAIMS)
+
+
+@pytest.mark.parametrize("absent", ["random", "grasp", "imp"])
+def test_a_claim_over_all_rivals_is_not_run_while_one_of_them_is_missing(records, absent):
+    table = report.claims([evidence([r for r in records if r.spec.method != absent])])
+    assert table.loc["shin-best-method"].verdict == table.loc["shin-robust"].verdict == "not run"
+    assert np.isnan(table.loc["shin-best-method"].effect)
+    assert table.loc["shin-sparse-beats-dense"].subjects == 3
+
+
+def test_comparisons_are_paired_and_corrected_over_all_rows(records):
+    table = report.comparisons(records, PROBLEM)
+    others = [m for m in METHODS if m != "or"]
+    assert len(table) == 2 * len(others)
+    p = []
+    for task, method in product(TASKS, others):
+        d = by_subject(task, "or", 0.4) - by_subject(task, method, 0.4 if method in SPARSE else 0.0)
+        row = table.loc[TASKS[task], METHODS[method].label]
+        low, high = stats.ttest_1samp(d, 0).confidence_interval()
+        p.append(stats.wilcoxon(d).pvalue)
+        assert (row.n, row["mean"], row.low, row.high, row.p) == pytest.approx((3, d.mean(), low, high, p[-1]))
+    # with three subjects the smallest p is 0.25: after correction nothing is left
+    assert (table["p (Holm)"] >= np.minimum(1, np.array(p))).all()
+    assert table["p (Holm)"].max() == 1
+
+
+def test_chance_compares_shuffled_labels_with_guessing(records):
+    table = report.chance(records)
+    assert len(table) == 4
+    for task, method in product(TASKS, ("dense-multi", "or")):
+        s = 0.4 if method == "or" else 0.0
+        row = table.loc[PROBLEM, METHODS[method].label, TASKS[task]]
+        ours = np.mean(
+            [result_of(method, s, u, k, "shuffled")["metrics"][f"{task}_accuracy"] for u in SUBJECTS for k in SEEDS]
+        )
+        low, high = stats.binom.ppf([0.025, 0.975], 3 * 42, 0.5) / (3 * 42)
+        assert (row.chance, row["shuffled labels"]) == pytest.approx((0.5, ours))
+        assert row.guessing == f"{low:.3f} to {high:.3f}"
+        assert row["lands on it"] == ("yes" if low <= ours <= high else "no")
+
+
+def test_votes_are_averaged_by_layer_in_the_networks_order(records):
+    table = report.vote_table(records)
+    assert list(table.index) == list(LAYERS)
+    names = {"mi": "kept by MI", "me": "kept by ME", "or": "kept by OR"} | report.VOTE_COLUMNS
+    for layer, (key, label) in product(LAYERS, names.items()):
+        values = [
+            result_of("or", 0.4, u, k, "true")["votes"]["layers"][f"shared.{layer}.weight"][key]
+            for u in SUBJECTS
+            for k in SEEDS
+        ]
+        assert table.loc[layer, label] == pytest.approx(np.mean(values))
+
+
+def test_agreement_is_the_gap_to_the_noise_paired_over_subjects(records):
+    table = report.agreement(records)
+    for layer in LAYERS:
+        gaps = []
+        for u in SUBJECTS:
+            v = [result_of("or", 0.4, u, k, "true")["votes"]["layers"][f"shared.{layer}.weight"] for k in SEEDS]
+            gaps.append(np.mean([(x["null_mi"] + x["null_me"]) / 2 - x["half"] for x in v]))
+        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
+        row = table.loc[layer]
+        assert (row["mean"], row.low, row.high) == pytest.approx((np.mean(gaps), low, high))
+
+
+def test_recovery_is_a_rank_correlation_with_the_truth(records):
+    table = report.recovery(records)
+    for kind, source in product(report.KINDS, report.SOURCES):
+        rho = []
+        for u in SUBJECTS:
+            kept = [result_of("or", 0.4, u, k, "true")["votes"]["electrodes"][kind] for k in SEEDS]
+            rho.append(np.mean([pearson(stats.rankdata(v), stats.rankdata(TRUTH[source])) for v in kept]))
+        row = table.loc[report.KINDS[kind], report.SOURCES[source]]
+        low, high = stats.ttest_1samp(rho, 0).confidence_interval()
+        assert (row["rank correlation"], row.low, row.high) == pytest.approx((np.mean(rho), low, high))
+
+
+def pearson(a, b):
+    return np.corrcoef(a, b)[0, 1]
+
+
+@pytest.mark.parametrize(("right", "verdict"), [(3, "recovers"), (1, "recovers only partly"), (0, "does not recover")])
+def test_the_sentence_on_recovery_follows_the_intervals(records, make_record, right, verdict):
+    moved = []
+    for r in records:
+        result = copy.deepcopy(r.result)
+        if "votes" in result:
+            for i, (kind, source) in enumerate(zip(report.KINDS, report.SOURCES, strict=True)):
+                sign = 1 if i < right else -1
+                noise = draw(r.hash, kind).random(21) * 1e-3
+                result["votes"]["electrodes"][kind] = (sign * np.array(TRUTH[source]) + noise).tolist()
+        moved.append(make_record(r.spec, result))
+    assert f"**{verdict}**" in report.recovery_sentence(moved)
+    assert f"weights, {right} follow" in report.recovery_sentence(moved)
+
+
+def test_electrode_maps_are_means_over_records(records):
+    maps = report.electrode_maps(records)
+    assert list(maps.index) == list(MOTOR21)
+    expected = np.mean(
+        [result_of("or", 0.4, u, k, "true")["votes"]["electrodes"]["both"] for u in SUBJECTS for k in SEEDS], axis=0
+    )
+    np.testing.assert_allclose(maps["both"], expected)
+
+
+def test_realised_sparsity_and_spread(records):
+    table = report.realised_sparsity(records)
+    assert len(table) == 3 * len(SPARSE)
+    values = [result_of("grasp", 0.8, u, k, "true")["sparsity"]["shared"] for u in SUBJECTS for k in SEEDS]
+    assert table.loc[("GraSP", "80 %"), "shared"] == pytest.approx(np.mean(values))
+    between = report.spread(records, PROBLEM).loc[METHODS["or"].label, TASKS["me"]]
+    runs = np.array([[result_of("or", 0.4, u, k, "true")["metrics"]["me_accuracy"] for k in SEEDS] for u in SUBJECTS])
+    assert between["between subjects"] == pytest.approx(runs.mean(1).std(ddof=1))
+    assert between["between seeds"] == pytest.approx(np.sqrt(runs.var(1, ddof=1).mean()))
+
+
+def test_recordings_say_what_was_used(records):
+    table = report.recordings(records)
+    assert [subject for _, subject in table.index] == ["S001", "S002", "S007"]
+    assert table.iloc[0].to_dict() == {
+        "motor imagery: runs": "4, 8, 12", "motor imagery: trials": 42,
+        "motor execution: runs": "3, 7, 11", "motor execution: trials": 42,
+    }  # fmt: skip
+
+
+# Nothing was run, or little
+
+TABLES = {
+    "table1": lambda r: report.table1(r, PROBLEM),
+    "published": lambda r: report.published_beside_ours(r, PROBLEM),
+    "chance": report.chance,
+    "comparisons": lambda r: report.comparisons(r, PROBLEM),
+    "claims": lambda r: report.claims([evidence(r)]),
+    "votes": report.vote_table,
+    "agreement": report.agreement,
+    "recovery": report.recovery,
+    "realised": report.realised_sparsity,
+    "spread": lambda r: report.spread(r, PROBLEM),
+    "recordings": report.recordings,
+}
+FIGURES = {
+    "accuracy": lambda r: figures.accuracy_against_sparsity(r, PROBLEM),
+    "subjects": lambda r: figures.variation_over_subjects(r, PROBLEM),
+    "methods": lambda r: figures.all_methods_by_subject(r, PROBLEM),
+    "votes": figures.vote_agreement,
+    "densities": figures.densities,
+    "maps": figures.scalp_maps,
+    "truth": lambda r: figures.scalp_maps(r, truth=True),
+    "history": lambda r: figures.training_history(r, PROBLEM),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_nothing_says_not_run(name):
+    html = show_table(TABLES[name]([]), "caption").to_html()
+    assert "not run" in html
+    assert "nan" not in html.lower()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_nothing_says_not_run(name):
+    assert "not run" in text_of(FIGURES[name]([]))
+
+
+def test_words_on_nothing_say_not_run():
+    assert report.findings(evidence([])).count("**not run**") == len(CLAIMS)
+    assert "not run" in report.recovery_sentence([])
+
+
+PARTS = {
+    "one run": lambda r: (r.spec.method, r.spec.params["sparsity"], r.spec.params["subject"], r.spec.seed)
+    == ("or", 0.4, 1, 0) and r.spec.params["labels"] == "true",
+    "one subject": lambda r: r.spec.params["subject"] == 7,
+    "first seed": lambda r: r.spec.seed == 0,
+    "only dense": lambda r: r.spec.method == "dense-multi",
+    "only classical": lambda r: r.spec.method == "csp-lda",
+    "only 80 %": lambda r: r.spec.params["sparsity"] == 0.8,
+    "only shuffled": lambda r: r.spec.params["labels"] == "shuffled",
+    "single networks": lambda r: r.spec.method in ("snip-single", "dense-single"),
+    "holes": lambda r: zlib.crc32(r.hash.encode()) % 3 == 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_part_of_the_records_gives_part_of_the_page(records, part):
+    some = [r for r in records if PARTS[part](r)]
+    assert some
+    for name, make in TABLES.items():
+        shown = show_table(make(some)).to_html()
+        assert ">nan" not in shown.lower(), name
+        assert "± nan" not in shown, name
+        assert "nan to nan" not in shown, name
+    for name, make in FIGURES.items():
+        if name not in ("maps", "truth"):
+            assert "nan" not in text_of(make(some)), name
+    plt.close("all")
+
+
+def test_another_problem_is_not_mixed_in(records):
+    assert (report.table1(records, "four-class")[TASKS["mi"], "accuracy"] == "not run").all()
+    assert report.comparisons(records, "four-class").empty
+    assert "not run" in text_of(figures.accuracy_against_sparsity(records, "four-class"))
+
+
+# Every number follows its record
+
+
+def changed(records, make_record):
+    i = next(
+        i
+        for i, r in enumerate(records)
+        if (r.spec.method, r.spec.params["sparsity"], r.spec.params["labels"]) == ("or", 0.4, "true")
+    )
+
+    def change(result):
+        result["metrics"]["mi_accuracy"] += 0.1
+        result["votes"]["layers"]["shared.spatial.weight"]["iou"] += 0.1
+        result["votes"]["layers"]["shared.spatial.weight"]["half"] += 0.1
+        result["votes"]["electrodes"]["both"] = result["votes"]["electrodes"]["both"][::-1]
+
+    return with_change(records, make_record, i, change)
+
+
+@pytest.mark.parametrize(
+    "name", ["table1", "published", "comparisons", "claims", "votes", "agreement", "recovery", "spread"]
+)
+def test_one_changed_value_changes_the_table(records, make_record, name):
+    before, after = TABLES[name](records), TABLES[name](changed(records, make_record))
+    assert not before.equals(after)
+    assert before.shape == after.shape
+
+
+def drawn(fig):
+    """All data of a figure: lines, bars and images."""
+    lines = [np.asarray(line.get_ydata(), dtype=float) for ax in fig.axes for line in ax.lines]
+    bars = [np.array([p.get_height() for ax in fig.axes for p in ax.patches])]
+    images = [np.asarray(im.get_array(), dtype=float).ravel() for ax in fig.axes for im in ax.images]
+    return np.nan_to_num(np.concatenate([*lines, *bars, *images]))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "subjects", "methods", "votes", "maps"])
+def test_one_changed_value_changes_the_figure(records, make_record, name):
+    before, after = (drawn(FIGURES[name](r)) for r in (records, changed(records, make_record)))
+    assert before.shape != after.shape or not np.array_equal(before, after)
+
+
+def test_the_curves_are_the_means(records):
+    fig = figures.accuracy_against_sparsity(records, PROBLEM)
+    for ax, task in zip(fig.axes, TASKS, strict=True):
+        curves = {line.get_label(): line for line in ax.lines}
+        for method in SPARSE:
+            expected = [by_subject(task, method, s).mean() for s in SPARSITIES]
+            np.testing.assert_allclose(curves[METHODS[method].label].get_ydata(), expected)
+        assert curves["chance"].get_ydata()[0] == 0.5
+        assert curves["published"].get_ydata()[0] == {"mi": 0.645, "me": 0.745}[task]
+        assert curves[METHODS["csp-lda"].label].get_ydata()[0] == pytest.approx(by_subject(task, "csp-lda", 0.0).mean())
+
+
+def test_the_loss_curve_is_the_mean_over_runs(records):
+    (ax,) = figures.training_history(records, PROBLEM).axes
+    first = ax.lines[0].get_ydata()
+    runs = [result_of("dense-multi", 0.0, u, k, "true")["history"] for u in SUBJECTS for k in SEEDS]
+    np.testing.assert_allclose(first, np.mean(runs, axis=0))
+    assert len(ax.lines) == 4
+
+
+def test_a_table_keeps_its_caption_and_its_numbers():
+    html = show_table(pd.DataFrame({"a": [0.12345, np.nan]}), "A caption").to_html()
+    for word in ("A caption", "0.123", "not run"):
+        assert word in html

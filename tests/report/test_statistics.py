@@ -1,0 +1,115 @@
+"""Intervals, paired tests and verdicts, against SciPy's own procedures and by hand."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sparsemtl.report.statistics import VERDICTS, Estimate, chance_interval, effect, estimate, holm, verdict
+
+SAMPLES = st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=2, max_size=9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SAMPLES)
+def test_estimate_agrees_with_scipys_t_interval(values):
+    found = estimate(values)
+    assert found.n == len(values)
+    assert found.mean == pytest.approx(math.fsum(values) / len(values), abs=1e-12)
+    assert found.sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    if found.sd > 1e-6:
+        low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_estimate_by_hand():
+    found = estimate([1.0, 2.0, 3.0])  # t(0.975, 2) = 4.302653, sd = 1
+    assert (found.mean, found.sd) == (2.0, 1.0)
+    assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_too_few_values_have_no_interval(values):
+    found = effect(values)
+    assert found.n == len(values)
+    assert np.isnan([found.sd, found.low, found.high, found.dz, found.p]).all()
+    assert np.isnan(found.mean) == (not values)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SAMPLES)
+def test_effect_has_cohens_dz_and_the_exact_wilcoxon(values):
+    found, d = effect(values), np.array(values)
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (estimate(values).mean, estimate(values).low, estimate(values).high), nan_ok=True
+    )
+    if d.std() > 1e-6:
+        assert found.dz == pytest.approx(stats.ttest_1samp(d, 0).statistic / math.sqrt(len(d)))
+    ranks = len(set(abs(d))) == len(d) and d.all()
+    if ranks:  # without ties or zeros the p-value is a count over all signs
+        r = stats.rankdata(abs(d))
+        sums = [np.dot(signs, r) for signs in product((0, 1), repeat=len(d))]
+        w = min(r[d > 0].sum(), r[d < 0].sum())
+        assert found.p == pytest.approx(min(1, 2 * np.mean(np.array(sums) <= w)))
+    if not d.any():
+        assert math.isnan(found.p)
+
+
+def test_equal_differences_have_no_spread_and_no_dz():
+    found = effect([0.25] * 4)
+    assert (found.low, found.high, found.sd) == (0.25, 0.25, 0)
+    assert math.isnan(found.dz)
+    assert verdict(found) == "reproduced"
+
+
+def test_holm_by_hand():
+    # sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.04 * 1, then made monotone
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.01, math.nan, 0.9]), [0.02, math.nan, 0.9])
+    assert holm([0.5, 0.6]).tolist() == [1, 1]
+    assert np.isnan(holm([math.nan])).all()
+    assert holm([]).shape == (0,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_agrees_with_its_definition(p):
+    order, running, expected = np.argsort(p, kind="stable"), 0.0, np.empty(len(p))
+    for rank, i in enumerate(order):
+        running = max(running, min(1, (len(p) - rank) * p[i]))
+        expected[i] = running
+    np.testing.assert_allclose(holm(p), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 0.1, "reproduced"),
+        (-0.1, -0.01, "not reproduced"),
+        (-0.1, 0.1, "inconclusive"),
+        (0.0, 0.1, "inconclusive"),
+        (-0.1, 0.0, "inconclusive"),
+        (math.nan, math.nan, "inconclusive"),
+    ],
+)
+def test_verdicts(low, high, expected):
+    assert verdict(Estimate(5, 0.0, 0.1, low, high)) == expected
+    assert expected in VERDICTS
+
+
+def test_no_values_are_not_run():
+    assert verdict(None) == verdict(estimate([])) == verdict(effect([])) == "not run"
+
+
+@pytest.mark.parametrize(("n", "classes"), [(42, 2), (84, 4), (252, 2), (5, 2)])
+def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes):
+    low, high = chance_interval(n, classes)
+    pmf = [math.comb(n, k) * (1 / classes) ** k * (1 - 1 / classes) ** (n - k) for k in range(n + 1)]
+    a, b = round(low * n), round(high * n)
+    assert low < 1 / classes < high
+    assert sum(pmf[a : b + 1]) >= 0.95
+    assert sum(pmf[: a + 1]) > 0.025
+    assert sum(pmf[b:]) > 0.025

@@ -1,0 +1,254 @@
+"""The command line reads well, and a mistake is one line with a way out and exit status 2."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from sparsemtl import engine
+from sparsemtl.__main__ import main
+from sparsemtl.errors import DataError
+from sparsemtl.records import Store, read_jsonl, write_jsonl
+from sparsemtl.studies import shin2023
+
+ONE = ("--subject", "1", "--seed", "0", "--method", "or", "--sparsity", "0.4")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Runs give their seed and sparsity; `runner.fail` is raised instead where it is set."""
+    state = SimpleNamespace(fail=None)
+
+    def run(spec, root=None, device="cpu"):
+        if state.fail and spec.params["sparsity"] == 0.8:
+            raise state.fail
+        return {"seed": spec.seed, "sparsity": spec.params["sparsity"]}
+
+    monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=run))
+    monkeypatch.setitem(engine.RUNNERS, "shin2023", "a_runner:run")
+    return state
+
+
+def chosen(spec):
+    """Whether `ONE` asks for this spec."""
+    return (spec.method, spec.seed, spec.params["subject"], spec.params["sparsity"]) == ("or", 0, 1, 0.4)
+
+
+def call(capsys, *words):
+    """(exit status, lines on stdout, lines on stderr without the progress bar)."""
+    status = main(list(words))
+    said = capsys.readouterr()
+    return status, said.out.splitlines(), [s for s in said.err.splitlines() if s and not re.search(r"\d/\d+ \[", s)]
+
+
+@pytest.mark.parametrize("words", [(), ("list",), ("run",), ("show",), ("export",), ("import",), ("data",)])
+def test_help_names_every_argument_in_words(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert text.startswith("usage: sparsemtl")
+    wanted = {
+        (): ("list", "run", "show", "export", "import", "data"),
+        ("run",): ("shin2023", "--profile", "quick, small, full", "--workers", "--device", "--store", "SPARSEMTL_RUNS"),
+        ("data",): ("--download", "--data-dir", "SPARSEMTL_DATA"),
+    }.get(words, ())
+    for word in wanted:
+        assert word in text
+
+
+def test_the_module_runs_as_a_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "sparsemtl", "list", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("sparsemtl: unknown study 'nothing': choose one of shin2023")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    first = subprocess.run(
+        f"{sys.executable} -m sparsemtl list shin2023 --profile full | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True,
+    )  # fmt: skip
+    assert first.stderr == ""
+    assert first.stdout.splitlines()[1:] == ["0"]
+
+
+def test_list_run_show_tell_of_the_same_run(capsys, runner):
+    status, out, err = call(capsys, "list", "shin2023", *ONE)
+    name = out[0].split()[0]
+    n = len(out)
+    assert (status, n) == (0, len([s for s in shin2023.all_specs("quick") if chosen(s)]))
+    assert all(line.split()[1] == "missing" for line in out)
+    assert len({line.split(maxsplit=2)[2] for line in out}) == n  # each is described, not only named
+    assert all("sparsity=0.4" in line for line in out)
+    assert err == [f"{n} runs, 0 with a record in runs"]
+
+    status, out, err = call(capsys, "run", "shin2023", *ONE)
+    assert (status, out, err) == (0, [], [f"{n} runs executed, {n} records in all"])
+    assert call(capsys, "run", "shin2023", *ONE)[2] == [f"0 runs executed, {n} records in all"]
+    assert call(capsys, "list", "shin2023", *ONE)[2] == [f"{n} runs, {n} with a record in runs"]
+
+    status, out, err = call(capsys, "show", name)
+    record = json.loads("\n".join(out))
+    assert (status, err) == (0, [])
+    assert record["hash"] == name
+    assert record["result"] == {"seed": 0, "sparsity": 0.4}
+
+
+def test_show_finds_committed_records_too(capsys, make_record):
+    record = make_record()
+    write_jsonl("results/shin2023/quick/a.jsonl", [record])
+    status, out, _ = call(capsys, "show", record.hash[:6])
+    assert status == 0
+    assert json.loads("\n".join(out)) == record.to_dict()
+
+
+def test_the_filters_choose_what_they_name(capsys):
+    every = call(capsys, "list", "shin2023", "--profile", "small")[1]
+    assert len(every) == len(shin2023.all_specs("small"))
+    words = ("--method", "grasp", "rigl", "--subject", "3", "42", "--seed", "2", "--sparsity", "0.2", "0.8")
+    out = call(capsys, "list", "shin2023", "--profile", "small", *words, "--problem", "four-class")[1]
+    specs = shin2023.specs("small", "four-class", ("grasp", "rigl"), (3, 42), (2,), (0.2, 0.8))
+    assert sorted(line.split()[0] for line in out) == sorted(s.hash for s in specs)
+
+
+def test_a_failed_run_is_named_and_the_others_are_kept(capsys, runner):
+    runner.fail = DataError("S001R04.edf is truncated: fetch it again")
+    words = ("run", "shin2023", "--subject", "1", "--seed", "0", "--method", "grasp")
+    status, out, err = call(capsys, *words)
+    assert (status, out) == (2, [])
+    assert err[0] == "2 runs executed, 2 records in all"
+    assert len(err) == 2
+    assert err[1].startswith("sparsemtl: failed: shin2023 quick grasp seed=0")
+    assert err[1].endswith("S001R04.edf is truncated: fetch it again")
+    runner.fail = None
+    assert call(capsys, *words)[::2] == (0, ["1 runs executed, 3 records in all"])
+
+
+def test_ctrl_c_is_one_line_and_status_130(capsys, runner):
+    runner.fail = KeyboardInterrupt()
+    status, out, err = call(capsys, "run", "shin2023", "--subject", "1", "--seed", "0", "--method", "grasp")
+    assert (status, out) == (130, [])
+    assert err == ["sparsemtl: stopped; finished records are kept, the same command goes on from there"]
+    assert len(Store("runs").all()[0]) == 2
+
+
+def test_export_and_import_carry_records_from_store_to_store(capsys, runner):
+    call(capsys, "run", "shin2023", *ONE)
+    n = len(Store("runs").all()[0])
+    assert call(capsys, "export", "shin2023", "a.jsonl")[::2] == (0, [f"{n} records written to a.jsonl"])
+    assert call(capsys, "import", "a.jsonl", "--store", "other")[::2] == (0, [f"{n} of {n} records taken into other"])
+    assert call(capsys, "import", "a.jsonl", "--store", "other")[::2] == (0, [f"0 of {n} records taken into other"])
+    call(capsys, "export", "shin2023", "b.jsonl", "--store", "other", "--profile", "quick", "--problem", "left-right")
+    with open("a.jsonl", "rb") as a, open("b.jsonl", "rb") as b:
+        assert a.read() == b.read()
+
+
+def test_import_tells_of_conflicts_and_replaces_what_is_damaged(capsys, make_record, tiny_spec):
+    ours, theirs = make_record(tiny_spec(), {"value": 1.0}), make_record(tiny_spec(), {"value": 2.0}, device="H100")
+    store = Store("runs")
+    store.write(ours)
+    write_jsonl("a.jsonl", [theirs])
+    status, _, err = call(capsys, "import", "a.jsonl")
+    assert status == 0
+    assert "kept the one of" in err[0]
+    assert "H100" in err[0]
+    assert err[1] == "0 of 1 records taken into runs"
+    assert store.read(ours.spec) == ours
+
+    store.path(ours.spec).write_text("{")
+    assert call(capsys, "import", "a.jsonl")[2][-1] == "1 of 1 records taken into runs"
+    assert store.read(ours.spec) == theirs
+
+
+def test_export_leaves_out_what_is_damaged_and_says_so(capsys, make_record, tiny_spec):
+    store = Store("runs")
+    good, bad = make_record(tiny_spec()), make_record(tiny_spec(seed=1))
+    store.write(good)
+    store.write(bad)
+    store.path(bad.spec).write_text("{")
+    status, _, err = call(capsys, "export", "shin2023", "a.jsonl")
+    assert status == 0
+    assert err[0].startswith(f"sparsemtl: left out: runs/shin2023/quick/{bad.hash}.json: damaged")
+    assert read_jsonl("a.jsonl") == [good]
+    assert "damaged" in call(capsys, "show", good.hash)[2][0]
+
+
+def test_an_export_of_nothing_leaves_an_older_file_alone(capsys, make_record):
+    write_jsonl("a.jsonl", [make_record()])
+    status, _, err = call(capsys, "export", "shin2023", "a.jsonl", "--profile", "full")
+    assert (status, len(err)) == (2, 1)
+    assert "no record of shin2023 full in runs" in err[0]
+    assert len(read_jsonl("a.jsonl")) == 1
+
+
+def test_data_says_what_is_in_a_set(capsys):
+    status, out, err = call(capsys, "data", "simulated-eeg")
+    assert (status, err) == (0, [])
+    text = "\n".join(out)
+    for word in ("subject 1", "64 channels", "160 Hz", "42 trials", "left_hand, right_hand", "runs 2, 4, 6"):
+        assert word in text
+
+
+MISTAKES = {
+    ("list", "shin2032"): "unknown study 'shin2032': choose one of shin2023",
+    ("run", "shin2032"): "unknown study 'shin2032'",
+    ("export", "shin2032", "a.jsonl"): "unknown study 'shin2032'",
+    ("list", "shin2023", "--profile", "huge"): "unknown profile 'huge': choose one of quick, small, full",
+    ("run", "shin2023", "--method", "or", "snap"): "unknown method 'snap': this grid has csp-lda, dense-single",
+    ("run", "shin2023", "--subject", "99"): "unknown subject 99: this grid has 1, 2",
+    ("run", "shin2023", "--seed", "-1"): "unknown seed -1: this grid has 0, 1",
+    ("run", "shin2023", "--problem", "six"): "unknown problem 'six': this grid has left-right",
+    ("run", "shin2023", "--sparsity", "1.0"): "unknown sparsity 1.0: this grid has 0.0, 0.2, 0.4, 0.8",
+    ("run", "shin2023", "--sparsity", "-0.2"): "unknown sparsity -0.2: this grid has 0.0, 0.2, 0.4, 0.8",
+    ("run", "shin2023", "--sparsity", "nan"): "unknown sparsity nan: this grid has 0.0, 0.2, 0.4, 0.8",
+    ("run", "shin2023", "--store", "file/runs"): "cannot write file/runs",
+    ("run", "shin2023", "--workers", "0"): "workers is 0: at least 1",
+    ("run", "shin2023", "--device", "tpu"): "unknown device 'tpu': choose cpu or cuda",
+    ("show", "ffff"): "no record starts with 'ffff' in runs or results",
+    ("export", "shin2023", "a.jsonl"): "no record of shin2023 in runs",
+    ("import", "absent.jsonl"): "absent.jsonl: no such file",
+    ("import", "file"): "file line 1: damaged",
+    ("data", "eegmmdb"): "unknown data set 'eegmmdb': choose one of eegmmidb, ofner2017",
+    ("data", "simulated-eeg", "--subject", "0"): "simulated-eeg has no subject 0",
+    ("data", "eegmmidb"): "no recordings of eegmmidb S001",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_line_and_status_2(capsys, words):
+    with open("file", "w") as file:
+        file.write("not a record\n")
+    status, out, err = call(capsys, *words)
+    assert (status, out) == (2, [])
+    assert len(err) == 1
+    assert err[0].startswith("sparsemtl: ")
+    assert MISTAKES[words] in err[0]
+
+
+def test_a_damaged_committed_file_is_named(capsys):
+    os.makedirs("results/shin2023/small")
+    with open("results/shin2023/small/a.jsonl", "w") as file:
+        file.write('{"schema": 1}\n')
+    status, _, err = call(capsys, "show", "ab")
+    assert status == 2
+    assert "results/shin2023/small/a.jsonl line 1: lacks hash" in err[0]
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["run", "shin2023", "--workers", "two"], ["list", "a", "--x"]])
+def test_argparse_mistakes_have_status_2_too(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("sparsemtl")

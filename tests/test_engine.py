@@ -1,0 +1,273 @@
+"""The engine runs what is missing, once, and the same spec gives the same bits wherever it runs."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sparsemtl
+import torch
+from sparsemtl import engine
+from sparsemtl.__main__ import main
+from sparsemtl.engine import execute, run
+from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
+from sparsemtl.records import REQUIRED_RUN, Store, validate
+from sparsemtl.studies import shin2023
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Runs are replaced by a function that notes its calls, and fails for the seeds in `calls.fail`."""
+    calls = SimpleNamespace(specs=[], fail={}, threads=[])
+
+    def runner(spec, root=None, device="cpu"):
+        calls.specs.append(spec)
+        calls.threads.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        if spec.seed in calls.fail:
+            raise calls.fail[spec.seed]
+        return {"value": spec.seed / 3, "root": root}
+
+    monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=runner))
+    monkeypatch.setitem(engine.RUNNERS, "shin2023", "a_runner:run")
+    return calls
+
+
+def test_each_spec_runs_once_and_what_has_a_record_is_skipped(calls, tiny_spec, tmp_path):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in (1, 0, 1)]
+    first = execute(specs, store, root="here", progress=False)
+    assert [s.seed for s in calls.specs] == [0, 1]
+    assert (first.executed, first.failures, set(first.records)) == (2, [], {s.hash for s in specs})
+    assert first.records[specs[0].hash].result == {"value": 0.333333, "root": "here"}
+    again = execute([*specs, tiny_spec(seed=2)], store, progress=False)
+    assert [s.seed for s in calls.specs] == [0, 1, 2]
+    assert again.executed == 1
+    assert len(again.records) == 3
+    assert again.records[specs[0].hash] == first.records[specs[0].hash]
+
+
+def test_every_record_is_on_disk_before_the_next_run_starts(calls, tiny_spec, tmp_path):
+    store, seen = Store(tmp_path), []
+    calls.specs = SimpleNamespace(append=lambda spec: seen.append(len(store.all()[0])))
+    execute([tiny_spec(seed=s) for s in range(3)], store, progress=False)
+    assert seen == [0, 1, 2]
+
+
+def test_a_damaged_record_is_reported_and_run_again(calls, tiny_spec, tmp_path, capsys):
+    store, spec = Store(tmp_path), tiny_spec()
+    good = execute([spec], store, progress=False).records[spec.hash]
+    path = store.path(spec)
+    value = json.loads(path.read_text())
+    value["result"]["value"] = 0.9
+    path.write_text(json.dumps(value))
+    outcome = execute([spec], store, progress=False)
+    assert outcome.executed == 1
+    assert len(calls.specs) == 2
+    assert store.read(spec).result == good.result
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert spec.label() in said
+
+
+def test_one_failing_run_does_not_stop_the_others(calls, tiny_spec, tmp_path):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(4)]
+    calls.fail = {1: DataError("S003R04.edf is truncated: fetch it again"), 2: SpecError("no such thing")}
+    outcome = execute(specs, store, progress=False)
+    assert outcome.failures == [
+        f"{specs[1].label()}: S003R04.edf is truncated: fetch it again",
+        f"{specs[2].label()}: no such thing",
+    ]
+    assert set(outcome.records) == {specs[0].hash, specs[3].hash} == {r.hash for r in store.all()[0]}
+    calls.fail = {}
+    assert execute(specs, store, progress=False).executed == 2
+
+
+def test_a_result_that_is_not_finite_fails_by_name(calls, tiny_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["a_runner"], "run", lambda *a, **k: {"loss": float("nan")})
+    outcome = execute([tiny_spec()], Store(tmp_path), progress=False)
+    assert "diverged" in outcome.failures[0]
+    assert Store(tmp_path).all() == ([], [])
+
+
+def test_ctrl_c_keeps_what_was_finished_and_the_same_call_goes_on(calls, tiny_spec, tmp_path):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(4)]
+    calls.fail = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        execute(specs, store, progress=False)
+    assert sorted(r.spec.seed for r in store.all()[0]) == [0, 1]
+    calls.fail = {}
+    assert execute(specs, store, progress=False).executed == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ({"workers": 0}, SpecError, "workers is 0"),
+        ({"workers": -1}, SpecError, "workers is -1"),
+        ({"device": "gpu"}, SpecError, "unknown device 'gpu'"),
+        ({"device": "cuda:99"}, SpecError, "no device 'cuda:99' on this machine"),
+        ({"store": Store("/proc/nowhere")}, RecordError, "cannot write /proc/nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_runs(calls, tiny_spec, tmp_path, choice, error, message):
+    with pytest.raises(error, match=message) as caught:
+        execute([tiny_spec()], **{"store": Store(tmp_path), "progress": False} | choice)
+    assert "\n" not in str(caught.value)
+    assert calls.specs == []
+
+
+def test_an_unknown_study_is_named(tiny_spec):
+    spec = type(tiny_spec())("shin2032", "quick", "simulated-eeg", "or", 0)
+    with pytest.raises(SpecError, match="unknown study 'shin2032': choose one of shin2023"):
+        run(spec)
+
+
+def test_a_killed_worker_is_a_message_with_a_way_out(tiny_spec, tmp_path, monkeypatch):
+    def killed(*args, **kwargs):
+        raise engine.TerminatedWorkerError("a worker died")
+
+    monkeypatch.setattr(engine, "Parallel", lambda **k: killed)
+    with pytest.raises(SparseMTLError, match="fewer workers"):
+        execute([tiny_spec()], Store(tmp_path), progress=False)
+
+
+def test_the_cpu_runs_on_one_thread_and_the_settings_come_back(calls, tiny_spec):
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(2)
+    try:
+        record = run(tiny_spec())
+        calls.fail = {5: DataError("no")}
+        with pytest.raises(DataError):
+            run(tiny_spec(seed=5))
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (2, before[1])
+    finally:
+        torch.set_num_threads(before[0])
+    assert calls.threads == [(1, True), (1, True)]
+    assert record.run["threads"] == 1
+
+
+def test_a_record_says_when_where_and_with_what(calls, tiny_spec):
+    record = run(tiny_spec())
+    assert set(REQUIRED_RUN) <= set(record.run)
+    assert validate(json.loads(json.dumps(record.to_dict()))) == record
+    assert record.run["device"] == "cpu"
+    assert torch.__version__.startswith(record.run["packages"]["torch"])
+    assert record.run["started"] <= record.run["ended"]
+
+
+def test_the_code_fingerprint_covers_every_source_file():
+    folder = Path(sparsemtl.__file__).parent
+    order = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.py"))]
+    parts = b"".join(n.encode() + b"\0" + (folder / n).read_bytes() + b"\0" for n in order)
+    assert engine.code_fingerprint.__wrapped__() == hashlib.sha256(parts).hexdigest()[:16]
+
+
+# Real runs, the smallest there are
+
+
+@pytest.fixture(scope="module")
+def tiny_runs(tiny_spec, tmp_path_factory):
+    """Specs and the records that this process makes of them."""
+    specs = [tiny_spec("or"), tiny_spec("rigl", 0.8), tiny_spec("csp-lda", 0.0), tiny_spec("snip-single", seed=1)]
+    store = Store(tmp_path_factory.mktemp("runs"))
+    return specs, execute(specs, store, progress=False)
+
+
+def digests(records):
+    return {r.hash: r.digest for r in records}
+
+
+def test_the_same_spec_twice_gives_the_same_bits(tiny_runs):
+    specs, outcome = tiny_runs
+    assert outcome.failures == []
+    torch.rand(7)  # the state that an earlier run left must not matter
+    assert digests(map(run, reversed(specs))) == digests(outcome.records.values())
+
+
+def test_another_seed_gives_another_result(tiny_runs, tiny_spec):
+    assert run(tiny_spec("or", seed=1)).result != tiny_runs[1].records[tiny_spec("or").hash].result
+
+
+def test_two_workers_which_are_new_processes_give_the_same_bits(tiny_runs, tmp_path):
+    specs, outcome = tiny_runs
+    networks = [s for s in specs if s.method != "csp-lda"]
+    expected = digests(outcome.records[s.hash] for s in networks)
+    pool = execute(networks, Store(tmp_path), workers=2, progress=False)
+    assert (pool.executed, pool.failures) == (3, [])
+    assert digests(pool.records.values()) == digests(Store(tmp_path).all()[0]) == expected
+
+
+def test_a_failure_in_a_worker_is_reported_and_the_others_go_on(tiny_spec, tmp_path):
+    specs = [tiny_spec("random"), tiny_spec("random", folds=99)]
+    outcome = execute(specs, Store(tmp_path), workers=2, progress=False)
+    assert list(outcome.records) == [specs[0].hash]
+    assert "too few MI trials for 99 folds" in outcome.failures[0]
+
+
+# Ctrl-C on the command line, as a terminal sends it: to the whole process group
+
+
+GRID = ("run", "shin2023", "--subject", "1", "--seed", "0", "--method", "dense-single", "random")
+
+
+@pytest.fixture(scope="module")
+def first():
+    """First record of the grid, made by this process; it also fills the cache."""
+    return run(shin2023.specs("quick", methods=("dense-single",), subjects=(1,), seeds=(0,))[0])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers, first, capsys):
+    store, give_up = Store(tmp_path / "runs"), time.monotonic() + 300
+    words = [*GRID, "--store", str(store.folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sparsemtl", *words, "--workers", workers],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not store.all()[0] and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    bar = "/4 ["
+    assert [line for line in err.splitlines() if line and bar not in line] == [
+        "sparsemtl: stopped; finished records are kept, the same command goes on from there"
+    ]
+    assert living(process.pid) == []
+    finished, problems = store.all()
+    assert problems == []
+    assert 1 <= len(finished) < 4
+    assert [p for p in store.folder.rglob("*") if p.is_file() and p.suffix != ".json"] == []
+
+    assert main(words) == 0
+    assert f"{4 - len(finished)} runs executed, 4 records in all" in capsys.readouterr().err
+    whole = store.all()[0]
+    assert len(whole) == 4
+    assert all(record in whole for record in finished)
+    assert digests(whole)[first.hash] == first.digest  # another process made it, or this one again
+
+
+def living(group):
+    """Processes of a group that are still at work, a moment after its leader ended."""
+    deadline = time.monotonic() + 30
+    while (left := _members(group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _members(group):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if pgrp == str(group) and state not in "ZX":
+            found.append(stat.parent.name)
+    return found
