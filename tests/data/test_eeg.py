@@ -190,7 +190,7 @@ def test_packs_are_unpacked_into_the_cache(recorded, tmp_path):
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-@pytest.mark.parametrize("name", ["../S001R03.edf", "/tmp/S001R03.edf", "S001/run.sh", "S002/S002R03.edf"])
+@pytest.mark.parametrize("name", ["../S001R03.edf", "/S001R03.edf", "S001/run.sh", "S002/S002R03.edf"])
 def test_pack_with_anything_else_is_refused(recorded, tmp_path, name):
     packs = pack(recorded, tmp_path / "packs", tarfile.TarInfo(name))
     with pytest.raises(DataError, match=r"S001.tar.xz holds .* get the pack again"):

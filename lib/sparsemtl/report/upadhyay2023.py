@@ -1,0 +1,312 @@
+"""Tables of the vision study, from records alone."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from sparsemtl.report.statistics import claim_row, effect, estimate
+from sparsemtl.studies.upadhyay2023 import (
+    ALL_CELEBA,
+    ALL_NYU,
+    CELEBA_SETS,
+    CLAIMS,
+    L1_LAMBDA,
+    L1_SETS,
+    LAMBDAS,
+    NYU_SETS,
+    PROTOCOLS,
+    SPARSE,
+    SWITCHES,
+    TASKS,
+    flipped,
+    published,
+)
+
+TWIN_OF = {"rooms": "nyuv2", "faces": "celebamask"}
+# The paper's metric of each task: its name here and in the published tables, on the page, and whether more is better
+SCORES = {
+    "seg": ("seg_iou", "IoU ↑", 1),
+    "normal": ("normal_cs", "cosine similarity ↑", 1),
+    "depth": ("depth_mae", "MAE, relative ↓", -1),
+    "male": ("male_acc", "accuracy, male ↑", 1),
+    "smile": ("smile_acc", "accuracy, smile ↑", 1),
+}
+OTHER_METRICS = {
+    "seg_miou": "mIoU", "seg_acc": "pixel accuracy", "normal_mean": "angle, mean °", "normal_median": "angle, median °",
+    "normal_within_11.25": "within 11.25°", "normal_within_22.5": "within 22.5°", "normal_within_30": "within 30°",
+    "depth_mae_m": "MAE, metres", "male_f1": "F1, male", "smile_f1": "F1, smile",
+}  # fmt: skip
+STAGES = {"early": ("conv1", "layer1"), "middle": ("layer2", "layer3"), "late": ("layer4",)}
+
+
+def frame(records):
+    """One row for each record (DataFrame): what was run, its test metrics, sparsity, dead channels, times."""
+    rows = []
+    for r in records:
+        p, result, times = r.spec.params, r.result, r.run.get("timings", {})
+        row = {
+            "protocol": r.spec.method, "flipped": ", ".join(f"{k}={_short(v)}" for k, v in flipped(r.spec).items()),
+            "data": TWIN_OF.get(r.spec.data, r.spec.data), "tasks": p["tasks"], "lam": p["lam"],
+            "penalty": p["penalty"], "seed": r.spec.seed, "epochs": result["epochs"]["run"],
+        } | result["metrics"] | {f"constant_{k}": v for k, v in result["constant"].items()}  # fmt: skip
+        row |= {"group": result["sparsity"]["group"], "filter": result["sparsity"]["filter"]}
+        # l1 zeroes single weights: there, as in the published table, all zeros count
+        row["parameter"] = result["sparsity"]["zero" if p["penalty"] == "l1" else "parameter"]
+        for stage, names in STAGES.items():
+            alive, total = np.sum([c for layer, c in result["channels"].items() if layer.startswith(names)], axis=0)
+            row[f"dead_{stage}"] = 1 - alive / total
+        row["flops_kept"] = result["backbone"]["compact"]["flops"] / result["backbone"]["zeros"]["flops"]
+        row["parameters_kept"] = result["backbone"]["compact"]["parameters"] / result["backbone"]["zeros"]["parameters"]
+        row |= {name: np.mean(values) for name, values in times.items() if name.endswith("_ms")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _short(value):
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def select(table, protocol="paper", **where):
+    """Rows of a protocol with no switch flipped (or `flipped` as given) and these values."""
+    if table.empty:
+        return table
+    where = {"flipped": "", "protocol": protocol} | where
+    return table[np.logical_and.reduce([table[k] == v for k, v in where.items()])]
+
+
+def matching(records, protocol, tasks, lam):
+    """Records of a group-lasso cell on NYU-v2 or its twin, no switch flipped."""
+    return [
+        r
+        for r in records
+        if (r.spec.method, r.spec.params["tasks"], r.spec.params["lam"]) == (protocol, tasks, lam)
+        and r.spec.params["penalty"] == "group_lasso"
+        and TWIN_OF.get(r.spec.data, r.spec.data) == "nyuv2"
+        and not flipped(r.spec)
+    ]
+
+
+def _plus_minus(values, scale=1, digits=4):
+    e = estimate(scale * np.asarray(values, dtype=float))
+    if not e.n:
+        return "not run"
+    return f"{e.mean:.{digits}f}" + (f" ± {e.sd:.{digits}f}" if e.n > 1 else "")
+
+
+def paper_table(number, evidences, protocol="paper"):
+    """Table 1, 2 or 3: under each published row, ours from each of `evidences` (DataFrame of text).
+
+    Mean ± sd over seeds; both kinds of sparsity in percent. Rows of ours without a record say "not run".
+    """
+    data, penalty = "celebamask" if number == 2 else "nyuv2", "l1" if number == 3 else "group_lasso"
+    rows, frames = {}, [(e, select(frame(e.records), protocol, data=data, penalty=penalty)) for e in evidences]
+    tasks = [task for task in TASKS if any(f"{SCORES[task][0]}_mean" in row for row in published(number))]
+    for row in published(number):
+        names, lam = row["tasks"], row["lambda"]
+        inside = [task for task in tasks if task in names.split("+")]
+        line = dict.fromkeys((SCORES[task][1] for task in tasks), "")
+        index = (names, f"{lam:g}")
+        rows[*index, "published"] = (
+            line
+            | {SCORES[t][1]: f"{row[SCORES[t][0] + '_mean']:.4f} ± {row[SCORES[t][0] + '_std']:.4f}" for t in inside}
+            | {"groups zero, %": f"{row['group_sparsity_pct']:g}", "weights zero, %": f"{row['param_sparsity_pct']:g}"}
+            | {"seeds": "5"}
+        )
+        for evidence, table in frames:
+            found = table[(table.tasks == names) & (table.lam == lam)] if len(table) else table
+            ours = {SCORES[t][1]: _plus_minus(found[SCORES[t][0]] if len(found) else ()) for t in inside}
+            for name, column in (("groups zero, %", "group"), ("weights zero, %", "parameter")):
+                ours[name] = _plus_minus(found[column] if len(found) else (), 100, 1)
+            rows[*index, evidence.title] = line | ours | {"seeds": str(len(found) or "not run")}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "source"])
+
+
+def other_metrics(evidence, data="nyuv2", protocol="paper"):
+    """What the literature reports beside the paper's metrics (DataFrame of means over seeds), and the constants.
+
+    The last rows are predictors that look at no picture: the commonest class of the training part, its mean normal
+    and its median depth.
+    """
+    table = select(frame(evidence.records), protocol, data=data)
+    names = [n for n in [s[0] for s in SCORES.values()] + list(OTHER_METRICS) if len(table) and n in table]
+    if not names or table[names].isna().all(axis=None):
+        return pd.DataFrame()
+    names = [n for n in names if table[n].notna().any()]
+    sets = CELEBA_SETS if data == "celebamask" else NYU_SETS
+    means = table.groupby(["tasks", "penalty", "lam"])[names].mean()
+    order = [k for s in sets for k in means.index if k[0] == s]
+    constant = table[[f"constant_{n}" for n in names]].mean().rename(lambda n: n.removeprefix("constant_"))
+    means = means.loc[order].rename(index=str)
+    means.loc[("constant predictor", "", ""), :] = constant
+    labels = {s[0]: s[1][:-2] for s in SCORES.values()} | OTHER_METRICS
+    return means.rename_axis(["tasks", "penalty", "λ"]).rename(columns=labels)
+
+
+# Quantities of the claims, by seed (Series), above zero where the claim holds. Metrics of different units are made
+# comparable as relative improvements and averaged over the tasks.
+
+
+def cell(table, tasks, lam, column, penalty="group_lasso"):
+    """Values of one cell by seed (Series), empty where nothing was run."""
+    if table.empty or column not in table:
+        return pd.Series(dtype=float)
+    data = "celebamask" if "male" in tasks or "smile" in tasks else "nyuv2"
+    found = table[(table.tasks == tasks) & (table.lam == lam) & (table.penalty == penalty) & (table.data == data)]
+    return found.drop_duplicates("seed").set_index("seed")[column]
+
+
+def gain(table, new, old, tasks=None):
+    """Relative improvement of `new` over `old`, each a (task set, lambda[, penalty]), mean over `tasks` they share."""
+    tasks = tasks or [t for t in new[0].split("+") if t in old[0].split("+")]
+    parts = []
+    for task in tasks:
+        column, _, sign = SCORES[task]
+        a, b = (cell(table, which[0], which[1], column, *which[2:]) for which in (new, old))
+        parts.append(sign * (a - b) / b.abs())
+    return _mean(parts)
+
+
+def _mean(parts):
+    return sum(parts) / len(parts)
+
+
+def sparse_gain_nyu(table):
+    """Lambda 1e-5 over 0, mean of the multi-task sets of NYU-v2."""
+    return _mean([gain(table, (s, SPARSE), (s, 0.0)) for s in NYU_SETS if "+" in s])
+
+
+def sparse_gain_celeba(table):
+    """Lambda 1e-5 over 0, mean of the multi-task sets of CelebAMask-HQ."""
+    return _mean([gain(table, (s, SPARSE), (s, 0.0)) for s in CELEBA_SETS if "male" in s and "+" in s])
+
+
+def dense_single_gain(table):
+    """Single-task over three-task model, both dense, mean of the tasks."""
+    return _mean([gain(table, (task, 0.0), (ALL_NYU, 0.0)) for task in ALL_NYU.split("+")])
+
+
+def best_at_sparse(table):
+    """Lambda 1e-5 over the best of the other lambdas, three-task model."""
+    others = [gain(table, (ALL_NYU, SPARSE), (ALL_NYU, lam)) for lam in LAMBDAS if lam != SPARSE]
+    return min(others, key=lambda g: g.mean()) if all(len(g.dropna()) for g in others) else pd.Series(dtype=float)
+
+
+def all_zero(table):
+    """Share of zero groups at lambda 1e-3 minus 0.99, three-task model."""
+    return cell(table, ALL_NYU, 1e-3, "group") - 0.99
+
+
+def groups_over_l1(table):
+    """Group lasso at 1e-5 over l1 at 1e-3, mean of the sets of Table 3."""
+    return _mean([gain(table, (s, SPARSE), (s, L1_LAMBDA, "l1")) for s in L1_SETS])
+
+
+def middle_sparser_than_early(table):
+    """Share of dead channels in the middle layers minus that in the early ones, three-task model at 1e-5."""
+    return cell(table, ALL_NYU, SPARSE, "dead_middle") - cell(table, ALL_NYU, SPARSE, "dead_early")
+
+
+def time_saved(table):
+    """Milliseconds a batch that the dense kernels save on the zeros of lambda 1e-5, three-task model."""
+    return cell(table, ALL_NYU, 0.0, "zeros_ms") - cell(table, ALL_NYU, SPARSE, "zeros_ms")
+
+
+def claims(evidences, protocol="paper", ids=None):
+    """One row for each claim and origin of evidence (DataFrame): effect paired over seeds, interval and verdict.
+
+    ids: of the claims wanted, None for all.
+    """
+    rows = []
+    for evidence in evidences:
+        table = select(frame(evidence.records), protocol)
+        for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
+            values = globals()[claim.quantity](table).dropna()
+            rows.append(claim_row(claim, evidence, effect(values) if len(values) else None, "seeds"))
+    return pd.DataFrame(rows).set_index("id")
+
+
+def findings(evidence, protocol="paper"):
+    """The claims and what became of them, in words that follow from the verdicts (Markdown list)."""
+    lines = [f"From {len(evidence.records)} runs ({evidence.title}):", ""]
+    for row in claims([evidence], protocol).itertuples():
+        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if row.seeds > 1 else " (one seed)"
+        number = f": {row.effect:+.3f}{interval}" if row.seeds else ""
+        lines.append(f"- *{row.claim}* **{row.verdict}**{number}.")
+    return "\n".join(lines)
+
+
+def times(evidence, protocol="paper"):
+    """Fig. 4d in numbers (DataFrame by lambda): milliseconds a batch and what was saved, published and ours."""
+    table = select(frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+    if table.empty or "zeros_ms" not in table:
+        return pd.DataFrame()
+    columns = {
+        "zeros_ms": "dense kernels, ms", "compact_ms": "compacted, ms", "flops_kept": "FLOPs kept",
+        "parameters_kept": "parameters kept", "group": "groups zero",
+    }  # fmt: skip
+    means = table.groupby("lam")[list(columns)].mean()
+    out = means.rename(columns=columns)
+    if 0.0 in means.index:
+        out["saved by zeros, ms"] = means.zeros_ms.loc[0.0] - means.zeros_ms
+        out["saved by compaction, ms"] = means.zeros_ms.loc[0.0] - means.compact_ms
+    said = {row["lambda"]: row["value"] for row in published("text") if row["figure"] == "4d"}
+    out["published saving, ms"] = [f"{said[lam]:g}" if lam in said else "" for lam in out.index]
+    return out.rename_axis("λ").rename(index=lambda lam: f"{lam:g}")
+
+
+def switches():
+    """Every difference between text and released code, and what each protocol does (DataFrame)."""
+    rows = {
+        s.label: {"item": s.item, "name": name} | {p: _short(getattr(s, p)) for p in PROTOCOLS}
+        for name, s in SWITCHES.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("difference")
+
+
+def protocols(evidence, data="nyuv2"):
+    """Dense and sparse model of all tasks under each protocol, and with each switch flipped alone (DataFrame).
+
+    Seed 0. Metrics at lambda 0 and 1e-5, and the mean relative improvement of sparse over dense in percent.
+    """
+    tasks, table = ALL_CELEBA if data == "celebamask" else ALL_NYU, frame(evidence.records)
+    rows = {}
+    for protocol, flip in _variants(table, tasks):
+        chosen = select(table, protocol, flipped=flip, tasks=tasks, seed=0)
+        name = f"{protocol}, {flip}" if flip else protocol
+        rows[name] = {
+            (f"λ = {lam:g}", SCORES[t][1]): cell(chosen, tasks, lam, SCORES[t][0]).mean()
+            for lam in (0.0, SPARSE)
+            for t in tasks.split("+")
+        } | {("sparse over dense", "%"): 100 * gain(chosen, (tasks, SPARSE), (tasks, 0.0)).mean()}
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
+    out.columns = pd.MultiIndex.from_tuples(out.columns)
+    return out
+
+
+def _variants(table, tasks):
+    """(protocol, flipped) pairs that have runs of this task set; the protocols first, run or not."""
+    found = [(p, "") for p in PROTOCOLS]
+    if len(table):
+        chosen = table[(table.tasks == tasks) & (table.flipped != "")]
+        order = list(SWITCHES)
+        flips = sorted(set(zip(chosen.protocol, chosen.flipped)), key=lambda v: order.index(v[1].split("=")[0]))  # noqa: B905
+        found += flips
+    return found
+
+
+def conclusions(evidence):
+    """What each protocol would conclude on NYU-v2, seed 0 (DataFrame): two of the claims as relative gains in percent.
+
+    "sparse over dense" is the three-task model at lambda 1e-5 over 0; "single over multi" the dense single-task
+    models over the dense three-task model.
+    """
+    table, rows = frame(evidence.records), {}
+    for protocol in PROTOCOLS:
+        chosen = select(table, protocol, seed=0)
+        found = {
+            "sparse over dense, %": gain(chosen, (ALL_NYU, SPARSE), (ALL_NYU, 0.0)),
+            "single over multi (dense), %": dense_single_gain(chosen),
+        }
+        rows[protocol] = {name: 100 * g.mean() if len(g) else math.nan for name, g in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")

@@ -1,0 +1,203 @@
+"""Tables, verdicts and figures of the vision study, from records made up so that the answers are known."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from sparsemtl.__main__ import main
+from sparsemtl.models.dense import MultiTaskNet, backbone_convs
+from sparsemtl.records import write_jsonl
+from sparsemtl.report import upadhyay2023 as report
+from sparsemtl.report import upadhyay2023_figures as figures
+from sparsemtl.report.evidence import Evidence, committed_evidences
+from sparsemtl.report.queue import queue
+from sparsemtl.studies import shin2023
+from sparsemtl.studies import upadhyay2023 as study
+
+METRICS = {
+    "seg": ("seg_iou", "seg_miou"),
+    "normal": ("normal_cs", "normal_mean"),
+    "depth": ("depth_mae", "depth_mae_m"),
+    "male": ("male_acc", "male_f1"),
+    "smile": ("smile_acc", "smile_f1"),
+}
+LAYERS = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1")
+
+
+def value_of(spec, task):
+    """Better with lambda, worse with more tasks, l1 worst; a little noise by seed."""
+    p, sign = spec.params, report.SCORES[task][2]
+    good = 0.1 * (p["lam"] > 0) - 0.02 * (p["tasks"].count("+")) - 0.3 * (p["penalty"] == "l1")
+    best = 0.05 * (p["lam"] == study.SPARSE)
+    return 0.5 + sign * (good + best + 0.001 * spec.seed)
+
+
+@pytest.fixture(scope="module")
+def fake(make_record):
+    def make(spec):
+        tasks, lam = spec.params["tasks"].split("+"), spec.params["lam"]
+        metrics = {name: value_of(spec, task) for task in tasks for name in METRICS[task]}
+        group = 1.0 if lam >= 1e-3 else 0.5 if lam else 0.0
+        alive = {name: [4 if name.startswith(("conv1", "layer1")) else round(8 * (1 - group)), 8] for name in LAYERS}
+        result = {
+            "metrics": metrics, "constant": dict.fromkeys(metrics, 0.25), "channels": alive, "epochs": {"run": 2},
+            "sparsity": {"group": group, "parameter": group, "filter": 0.0, "zero": group},
+            "history": {"group_sparsity": [0.0, group]},
+            "backbone": {n: {"parameters": 100, "flops": 100 - 50 * (n == "compact")} for n in ("zeros", "compact")},
+        }  # fmt: skip
+        times = {"zeros_ms": [2.0 - lam * 1e4] * 5, "compact_ms": [1.0] * 5, "train_seconds": 1.0}
+        return make_record(spec, result, timings=times)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def full(fake):
+    """Every run of three of the seeds of the profile `full`."""
+    records = tuple(fake(s) for s in study.all_specs("full") if s.seed < 3)
+    return Evidence(study.NAME, "committed", "full", records, len(study.all_specs("full")))
+
+
+EMPTY = Evidence(study.NAME, "committed", "full", (), 10)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_tables_put_ours_below_the_published_row(full, number):
+    table = report.paper_table(number, [full, EMPTY])
+    rows = study.published(number)
+    assert len(table) == 3 * len(rows)
+    row = rows[-1]
+    key = (row["tasks"], f"{row['lambda']:g}")
+    assert table.loc[(*key, "published"), "groups zero, %"] == f"{row['group_sparsity_pct']:g}"
+    assert table.loc[(*key, "committed: not run"), "seeds"] == "not run"
+    ours = table.loc[(*key, full.title)]
+    task = row["tasks"].split("+")[0]
+    chosen = [r for r in full.records if (r.spec.params["tasks"], r.spec.params["lam"]) == (row["tasks"], row["lambda"])
+              and r.spec.method == "paper" and not study.flipped(r.spec)
+              and (r.spec.params["penalty"] == "l1") == (number == 3)
+              and ("male" in r.result["metrics"] or "share" in r.spec.params) == (number == 2)]  # fmt: skip
+    values = [value_of(r.spec, task) for r in chosen]
+    assert ours["seeds"] == "3"
+    assert ours[report.SCORES[task][1]] == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+
+
+def test_segmentation_alone_is_not_mixed_over_the_data_sets(full):
+    found = report.cell(report.select(report.frame(full.records)), "seg", 0.0, "seg_iou")
+    assert len(found) == 3
+
+
+def test_claims_follow_from_the_effects(full):
+    table = report.claims([full])
+    assert (table.seeds == 3).all()
+    expected = [f"upadhyay-{name}" for name in ("sparse-beats-dense-nyu", "dense-multitask-worse", "best-at-1e-5")]
+    expected += [f"upadhyay-{name}" for name in ("all-zero", "groups-beat-l1", "faster")]
+    assert (table.verdict.loc[expected] == "reproduced").all()
+    assert table.verdict["upadhyay-early-dense"] == "inconclusive"  # half of both are dead here
+    text = report.findings(full)
+    assert text.count("\n- ") == len(study.CLAIMS)
+    assert "**reproduced**" in text
+
+
+def test_gains_are_relative_and_know_which_way_is_better(full):
+    table = report.select(report.frame(full.records))
+    sparse, dense = (report.cell(table, "depth", lam, "depth_mae") for lam in (study.SPARSE, 0.0))
+    assert (sparse < dense).all()
+    gain = report.gain(table, ("depth", study.SPARSE), ("depth", 0.0))
+    np.testing.assert_allclose(gain, (dense - sparse) / dense)
+
+
+def test_nothing_run_says_so():
+    assert (report.claims([EMPTY]).verdict == "not run").all()
+    assert "**not run**" in report.findings(EMPTY)
+    assert report.other_metrics(EMPTY).empty
+    assert report.times(EMPTY).empty
+    assert report.conclusions(EMPTY).isna().all(axis=None)
+    assert report.protocols(EMPTY).isna().all(axis=None)
+    for draw in (figures.channels, figures.performance, figures.sparsity, figures.sparsity_by_epoch,
+                 figures.inference_time, figures.protocol_effects):  # fmt: skip
+        figure = draw(EMPTY)
+        assert "not run" in figure.axes[0].texts[0].get_text()
+
+
+def test_constants_and_savings_stand_beside_ours(full):
+    table = report.other_metrics(full)
+    assert (table.iloc[-1] == 0.25).all()
+    times = report.times(full)
+    assert times.loc["1e-05", "saved by zeros, ms"] == pytest.approx(0.1)
+    assert times.loc["1e-05", "published saving, ms"] == "0.74"
+
+
+def test_protocols_show_every_switch(full):
+    nyu, faces = report.protocols(full), report.protocols(full, "celebamask")
+    flips = {name.split(", ")[1].split("=")[0] for name in [*nyu.index, *faces.index] if "," in name}
+    assert flips == {name for name, s in study.SWITCHES.items() if s.paper != s.released}
+    assert list(nyu.index[:3]) == list(study.PROTOCOLS)
+    assert nyu.loc["paper", ("sparse over dense", "%")] > 0
+    assert set(report.switches().name) == set(study.SWITCHES)
+    assert (report.conclusions(full)["sparse over dense, %"] > 0).all()
+
+
+def test_figures_draw_the_numbers(full):
+    panels = figures.performance(full).axes
+    assert len(panels) == 3
+    lines = figures.sparsity_by_epoch(full).axes[0].lines
+    assert len(lines) == len(study.LAMBDAS)
+    np.testing.assert_allclose(lines[-1].get_ydata(), [0, 100])
+    bars = figures.channels(full).axes[0].patches
+    assert len(bars) == 2 * len(LAYERS)
+    assert figures.inference_time(full).axes[0].get_ylim()[0] == 0
+    assert len(figures.protocol_effects(full).axes) == 2
+    assert figures.sparsity(full).axes[0].lines
+    assert figures.block_diagram().axes[0].texts
+
+
+def test_gallery_and_kinds_of_sparsity_come_from_real_tensors():
+    torch.manual_seed(0)
+    nets = [MultiTaskNet(("depth",), width=8, layers=(1, 1, 1, 1), head_width=8, rates=(1, 2, 3)) for _ in range(3)]
+    with torch.no_grad():
+        for weight in backbone_convs(nets[1]).values():
+            weight[torch.rand_like(weight) < 0.5] = 0
+        for weight in backbone_convs(nets[2]).values():
+            weight[:, ::2] = 0
+    figure = figures.kinds_of_sparsity(*nets)
+    shares = [ax.get_images()[0].get_array().mask.mean() for ax in figure.axes]
+    assert shares == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
+    channel = figure.axes[2].get_images()[0].get_array().mask
+    assert (channel.all(0) | ~channel.any(0)).all()  # whole columns
+    truth = {"seg": torch.zeros(2, 8, 8, dtype=torch.uint8), "normal": torch.ones(2, 3, 8, 8),
+             "depth": torch.ones(2, 1, 8, 8), "male": torch.tensor([0, 1])}  # fmt: skip
+    found = truth | {"male": torch.zeros(2)}
+    drawn = figures.gallery(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), truth, found)
+    assert len(drawn.axes) == 2 * 7
+    assert "male: yes, said 50%" in drawn.axes[7].get_xlabel()
+
+
+def test_committed_profiles_are_not_mixed(full, fake, tmp_path):
+    small = [fake(s) for s in study.specs("small", ("seg",), (0.0,))]
+    write_jsonl(tmp_path / study.NAME / "full" / "a.jsonl", full.records[:2])
+    write_jsonl(tmp_path / study.NAME / "small" / "a.jsonl", small)
+    found = committed_evidences(study, tmp_path)
+    assert [(e.profile, len(e.records)) for e in found] == [("full", 2), ("small", 1)]
+    assert committed_evidences(study, tmp_path / "nothing")[0].title == "committed: not run"
+
+
+def test_queue_counts_what_is_missing_once(fake, tmp_path, capsys):
+    done = [fake(s) for s in study.TABLES["three-tasks"]("full")]
+    page = queue([study, shin2023], done)
+    lines = {
+        line.split("|")[1].strip(): line.split("|")[2:5]
+        for line in page.split("## ")[1].splitlines()[4:]
+        if "|" in line
+    }
+    assert [cell.strip() for cell in lines["three-tasks"]] == ["0", "15", "0.0"]
+    assert int(lines["table1"][0]) == 105 - 15
+    assert float(lines["table1"][2]) == pytest.approx(90 * 60 / 3600)  # made-up records take a minute
+    assert int(lines["all"][1]) == len(study.all_specs("full"))
+    assert main(["queue", "--store", str(tmp_path), "--results", str(tmp_path)]) == 0
+    assert "## upadhyay2023, profile full" in capsys.readouterr().out

@@ -1,0 +1,254 @@
+"""One run of the vision study: reproducible, resumable, its switches do what they say, its numbers are right."""
+
+import numpy as np
+import pytest
+import torch
+from sparsemtl import engine
+from sparsemtl.data.pictures import VOID
+from sparsemtl.errors import SparseMTLError, SpecError
+from sparsemtl.models.dense import MultiTaskNet
+from sparsemtl.studies import upadhyay2023 as study
+from sparsemtl.training import dense
+from sparsemtl.training.dense import Training, load_pictures, predictions
+
+TINY = {"n": 20, "size": 24, "epochs": 4, "batch": 4, "patience": 4}
+
+
+def spec(tasks=study.ALL_NYU, lam=1e-2, data="nyuv2", protocol="paper", **params):
+    return study.specs("quick", (tasks,), (lam,), data, protocol, seeds=(3,), **(TINY | params))[0]
+
+
+def training(*args, **params):
+    chosen = spec(*args, **params)
+    return Training(chosen, load_pictures(chosen))
+
+
+@pytest.fixture(scope="module")
+def record():
+    return engine.run(spec(protocol="released"))
+
+
+def test_a_run_repeats_to_the_bit_and_keeps_its_times_out_of_the_result(record):
+    again = engine.run(spec(protocol="released"))
+    assert again.digest == record.digest
+    assert "timings" not in record.result
+    assert len(record.run["timings"]["zeros_ms"]) == len(record.run["timings"]["compact_ms"]) == 5
+
+
+def test_a_record_holds_what_the_pages_draw(record):
+    result, tasks = record.result, ("seg", "normal", "depth")
+    assert {"seg_iou", "seg_miou", "normal_cs", "normal_median", "depth_mae", "depth_mae_m"} <= set(result["metrics"])
+    assert set(result["constant"]) == set(result["metrics"])
+    alive, total = np.sum(list(result["channels"].values()), axis=0)
+    assert result["sparsity"]["group"] == pytest.approx(1 - alive / total, abs=1e-5)
+    for name in ("group_sparsity", "parameter_sparsity", "train", "val"):
+        assert len(result["history"][name]) == result["epochs"]["run"]
+    assert all(set(losses) == set(tasks) for losses in result["history"]["val"])
+    kept = result["sparsity"]["group"] < 1
+    assert (result["backbone"]["compact"]["parameters"] < result["backbone"]["zeros"]["parameters"]) == kept
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "protocol"), [("seg+male", "celebamask", "paper"), ("normal+depth", "nyuv2", "released")]
+)
+def test_a_run_cut_off_in_an_epoch_goes_on_to_the_same_result(monkeypatch, tasks, data, protocol):
+    chosen = spec(tasks, data=data, protocol=protocol)
+    uncut = engine.run(chosen)
+    monkeypatch.setattr(dense, "CHECKPOINT_SECONDS", 0.0)
+    batches = Training._batches
+
+    def cut(self, epoch):
+        yield next(batches(self, epoch))
+        if epoch == 2:
+            raise KeyboardInterrupt
+        yield from list(batches(self, epoch))[1:]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_batches", cut)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(chosen)
+    resumed = Training(chosen, load_pictures(chosen))
+    resumed._resume()
+    assert len(resumed.history["val"]) == 2  # it does not start anew
+    assert engine.run(chosen).digest == uncut.digest
+    assert not resumed.checkpoint.exists()
+
+
+def test_a_damaged_checkpoint_is_made_anew():
+    chosen = spec("depth")
+    fresh = engine.run(chosen)
+    path = training("depth").checkpoint
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"PK\x03\x04 cut off")
+    assert engine.run(chosen).digest == fresh.digest
+
+
+def test_a_checkpoint_of_other_data_is_not_taken(monkeypatch):
+    first = training("depth")
+    first.fit()
+    other = training("depth")
+    object.__setattr__(other.data, "fingerprint", "other")
+    other._resume()
+    assert other.history["val"] == []
+    first.checkpoint.unlink()
+
+
+def test_out_of_gpu_memory_names_the_batch_that_fits(monkeypatch):
+    forward = MultiTaskNet.forward
+
+    def limited(self, x):
+        if len(x) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(MultiTaskNet, "forward", limited)
+    with pytest.raises(SparseMTLError, match="batch=8: --set batch=2 would fit"):
+        dense.run(spec("depth", batch=8))
+
+
+def test_early_stopping_takes_the_best_epoch(monkeypatch):
+    script = {"seg": [3.0, 1.0, 2.0, 2.0, 2.0, 2.0], "depth": [2.0, 1.9, 1.8, 0.5, 1.0, 1.0]}
+    losses = Training._losses
+
+    def scripted(self, outputs, targets):
+        found = losses(self, outputs, targets)
+        epoch = len(self.history["val"])
+        return found if self.net.training else {t: torch.tensor(script[t][epoch]) for t in found}
+
+    monkeypatch.setattr(Training, "_losses", scripted)
+    joint = training("seg+depth", epochs=6, patience=2)
+    joint.fit()
+    assert joint.best["sum"]["epoch"] == 3  # 5, 2.9, 3.8, 2.5, 3, 3
+    assert len(joint.history["val"]) == 6
+    alone = training("seg+depth", epochs=6, patience=2, stopping="per-task")
+    alone.fit()
+    assert (alone.best["seg"]["epoch"], alone.best["depth"]["epoch"]) == (1, 3)
+    assert alone.stopped == ["seg", "sum", "depth"]
+
+
+def test_relative_depth_is_clipped_per_picture():
+    run = training("depth", depth="relative")
+    metres = run.data.targets["depth"].float()
+    for row in (0, 7):
+        known = metres[row] > 0
+        relative = (metres[row] / metres[row].max()).numpy()
+        wanted = np.where(known, np.clip(relative, 0.1, np.quantile(relative[known], 0.99)), 0)
+        np.testing.assert_allclose(run.targets["depth"][row], wanted, rtol=1e-5)
+    assert isinstance(run.net.heads["depth"][-1], torch.nn.Sigmoid)
+
+
+def test_losses_are_taken_where_the_protocol_says():
+    assert training("seg", resolution="input").targets["seg"].shape[-2:] == (24, 24)
+    features = training("seg", resolution="features")
+    assert features.targets["seg"].shape[-2:] == (3, 3)
+    centre = features.data.targets["seg"][:, 4::8, 4::8]
+    assert (features.targets["seg"] == centre).all()
+
+
+def test_dense_runs_of_the_released_code_decay_as_l2():
+    dense_run, sparse = training(lam=0.0, protocol="released"), training(protocol="released")
+    corrected = training(lam=0.0, protocol="corrected")
+    assert type(dense_run.optimizer) is torch.optim.Adam
+    assert type(sparse.optimizer) is type(corrected.optimizer) is dense.ProxAdamW
+    assert [g["weight_decay"] for g in dense_run.optimizer.param_groups] == [0.1, 0.1, 0.0]
+    penalised = sparse.optimizer.param_groups[0]
+    assert (penalised["penalty"], penalised["lam"]) == ("group_lasso", 1e-2)
+    counted = sum(w.numel() for g in sparse.optimizer.param_groups for w in g["params"])
+    assert counted == sum(w.numel() for w in sparse.net.parameters())  # fixed weights of the losses are in none
+
+
+def test_uncertainty_weights_are_learned_or_fixed():
+    for choice, moved in (("learned", True), ("fixed", False)):
+        run = training("seg+depth", uncertainty=choice)
+        start = run.balance.log_variance.detach().clone()
+        run.fit()
+        assert (run.balance.log_variance != start).any() == moved
+        run.checkpoint.unlink()
+
+
+def test_the_penalty_can_enter_the_loss_as_well():
+    plain, twice = training("depth"), training("depth", penalty_gradient=True)
+    inputs, targets = next(plain._batches(0))
+    outputs = plain.net.eval()(inputs)
+    norms = sum(w.shape[1] ** 0.5 * sum(w[:, c].double().norm().item() for c in range(w.shape[1])) for w in plain.convs)
+    difference = (twice._loss(outputs, targets) - plain._loss(outputs, targets)).item()
+    assert difference == pytest.approx(1e-2 * norms, rel=1e-4)
+
+
+def test_restarts_forget_the_moments():
+    run, other = training("depth", restarts=True), training("depth")
+    for each in (run, other):
+        each.fit()
+        each.checkpoint.unlink()
+    assert not run.optimizer.state
+    assert other.optimizer.state
+
+
+def test_splits_of_the_released_faces():
+    paper = load_pictures(spec("male", data="celebamask", n=100))
+    released = load_pictures(spec("male", data="celebamask", n=100, protocol="released"))
+    assert [len(rows) for rows in paper.splits.values()] == [60, 20, 20]
+    assert [len(rows) for rows in released.splits.values()] == [23, 5, 5]
+    rows = torch.cat(list(released.splits.values()))
+    assert len(rows.unique()) == len(rows)
+
+
+def test_metrics_and_constants_agree_with_numpy():
+    run = training(lam=0.0)
+    run.fit()
+    run.checkpoint.unlink()
+    result, rows = run.result(), run.data.splits["test"]
+    found, train = run.predict(rows), run.data.splits["train"]
+    y, p = run.data.targets["seg"][rows].numpy(), found["seg"].numpy()
+    acc = np.array([(a == b)[b != VOID].mean() for a, b in zip(p, y, strict=True)])
+    assert result["metrics"]["seg_iou"] == pytest.approx((acc / (2 - acc)).mean())
+    y, p = run.data.targets["depth"][rows].float().numpy(), found["depth"].numpy()
+    metres = [np.abs(a - b)[b > 0].mean() for a, b in zip(p, y, strict=True)]
+    assert result["metrics"]["depth_mae_m"] == pytest.approx(np.mean(metres), rel=1e-5)
+    relative = [m / b.max() for m, b in zip(metres, y, strict=True)]
+    assert result["metrics"]["depth_mae"] == pytest.approx(np.mean(relative), rel=1e-5)
+    seen = run.data.targets["depth"][train].float()
+    middle = seen[seen > 0].median().item()
+    constant = np.mean([np.abs(middle - b)[b > 0].mean() for b in y])
+    assert result["constant"]["depth_mae_m"] == pytest.approx(constant, rel=1e-5)
+
+
+def test_zeroed_channels_are_exactly_zero_and_compaction_keeps_predictions():
+    images, truth, found, net = predictions(spec("normal", lam=0.5, epochs=6), count=2)
+    zero = [(w == 0).transpose(0, 1).flatten(1).all(1) for w in dense.backbone_convs(net).values()]
+    assert torch.cat(zero).any()
+    assert images.shape == (2, 3, 24, 24)
+    assert truth["normal"].shape == found["normal"].shape == (2, 3, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "metric", "sign", "params"),
+    [
+        ("seg", "celebamask", "seg_iou", 1, {}),
+        ("normal", "nyuv2", "normal_cs", 1, {}),
+        ("depth", "nyuv2", "depth_mae", -1, {"depth": "relative", "epochs": 20}),
+        ("seg", "nyuv2", "seg_miou", 1, {"epochs": 16}),
+    ],
+)
+def test_a_dense_single_task_model_learns(tasks, data, metric, sign, params):
+    quick = study.specs("quick", (tasks,), (0.0,), data, seeds=(0,), **params)[0]
+    result = engine.run(quick).result
+    ours, constant = result["metrics"][metric], result["constant"][metric]
+    assert sign * (ours - constant) > 0.15 * constant
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"lam": -1.0}, "lam is -1"), ({"depth": "feet"}, "depth is 'feet'"), ({"tasks": "male"}, "no task")],
+)
+def test_bad_values_are_named(params, said):
+    good = spec("depth")
+    bad = type(good)(good.study, good.profile, good.data, good.method, good.seed, good.params | params)
+    with pytest.raises(SpecError, match=said):
+        dense.run(bad)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_the_gpu_gives_finite_numbers():
+    result = engine.run(spec(size=64), device="cuda").result
+    assert result["metrics"]["normal_cs"] > -1
