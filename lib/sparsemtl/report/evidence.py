@@ -28,24 +28,29 @@ class Evidence:
         return bool(self.records)
 
     @property
+    def main(self):
+        """The records that tables and claims rest on: all but the controls with a known truth."""
+        return tuple(r for r in self.records if "control" not in r.spec.params)
+
+    @property
     def title(self):
         """Heading of a table or figure made of these records."""
         if not self:
             return f"{self.origin}: {NOT_RUN}"
-        data = ", ".join(sorted({r.spec.data for r in self.records}))
-        return f"{self.origin}: profile {self.profile}, {data}"
+        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.main)}"
 
     def summary(self):
         """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
-        records = self.records
-        subjects = [r.spec.params["subject"] for r in records if "subject" in r.spec.params]
+        records, main = self.records, self.main
+        subjects = [r.spec.params["subject"] for r in main if "subject" in r.spec.params]
+        controls = f" ({len(records) - len(main)} with a known truth)" if len(records) > len(main) else ""
         row = {
             "origin": self.origin,
             "profile": self.profile,
-            "data": _joined(r.spec.data for r in records),
+            "data": _joined(r.spec.data for r in main),
             **({"subjects": _joined(subjects)} if subjects else {}),
-            "seeds": _joined(r.spec.seed for r in records),
-            "runs": f"{len(records)} of {self.expected}",
+            "seeds": _joined(r.spec.seed for r in main),
+            "runs": f"{len(records)} of {self.expected}{controls}",
             "device": _joined(r.run["device"] for r in records),
             "hours": f"{sum(r.run['seconds'] for r in records) / 3600:.2f}",
             "code": _joined(r.run.get("code", r.run["revision"])[:8] for r in records),

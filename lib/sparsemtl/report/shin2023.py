@@ -232,7 +232,7 @@ def claims(evidences):
     rows = []
     for evidence in evidences:
         table = frame(evidence.records)
-        for problem in table.problem.unique() if len(table) else [None]:
+        for problem in [p for p in PROBLEMS if p in set(table.problem)] if len(table) else [None]:
             chosen = select(table, problem)
             values = per_subject(chosen) if len(chosen) else None
             for claim in CLAIMS:
@@ -243,15 +243,13 @@ def claims(evidences):
 
 def findings(evidence):
     """The claims and what became of them, in words that follow from the verdicts (Markdown list)."""
-    lines = [f"From {len(evidence.records)} runs ({evidence.title}):", ""]
+    lines = [f"From {len(evidence.main)} runs ({evidence.title}):", ""]
     table = claims([evidence])
     for claim in CLAIMS:
-        outcomes = []
+        lines.append(f"- *{claim.sentence}*")
         for row in table.loc[[claim.id]].itertuples():
-            where = PROBLEMS.get(row.problem, "")
-            numbers = f": {row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if row.subjects else ""
-            outcomes.append(f"**{row.verdict}**" + (f" for {where}" if where else "") + numbers)
-        lines.append(f"- *{claim.sentence}* " + "; ".join(outcomes) + ".")
+            numbers = f", {row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if row.subjects else ""
+            lines.append(f"  - {PROBLEMS.get(row.problem, 'all problems')}: **{row.verdict}**{numbers}")
     return "\n".join(lines)
 
 
