@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
 from sparsemtl.spec import PROFILES, RunSpec
+from sparsemtl.studies.claim import Claim
 
 NAME = "shin2023"
 VERSION = 1  # goes into every spec: raise it when a change of the code changes results
@@ -150,19 +151,6 @@ def truth_specs(profile):
 def all_specs(profile):
     """Everything the pages of this study show."""
     return specs(profile) + control_specs(profile) + truth_specs(profile)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper: id, where it is made, our sentence, and the quantity that must be above zero.
-
-    quantity: name of the function of `sparsemtl.report.shin2023` that gives the paired differences by subject.
-    """
-
-    id: str
-    where: str
-    sentence: str
-    quantity: str
 
 
 CLAIMS = (

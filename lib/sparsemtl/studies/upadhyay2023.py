@@ -3,12 +3,12 @@
 import csv
 import math
 from collections import namedtuple
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
 from sparsemtl.spec import PROFILES, RunSpec
+from sparsemtl.studies.claim import Claim
 
 NAME = "upadhyay2023"
 VERSION = 1  # goes into every spec: raise it when a change of the code changes results
@@ -220,19 +220,6 @@ def published(table):
          for k, v in row.items()}
         for row in rows
     ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper: id, where it is made, our sentence, and the quantity that must be above zero.
-
-    quantity: name of the function of `sparsemtl.report.upadhyay2023` that gives the paired differences by seed.
-    """
-
-    id: str
-    where: str
-    sentence: str
-    quantity: str
 
 
 CLAIMS = (

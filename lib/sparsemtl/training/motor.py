@@ -24,28 +24,7 @@ TASKS = ("mi", "me")
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
-DATA_OPTIONS = (
-    "subject",
-    "problem",
-    "fmin",
-    "fmax",
-    "tmin",
-    "tmax",
-    "sfreq",
-    "channels",
-    "allow_missing_runs",
-)
-SIMULATED_OPTIONS = (
-    "subject",
-    "problem",
-    "fmin",
-    "fmax",
-    "tmin",
-    "tmax",
-    "sfreq",
-    "channels",
-    "trials_per_class",
-)
+EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
 
 def run(spec, root=None, device="cpu"):
@@ -57,8 +36,8 @@ def run(spec, root=None, device="cpu"):
         raise SpecError(f"sparsity is {p['sparsity']}: it must be at least 0 and less than 1")
     if p["labels"] not in ("true", "shuffled"):
         raise SpecError(f"labels={p['labels']!r}: choose true or shuffled")
-    names = SIMULATED_OPTIONS if spec.data.startswith("simulated") else DATA_OPTIONS
-    data = load(spec.data, root, **{k: p[k] for k in names if k in p})
+    own = "trials_per_class" if spec.data.startswith("simulated") else "allow_missing_runs"
+    data = load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, own) if k in p})
     if p["labels"] == "shuffled":
         data = _shuffled(data, spec.seed)
     outcomes = []
