@@ -252,3 +252,14 @@ def test_argparse_mistakes_have_status_2_too(capsys, words):
         main(words)
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("sparsemtl")
+
+
+def test_a_cause_that_stops_many_runs_is_told_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MNE_DATA", str(tmp_path / "none"))
+    monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
+    choice = ["--profile", "small", "--subject", "1", "--seed", "0", "--method", "or", "--problem", "left-right"]
+    status = main(["run", "shin2023", *choice, "--sparsity", "0.2", "0.8", "--store", str(tmp_path / "runs")])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "failed" in line]
+    assert status == 2
+    assert len(lines) == 1
+    assert " and 1 more: no recordings of eegmmidb S001" in lines[0]

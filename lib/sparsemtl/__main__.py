@@ -157,8 +157,13 @@ def _run(args):
 
     outcome = execute(_chosen(args), Store(args.store), args.workers, args.data_dir, args.device)
     print(f"{outcome.executed} runs executed, {len(outcome.records)} records in all", file=sys.stderr)
-    for failure in outcome.failures:
-        print(f"sparsemtl: failed: {failure}", file=sys.stderr)
+    causes = {}
+    for failure in outcome.failures:  # one line a cause: what stops one run often stops them all
+        label, _, cause = failure.partition(": ")
+        causes.setdefault(cause, []).append(label)
+    for cause, labels in causes.items():
+        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        print(f"sparsemtl: failed: {labels[0]}{more}: {cause}", file=sys.stderr)
     return 2 if outcome.failures else 0
 
 
