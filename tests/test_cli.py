@@ -99,7 +99,7 @@ def test_list_run_show_tell_of_the_same_run(capsys, runner):
     assert call(capsys, "run", "shin2023", *ONE)[2] == [f"0 runs executed, {n} records in all"]
     assert call(capsys, "list", "shin2023", *ONE)[2] == [f"{n} runs, {n} with a record in runs"]
 
-    status, out, err = call(capsys, "show", name)
+    status, out, err = call(capsys, "show", name, "--json")
     record = json.loads("\n".join(out))
     assert (status, err) == (0, [])
     assert record["hash"] == name
@@ -109,9 +109,20 @@ def test_list_run_show_tell_of_the_same_run(capsys, runner):
 def test_show_finds_committed_records_too(capsys, make_record):
     record = make_record()
     write_jsonl("results/shin2023/quick/a.jsonl", [record])
-    status, out, _ = call(capsys, "show", record.hash[:6])
+    status, out, _ = call(capsys, "show", record.hash[:6], "--json")
     assert status == 0
     assert json.loads("\n".join(out)) == record.to_dict()
+
+
+def test_show_tells_where_a_number_comes_from(capsys, make_record):
+    result = {"metrics": {"mi_accuracy": 0.5625}, "data": {"fingerprint": "f" * 64}}
+    write_jsonl("results/shin2023/quick/a.jsonl", [record := make_record(result=result)])
+    _, out, _ = call(capsys, "show", record.hash)
+    for line in (
+        "  mi_accuracy: 0.5625", f"  fingerprint: {'f' * 64}", f"digest of the result: {record.digest}",
+        "  seed: 0", "  device: cpu", "  code: 0123456789abcdef", "  torch: 2.11.0",
+    ):  # fmt: skip
+        assert line in out
 
 
 def test_the_filters_choose_what_they_name(capsys):

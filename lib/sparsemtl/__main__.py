@@ -75,6 +75,7 @@ def _parser():
     sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
     sub = command("show", _show, "print one record, or all that start with these hash digits")
     sub.add_argument("hash")
+    sub.add_argument("--json", action="store_true", help="the whole record as JSON")
     store(sub)
     sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
     sub = command("export", _export, "write the records of a study as JSON lines")
@@ -178,7 +179,21 @@ def _show(args):
             "python -m sparsemtl list STUDY prints the hashes"
         )
     for record in found:
-        print(json.dumps(record.to_dict(), indent=2, sort_keys=True))
+        print(json.dumps(record.to_dict(), indent=2, sort_keys=True) if args.json else _described(record))
+
+
+def _described(record):
+    """What a reader asks of a record, a line each; long lists stay in the JSON."""
+    result, told = record.result, {"spec": record.spec.to_dict(), "metrics": record.result.get("metrics", {})}
+    told["sparsity"] = result.get("sparsity", {})
+    told["data"] = {
+        k: v for k, v in result.get("data", {}).items() if k in ("fingerprint", "runs", "trials", "pictures")
+    }
+    told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
+    lines = [f"run {record.hash}: {record.spec.label()}", f"digest of the result: {record.digest}"]
+    for name, values in told.items():
+        lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
+    return "\n".join(lines) + "\n"
 
 
 def _export(args):
