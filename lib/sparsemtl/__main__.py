@@ -1,4 +1,4 @@
-"""Command line: python -m sparsemtl {list, run, show, export, import, data, queue}."""
+"""Command line: python -m sparsemtl {list, run, show, export, import, data, queue, crate}."""
 
 import argparse
 import json
@@ -89,6 +89,8 @@ def _parser():
     store(sub)
     sub = command("queue", _queue, "say which runs the published tables lack, in order of worth (Markdown)")
     store(sub)
+    sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
+    sub = command("crate", _crate, "describe the committed records in results/ro-crate-metadata.json")
     sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
     sub = command("data", _data, "load a data set once, say what is in it, and fetch it first where asked to")
     sub.add_argument("name")
@@ -233,6 +235,12 @@ def _queue(args):
 
     records = merge(Store(args.store).all()[0], committed(args.results))[0]
     print(queue([_study(name) for name in STUDIES], records))
+
+
+def _crate(args):
+    from sparsemtl.report.crate import write
+
+    print(f"{write(args.results)} written", file=sys.stderr)
 
 
 def _data(args):
