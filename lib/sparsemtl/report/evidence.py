@@ -1,7 +1,7 @@
 """Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +23,7 @@ class Evidence:
     profile: str
     records: tuple
     expected: int
+    options: str = ""  # words of the command line that choose these runs of the profile
 
     def __bool__(self):
         return bool(self.records)
@@ -31,6 +32,12 @@ class Evidence:
     def main(self):
         """The records that tables and claims rest on: all but the controls with a known truth."""
         return tuple(r for r in self.records if "control" not in r.spec.params)
+
+    def only(self, **params):
+        """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
+        chosen = tuple(r for r in self.main if all(r.spec.params.get(k) == v for k, v in params.items()))
+        options = " ".join(["--param", *(f"{k}={v}" for k, v in params.items())])
+        return replace(self, records=chosen, options=options)
 
     @property
     def title(self):
@@ -56,6 +63,22 @@ class Evidence:
             "code": _revisions(records),
         }
         return pd.DataFrame([row]).set_index("origin")
+
+
+def provenance(records):
+    """Where each record comes from (DataFrame by hash): what was run, seed, data, device, code, seconds, digest.
+
+    Fingerprints and digests are cut to 12 hex digits; `python -m sparsemtl show HASH` prints them whole.
+    """
+    rows = {
+        r.hash: {
+            "what": r.spec.label().removeprefix(f"{r.spec.study} {r.spec.profile} "), "data": r.spec.data,
+            "data fingerprint": r.result.get("data", {}).get("fingerprint", "")[:12], "device": r.run["device"],
+            "code": r.run.get("code", r.run["revision"])[:12], "seconds": r.run["seconds"], "digest": r.digest[:12],
+        }
+        for r in records
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").sort_values("what", kind="stable")
 
 
 def _revisions(records):
