@@ -11,7 +11,7 @@ import pytest
 from sparsemtl import engine
 from sparsemtl.__main__ import main
 from sparsemtl.errors import DataError
-from sparsemtl.records import Store, set_hash, write_jsonl
+from sparsemtl.records import Store, read_jsonl, set_hash, write_jsonl
 from sparsemtl.studies import shin2023
 
 ONE = ("--subject", "1", "--seed", "0", "--method", "or", "--sparsity", "0.4")

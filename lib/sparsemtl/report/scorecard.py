@@ -23,7 +23,7 @@ def scorecard(evidences):
 
     evidences: as `evidence_of_all` gives them. A claim is judged on the largest profile that has the runs for it, and
     on that alone. effect, low, high: mean paired difference and its 95 % interval, in percent of what the column `of`
-    says (NaN where nothing was run, or one unit gives no interval); n: subjects or seeds.
+    says (NaN where nothing was run, or one unit gives no interval).
     """
     rows = []
     for study, found in evidences.items():
@@ -38,8 +38,8 @@ def scorecard(evidences):
                 {
                     "paper": PAPERS[study], "claim": row.claim, "short": told[claim].short, "made in": row["where"],
                     "tested on": problems.get(problem, problem), "quantity": quantity, "effect": 100 * row.effect,
-                    "low": 100 * row.low, "high": 100 * row.high, "of": told[claim].unit, "n": n,
-                    "units": units if n else "", "dz": row.dz, "verdict": row.verdict, "profile": row.profile,
+                    "low": 100 * row.low, "high": 100 * row.high, "of": told[claim].unit,
+                    "paired over": f"{n} {units}", "dz": row.dz, "verdict": row.verdict, "profile": row.profile,
                     "runs": row.runs, "page": told[claim].page,
                 }
             )  # fmt: skip

@@ -224,11 +224,11 @@ def execution_above_imagery(values):
     return sum(gaps) / len(gaps)
 
 
-def claims(evidences):
+def claims(evidences, ids=None):
     """One row for each claim, problem and origin of evidence (DataFrame): effect, interval and verdict.
 
     evidences: list of `Evidence`. The effect is a mean difference of accuracy, paired over subjects after averaging
-    over seeds and, where the claim names both tasks, over tasks.
+    over seeds and, where the claim names both tasks, over tasks. ids: of the claims wanted, None for all.
     """
     rows = []
     for evidence in evidences:
@@ -237,7 +237,7 @@ def claims(evidences):
             chosen = select(table, problem)
             values = per_subject(chosen) if len(chosen) else None
             runs = chosen.hash.nunique() if len(chosen) else 0
-            for claim in CLAIMS:
+            for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
                 found = effect(globals()[claim.quantity](values).dropna()) if values is not None else None
                 rows.append({"problem": problem or "not run"} | claim_row(claim, evidence, found, "subjects", runs))
     return pd.DataFrame(rows).set_index("id")
@@ -439,4 +439,5 @@ def recordings(records):
                 ("trials", sum(data["trials"][task])),
             )
         }
-    return pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    table = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    return table.rename_axis(["problem", "subject"]) if rows else table
