@@ -11,7 +11,7 @@ import pytest
 from sparsemtl import engine
 from sparsemtl.__main__ import main
 from sparsemtl.errors import DataError
-from sparsemtl.records import Store, read_jsonl, write_jsonl
+from sparsemtl.records import Store, read_jsonl, set_hash, write_jsonl
 from sparsemtl.studies import shin2023
 
 ONE = ("--subject", "1", "--seed", "0", "--method", "or", "--sparsity", "0.4")
@@ -92,12 +92,14 @@ def test_list_run_show_tell_of_the_same_run(capsys, runner):
     assert all(line.split()[1] == "missing" for line in out)
     assert len({line.split(maxsplit=2)[2] for line in out}) == n  # each is described, not only named
     assert all("sparsity=0.4" in line for line in out)
-    assert err == [f"{n} runs, 0 with a record in runs"]
+    assert err == [f"{n} runs, 0 with a record in results or runs"]
 
     status, out, err = call(capsys, "run", "shin2023", *ONE)
     assert (status, out, err) == (0, [], [f"{n} runs executed, {n} records in all"])
     assert call(capsys, "run", "shin2023", *ONE)[2] == [f"0 runs executed, {n} records in all"]
-    assert call(capsys, "list", "shin2023", *ONE)[2] == [f"{n} runs, {n} with a record in runs"]
+    _, out, err = call(capsys, "list", "shin2023", *ONE)
+    assert {line.split()[1] for line in out} == {"done"}
+    assert err == [f"{n} runs, {n} with a record in results or runs, record set {set_hash(Store().all()[0])}"]
 
     status, out, err = call(capsys, "show", name, "--json")
     record = json.loads("\n".join(out))
@@ -123,6 +125,25 @@ def test_show_tells_where_a_number_comes_from(capsys, make_record):
         "  seed: 0", "  device: cpu", "  code: 0123456789abcdef", "  torch: 2.11.0",
     ):  # fmt: skip
         assert line in out
+
+
+def test_list_tells_committed_and_damaged_records_apart(capsys, make_record):
+    specs = [s for s in shin2023.all_specs("quick") if chosen(s)]
+    write_jsonl("results/shin2023/quick/a.jsonl", [make_record(specs[0])])
+    Store().write(make_record(specs[1]))
+    Store().path(specs[1]).write_text("{")
+    out = call(capsys, "list", "shin2023", *ONE)[1]
+    assert {line.split()[0]: line.split()[1] for line in out} == {
+        s.hash: ("committed", "damaged")[i] if i < 2 else "missing" for i, s in enumerate(specs)
+    }
+
+
+def test_a_run_is_chosen_by_its_hash(capsys):
+    spec = shin2023.all_specs("quick")[3]
+    out = call(capsys, "list", "shin2023", "--hash", spec.hash[:10])[1]
+    assert [line.split()[0] for line in out] == [spec.hash]
+    status, _, err = call(capsys, "list", "shin2023", "--hash", spec.hash, "zz")
+    assert (status, err) == (2, ["sparsemtl: no run of this grid starts with 'zz': `list` prints the hashes"])
 
 
 def test_the_filters_choose_what_they_name(capsys):

@@ -8,8 +8,8 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from sparsemtl.errors import SparseMTLError, SpecError
-from sparsemtl.records import Store, committed, merge, read_jsonl, write_jsonl
+from sparsemtl.errors import RecordError, SparseMTLError, SpecError
+from sparsemtl.records import Store, committed, merge, read_jsonl, set_hash, write_jsonl
 from sparsemtl.spec import PROFILES
 
 STUDIES = {name: f"sparsemtl.studies.{name}" for name in ("shin2023", "upadhyay2023")}
@@ -56,6 +56,7 @@ def _parser():
         sub.add_argument("--seed", nargs="+", type=int, help="these seeds only")
         sub.add_argument("--sparsity", nargs="+", type=float, help="these sparsities only")
         sub.add_argument("--problem", help="this classification problem only")
+        sub.add_argument("--hash", nargs="+", help="runs whose hash starts with these digits only")
         sub.add_argument("--table", nargs="+", help="runs of these tables or pages only (see: queue)")
         pair = {"nargs": "+", "action": "extend", "metavar": "NAME=VALUE", "type": _pair, "default": []}
         sub.add_argument("--param", **pair, help="runs with these values of a parameter only, such as lam=1e-5")
@@ -64,9 +65,14 @@ def _parser():
     def store(sub):
         sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or ./runs)")
 
+    def results(sub):
+        text = "committed records (default: ./results)"
+        sub.add_argument("--results", type=Path, default=Path("results"), help=text)
+
     sub = command("list", _list, "list the runs of a study and which of them have a record")
     grid(sub)
     store(sub)
+    results(sub)
     sub = command("run", _run, "execute the runs of a study that have no record yet")
     grid(sub)
     store(sub)
@@ -77,7 +83,7 @@ def _parser():
     sub.add_argument("hash")
     sub.add_argument("--json", action="store_true", help="the whole record as JSON")
     store(sub)
-    sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
+    results(sub)
     sub = command("export", _export, "write the records of a study as JSON lines")
     sub.add_argument("study")
     sub.add_argument("file", type=Path)
@@ -89,9 +95,9 @@ def _parser():
     store(sub)
     sub = command("queue", _queue, "say which runs the published tables lack, in order of worth (Markdown)")
     store(sub)
-    sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
+    results(sub)
     sub = command("crate", _crate, "describe the committed records in results/ro-crate-metadata.json")
-    sub.add_argument("--results", type=Path, default=Path("results"), help="committed records (default: ./results)")
+    results(sub)
     sub = command("data", _data, "load a data set once, say what is in it, and fetch it first where asked to")
     sub.add_argument("name")
     sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
@@ -139,6 +145,10 @@ def _chosen(args):
             known = ", ".join(str(v) for v in dict.fromkeys(have.values()))
             raise SpecError(f"unknown {field} {unknown[0]!r}: this grid has {known}")
         chosen = [s for s in chosen if have[s] in wanted]
+    if args.hash:
+        if unknown := [h for h in args.hash if not any(s.hash.startswith(h) for s in chosen)]:
+            raise SpecError(f"no run of this grid starts with {unknown[0]!r}: `list` prints the hashes")
+        chosen = [s for s in chosen if s.hash.startswith(tuple(args.hash))]
     for name, _ in args.set:
         if unknown := [s for s in chosen if name not in s.params]:
             raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join(unknown[0].params)}")
@@ -147,12 +157,25 @@ def _chosen(args):
 
 def _list(args):
     chosen, store = _chosen(args), Store(args.store)
-    done = 0
+    shipped = {r.hash: r for r in committed(args.results)}
+    found = []
     for spec in chosen:
-        found = store.path(spec).exists()
-        done += found
-        print(f"{spec.hash}  {'done   ' if found else 'missing'}  {spec.label()}")
-    print(f"{len(chosen)} runs, {done} with a record in {store.folder}", file=sys.stderr)
+        state, record = _state(spec, shipped, store)
+        found += [record] if record else []
+        print(f"{spec.hash}  {state:9}  {spec.label()}")
+    name = f", record set {set_hash(found)}" if found else ""
+    print(f"{len(chosen)} runs, {len(found)} with a record in {args.results} or {store.folder}{name}", file=sys.stderr)
+
+
+def _state(spec, shipped, store):
+    """(word, record or None): what there is of a run."""
+    if spec.hash in shipped:
+        return "committed", shipped[spec.hash]
+    try:
+        record = store.read(spec)
+    except RecordError:
+        return "damaged", None
+    return ("done", record) if record else ("missing", None)
 
 
 def _run(args):
@@ -192,7 +215,9 @@ def _described(record):
         k: v for k, v in result.get("data", {}).items() if k in ("fingerprint", "runs", "trials", "pictures")
     }
     told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
+    again = f"python -m sparsemtl run {record.spec.study} --profile {record.spec.profile} --hash {record.hash}"
     lines = [f"run {record.hash}: {record.spec.label()}", f"digest of the result: {record.digest}"]
+    lines += [f"make it again: {again}"]
     for name, values in told.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"

@@ -215,6 +215,12 @@ def committed(results="results"):
     return [record for path in sorted(Path(results).glob("*/*/*.jsonl")) for record in read_jsonl(path)]
 
 
+def set_hash(records):
+    """Name of a set of records, whatever their order: 16 hex digits of the SHA-256 of their hashes and digests."""
+    lines = sorted({f"{record.hash} {record.digest}" for record in records})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def merge(*groups):
     """(records, conflicts): one record for each hash; where two results differ the first stays.
 

@@ -14,7 +14,7 @@ from sparsemtl.records import validate
 from sparsemtl.report import shin2023 as report
 from sparsemtl.report import shin2023_figures as figures
 from sparsemtl.report.evidence import Evidence
-from sparsemtl.report.style import show_table
+from sparsemtl.report.page import show_table
 from sparsemtl.studies.shin2023 import CLAIMS, METHODS, SPARSITIES, TASKS
 
 SUBJECTS, SEEDS, PROBLEM = (1, 2, 7), (0, 1), "left-right"
@@ -131,8 +131,11 @@ def test_the_published_cells_stand_beside_ours(records):
         row, values = table.loc[TASKS[task], name], by_subject(task, "or", 0.4, metric)
         low, high = stats.ttest_1samp(values, 0).confidence_interval()
         assert (row.published, row.ours, row.sd) == pytest.approx((published, values.mean(), values.std(ddof=1)))
-        assert row.interval == f"{low:.3f} to {high:.3f}"
-        assert row["difference / sd"] == pytest.approx((values.mean() - published) / values.std(ddof=1))
+        assert (row["95 % from"], row["to"]) == pytest.approx((low, high))
+        units = (values.mean() - published) / values.std(ddof=1)
+        assert row["difference / spread"] == pytest.approx(units)
+        word = "= agrees" if abs(units) <= 2 else "▲ higher" if units > 0 else "▼ lower"
+        assert row["against published"] == word
 
 
 def expected_differences():

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sparsemtl.report.statistics import VERDICTS, Estimate, chance_interval, effect, estimate, holm, verdict
+from sparsemtl.report.statistics import (
+    VERDICTS,
+    Estimate,
+    against_published,
+    chance_interval,
+    effect,
+    estimate,
+    holm,
+    verdict,
+)
 
 SAMPLES = st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=2, max_size=9)
 
@@ -113,3 +122,22 @@ def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes
     assert sum(pmf[a : b + 1]) >= 0.95
     assert sum(pmf[: a + 1]) > 0.025
     assert sum(pmf[b:]) > 0.025
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "sd", "difference", "units", "mark"),
+    [
+        ([0.5, 0.7], 0.6, 0.0, 0.0, 0.0, "= agrees"),
+        ([0.5, 0.7], 0.1, 0.0, 0.5, 0.5 / math.sqrt(0.02), "▲ higher"),
+        ([0.5, 0.7], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.03), "= agrees"),
+        ([0.6], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.02), "▼ lower"),
+        ([0.6], 0.9, 0.0, -0.3, math.nan, "? no spread"),
+        ([], 0.9, 0.1, math.nan, math.nan, "○ not run"),
+    ],
+)
+def test_a_cell_stands_against_the_published_one_in_units_of_both_spreads(
+    values, published, sd, difference, units, mark
+):
+    found = against_published(estimate(values), published, sd)
+    assert found[:2] == pytest.approx((difference, units), nan_ok=True)
+    assert found[2] == mark

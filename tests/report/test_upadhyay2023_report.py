@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from made_up import LAYERS, made_up_record, value_of
 from sparsemtl.__main__ import main
 from sparsemtl.models.dense import MultiTaskNet, backbone_convs
 from sparsemtl.records import write_jsonl
@@ -14,41 +15,10 @@ from sparsemtl.report.queue import queue
 from sparsemtl.studies import shin2023
 from sparsemtl.studies import upadhyay2023 as study
 
-METRICS = {
-    "seg": ("seg_iou", "seg_miou"),
-    "normal": ("normal_cs", "normal_mean"),
-    "depth": ("depth_mae", "depth_mae_m"),
-    "male": ("male_acc", "male_f1"),
-    "smile": ("smile_acc", "smile_f1"),
-}
-LAYERS = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1")
-
-
-def value_of(spec, task):
-    """Better with lambda, worse with more tasks, l1 worst; a little noise by seed."""
-    p, sign = spec.params, report.SCORES[task][2]
-    good = 0.1 * (p["lam"] > 0) - 0.02 * (p["tasks"].count("+")) - 0.3 * (p["penalty"] == "l1")
-    best = 0.05 * (p["lam"] == study.SPARSE)
-    return 0.5 + sign * (good + best + 0.001 * spec.seed)
-
 
 @pytest.fixture(scope="module")
 def fake(make_record):
-    def make(spec):
-        tasks, lam = spec.params["tasks"].split("+"), spec.params["lam"]
-        metrics = {name: value_of(spec, task) for task in tasks for name in METRICS[task]}
-        group = 1.0 if lam >= 1e-3 else 0.5 if lam else 0.0
-        alive = {name: [4 if name.startswith(("conv1", "layer1")) else round(8 * (1 - group)), 8] for name in LAYERS}
-        result = {
-            "metrics": metrics, "constant": dict.fromkeys(metrics, 0.25), "channels": alive, "epochs": {"run": 2},
-            "sparsity": {"group": group, "parameter": group, "filter": 0.0, "zero": group},
-            "history": {"group_sparsity": [0.0, group]},
-            "backbone": {n: {"parameters": 100, "flops": 100 - 50 * (n == "compact")} for n in ("zeros", "compact")},
-        }  # fmt: skip
-        times = {"zeros_ms": [2.0 - lam * 1e4] * 5, "compact_ms": [1.0] * 5, "train_seconds": 1.0}
-        return make_record(spec, result, timings=times)
-
-    return make
+    return lambda spec: made_up_record(spec, make_record)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +55,23 @@ def test_tables_put_ours_below_the_published_row(full, number):
     values = [value_of(r.spec, task) for r in chosen]
     assert ours["seeds"] == "3"
     assert ours[report.SCORES[task][1]] == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_published_cell_has_ours_beside_it(full, number):
+    table = report.cells(number, full)
+    rows = study.published(number)
+    assert len(table) == sum(row["tasks"].count("+") + 1 for row in rows)
+    for row in rows:
+        for task in row["tasks"].split("+"):
+            column, label, _ = report.SCORES[task]
+            line = table.loc[row["tasks"], f"{row['lambda']:g}", label]
+            assert (line.published, line["published sd"]) == (row[f"{column}_mean"], row[f"{column}_std"])
+            assert line.seeds == 3
+            assert line.difference == pytest.approx(line.ours - line.published)
+            spread = np.hypot(line.sd, line["published sd"])
+            assert line["difference / spread"] == pytest.approx(line.difference / spread)
+    assert (report.cells(number, EMPTY)["against published"] == "○ not run").all()
 
 
 def test_segmentation_alone_is_not_mixed_over_the_data_sets(full):

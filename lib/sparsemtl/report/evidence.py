@@ -1,7 +1,7 @@
 """Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +23,7 @@ class Evidence:
     profile: str
     records: tuple
     expected: int
+    options: str = ""  # words of the command line that choose these runs of the profile
 
     def __bool__(self):
         return bool(self.records)
@@ -32,12 +33,30 @@ class Evidence:
         """The records that tables and claims rest on: all but the controls with a known truth."""
         return tuple(r for r in self.records if "control" not in r.spec.params)
 
+    def only(self, **params):
+        """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
+        chosen = tuple(r for r in self.main if all(r.spec.params.get(k) == v for k, v in params.items()))
+        options = " ".join(["--param", *(f"{k}={v}" for k, v in params.items())])
+        return replace(self, records=chosen, options=options)
+
+    def of(self, specs, options=""):
+        """The part of the evidence that these specs name, which become what is expected. options: see the class."""
+        names = {spec.hash for spec in specs}
+        chosen = tuple(r for r in self.records if r.hash in names)
+        return replace(self, records=chosen, expected=len(names), options=options)
+
+    @property
+    def controls(self):
+        """The part of the evidence with a known truth."""
+        chosen = tuple(r for r in self.records if "control" in r.spec.params)
+        return replace(self, records=chosen, options="--param control=truth")
+
     @property
     def title(self):
         """Heading of a table or figure made of these records."""
         if not self:
             return f"{self.origin}: {NOT_RUN}"
-        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.main)}"
+        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.main or self.records)}"
 
     def summary(self):
         """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
@@ -56,6 +75,22 @@ class Evidence:
             "code": _revisions(records),
         }
         return pd.DataFrame([row]).set_index("origin")
+
+
+def provenance(records):
+    """Where each record comes from (DataFrame by hash): what was run, seed, data, device, code, seconds, digest.
+
+    Fingerprints and digests are cut to 12 hex digits; `python -m sparsemtl show HASH` prints them whole.
+    """
+    rows = {
+        r.hash: {
+            "what": r.spec.label().removeprefix(f"{r.spec.study} {r.spec.profile} "), "data": r.spec.data,
+            "data fingerprint": r.result.get("data", {}).get("fingerprint", "")[:12], "device": r.run["device"],
+            "code": r.run.get("code", r.run["revision"])[:12], "seconds": r.run["seconds"], "digest": r.digest[:12],
+        }
+        for r in records
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").sort_values("what", kind="stable")
 
 
 def _revisions(records):
@@ -89,18 +124,18 @@ def committed_evidences(study, results=None):
     return found
 
 
-def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None):
+def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options=""):
     """Evidence of this machine: runs whatever `profile` still lacks, then returns all of it.
 
     Quick runs of other code are made anew: they exist to show that this code works.
 
     specs: the runs wanted (default: all of the study's). workers: processes (default: one for each core).
-    store: folder of records (default: SPARSEMTL_RUNS or `runs` in the repository). Raises `RecordError` naming
-    the first run that failed, after the others have finished.
+    store: folder of records (default: SPARSEMTL_RUNS or `runs` in the repository). options: see `Evidence`.
+    Raises `RecordError` naming the first run that failed, after the others have finished.
     """
     specs = study.all_specs(profile) if specs is None else specs
     store = Store(store or os.environ.get("SPARSEMTL_RUNS") or repository_root() / "runs")
     outcome = execute(specs, store, workers or os.cpu_count(), data_dir, device, same_code=profile == "quick")
     if outcome.failures:
         raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
-    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)))
+    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

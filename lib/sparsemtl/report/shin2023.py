@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.report.statistics import chance_interval, claim_row, effect, estimate, holm
+from sparsemtl.report.statistics import against_published, chance_interval, claim_row, effect, estimate, holm
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
     CLAIMS,
@@ -107,17 +107,18 @@ def _percent(share):
 
 
 def published_beside_ours(records, problem):
-    """The published cells beside ours (DataFrame): mean, sd, interval over subjects, difference in units of the sd."""
+    """The published cells beside ours (DataFrame): mean, sd and interval over subjects, see `against_published`."""
     table, rows = select(frame(records), problem), []
     for (task, metric), published in PUBLISHED.items():
         e = estimate(cell(per_subject(table, metric), task, PROPOSED, PUBLISHED_SPARSITY)) if len(table) else None
         ran = e is not None and e.n > 0
+        difference, units, mark = against_published(e, published)
         rows.append(
             {
                 "task": TASKS[task], "metric": METRICS[metric], "published": published,
                 "ours": e.mean if ran else np.nan, "sd": e.sd if ran else np.nan,
-                "interval": f"{e.low:.3f} to {e.high:.3f}" if ran and e.n > 1 else "one subject" if ran else "not run",
-                "difference / sd": (e.mean - published) / e.sd if ran else np.nan,
+                "95 % from": e.low if ran else np.nan, "to": e.high if ran else np.nan, "difference": difference,
+                "difference / spread": units, "against published": mark,
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(["task", "metric"])
@@ -223,11 +224,11 @@ def execution_above_imagery(values):
     return sum(gaps) / len(gaps)
 
 
-def claims(evidences):
+def claims(evidences, ids=None):
     """One row for each claim, problem and origin of evidence (DataFrame): effect, interval and verdict.
 
     evidences: list of `Evidence`. The effect is a mean difference of accuracy, paired over subjects after averaging
-    over seeds and, where the claim names both tasks, over tasks.
+    over seeds and, where the claim names both tasks, over tasks. ids: of the claims wanted, None for all.
     """
     rows = []
     for evidence in evidences:
@@ -235,9 +236,10 @@ def claims(evidences):
         for problem in [p for p in PROBLEMS if p in set(table.problem)] if len(table) else [None]:
             chosen = select(table, problem)
             values = per_subject(chosen) if len(chosen) else None
-            for claim in CLAIMS:
+            runs = chosen.hash.nunique() if len(chosen) else 0
+            for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
                 found = effect(globals()[claim.quantity](values).dropna()) if values is not None else None
-                rows.append({"problem": problem or "not run"} | claim_row(claim, evidence, found, "subjects"))
+                rows.append({"problem": problem or "not run"} | claim_row(claim, evidence, found, "subjects", runs))
     return pd.DataFrame(rows).set_index("id")
 
 
@@ -437,4 +439,5 @@ def recordings(records):
                 ("trials", sum(data["trials"][task])),
             )
         }
-    return pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    table = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    return table.rename_axis(["problem", "subject"]) if rows else table

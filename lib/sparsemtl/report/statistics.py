@@ -75,15 +75,32 @@ def verdict(found):
     return "inconclusive"
 
 
-def claim_row(claim, evidence, found, units):
+def against_published(found, published, sd=0.0):
+    """(difference, difference in units of the spread, mark) of our `Estimate` (None: not run) and a published value.
+
+    The spread is the root of the squared standard deviations, ours and the published one (sd); where one seed or
+    subject gives ours none, the published one stands for it. Up to two spreads count as agreement.
+    """
+    if found is None or not found.n:
+        return math.nan, math.nan, "○ not run"
+    difference = found.mean - published
+    spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
+    units = difference / spread if spread else math.nan
+    mark = "= agrees" if abs(units) <= 2 else "? no spread" if math.isnan(units) else None
+    return difference, units, mark or ("▲ higher" if difference > 0 else "▼ lower")
+
+
+def claim_row(claim, evidence, found, units, runs):
     """One line of a table of claims (dict): sentence, evidence, effect, interval and verdict.
 
     found: `Effect` or None where nothing was run. units: what is paired ("subjects", "seeds"), the name of a column.
+    runs: number of records behind it.
     """
     ran = found is not None and found.n > 0
     numbers = {"effect": "mean", "low": "low", "high": "high", "dz": "dz"}
     return {
         "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
+        "profile": evidence.profile if evidence else "", "runs": runs if ran else 0,
         **{name: getattr(found, field) if ran else math.nan for name, field in numbers.items()},
         units: found.n if ran else 0, "verdict": verdict(found),
     }  # fmt: skip

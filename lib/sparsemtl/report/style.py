@@ -1,12 +1,18 @@
 """One visual language for both papers: a colour for each task and method, safe for colour-blind readers."""
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 
-# Okabe and Ito's palette; readable on white and on black
-TASK_COLOURS = {"mi": "#0072B2", "me": "#D55E00", "both": "#009E73"}
+# Okabe and Ito's palette and what lies between its colours; one task, one colour, on every page
+TASK_COLOURS = {
+    "mi": "#0072B2", "me": "#D55E00", "both": "#009E73",
+    "seg": "#56B4E9", "normal": "#E69F00", "depth": "#7B3294", "male": "#5A7D00", "smile": "#A6611A",
+}  # fmt: skip
 HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
+VERDICT_STYLE = {  # colour and marker
+    "reproduced": ("#009E73", "^"), "not reproduced": ("#D55E00", "v"), "inconclusive": ("#8A8A8A", "o"),
+    "not run": ("#8A8A8A", ""),
+}  # fmt: skip
 
 
 def use_style():
@@ -36,22 +42,3 @@ def empty_figure(text):
     ax.axis("off")
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=13)
     return fig
-
-
-# What the columns of a statistic are called on a page
-LABELS = {
-    "n": "subjects",
-    "mean": "mean difference",
-    "low": "95 % from",
-    "high": "to",
-    "dz": "d_z",
-    "p": "p (Wilcoxon)",
-}
-
-
-def show_table(table, caption="", digits=3):
-    """The table for a page (pandas Styler): floats with `digits` decimals, what was not run in words."""
-    table = pd.DataFrame({"": ["not run"]}, index=[""]) if table.empty else table
-    shown = table.rename(columns=LABELS).style.format(precision=digits, na_rep="not run")
-    shown.set_table_attributes('class="results"')
-    return shown.set_caption(caption) if caption else shown

@@ -8,7 +8,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from sparsemtl.data.pictures import VOID
 from sparsemtl.models.dense import backbone_convs
 from sparsemtl.report.statistics import estimate
-from sparsemtl.report.style import HIGHLIGHT, MUTED, empty_figure
+from sparsemtl.report.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure
 from sparsemtl.report.upadhyay2023 import SCORES, cell, frame, matching, protocols, select
 from sparsemtl.studies.upadhyay2023 import (
     ALL_NYU,
@@ -19,7 +19,6 @@ from sparsemtl.studies.upadhyay2023 import (
     published,
 )
 
-COLOURS = {"seg": "#0072B2", "normal": "#D55E00", "depth": "#009E73", "male": "#E69F00", "smile": "#56B4E9"}
 DEAD, ALIVE = "#D9D9D9", "#0072B2"
 
 
@@ -75,8 +74,10 @@ def block_diagram():
         "segmentation\nDeepLab head": "cross entropy", "surface normals\nDeepLab head": "1 - cosine",
         "depth\nDeepLab head": "squared error", "male, smile\nconvolution, 2 linear": "binary cross entropy",
     }  # fmt: skip
-    for y, (head, loss), task in zip((3.0, 2.1, 1.2, 0.3), heads.items(), COLOURS, strict=False):
-        box(5.0, y, 1.9, 0.6, head, COLOURS[task] + "88")
+    for y, (head, loss), task in zip(
+        (3.0, 2.1, 1.2, 0.3), heads.items(), ("seg", "normal", "depth", "male"), strict=True
+    ):
+        box(5.0, y, 1.9, 0.6, head, TASK_COLOURS[task] + "88")
         box(7.4, y, 1.4, 0.6, loss, "#E6E6E6")
         arrow((4.08, 1.9), (4.93, y + 0.3))
         arrow((6.98, y + 0.3), (7.33, y + 0.3))
@@ -142,7 +143,7 @@ def performance(evidence, protocol="paper"):
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.8))
     for ax, task in zip(axes, ALL_NYU.split("+"), strict=True):
         column, label, _ = SCORES[task]
-        _against_lambda(ax, table, column, color=COLOURS[task], label="ours")
+        _against_lambda(ax, table, column, color=TASK_COLOURS[task], label="ours")
         _stars(ax, _three_task_table(f"{column}_mean"))
         ax.axhline(table[f"constant_{column}"].mean(), color=MUTED, ls=":", label="constant predictor")
         ax.set(title=TASKS[task], ylabel=label)

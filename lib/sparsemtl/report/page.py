@@ -1,0 +1,151 @@
+"""What a notebook shows: tables and figures, and under each of them the records behind it.
+
+A fold-out names the runs, holds the table as CSV, and says how to make it again and how to cite it. Everything lies
+in the page itself, so that it works without a server.
+"""
+
+import base64
+import html
+import re
+from dataclasses import dataclass, field
+from importlib import import_module
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from sparsemtl.records import set_hash
+from sparsemtl.report.evidence import NOT_RUN, provenance
+
+TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
+
+# What the columns of a statistic are called on a page
+LABELS = {
+    "n": "subjects", "mean": "mean difference", "low": "95 % from", "high": "to", "dz": "d_z", "p": "p (Wilcoxon)",
+}  # fmt: skip
+LONG = 40  # characters, from which on a cell may break into lines
+# A shape beside the word: no verdict is told by its colour alone
+MARKS = {"reproduced": "✔", "not reproduced": "✘", "inconclusive": "◐", NOT_RUN: "○"}
+
+
+def show_table(table, caption="", digits=3, name="table"):
+    """The table for a page (pandas Styler): floats with `digits` decimals, what was not run in words.
+
+    The index becomes columns, so that each column has its heading in the last row of the head. name: makes the ids
+    in the HTML, which must not change from build to build.
+    """
+    table = pd.DataFrame({"": [NOT_RUN]}) if table.empty else _without_index(table).rename(columns=LABELS)
+    if "verdict" in table:
+        table = table.assign(verdict=[f"{MARKS[word]} {word}" for word in table.verdict])
+    shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=NOT_RUN)
+    shown.set_table_attributes('class="results"')
+    shown.set_td_classes(table.map(lambda value: "long" if isinstance(value, str) and len(value) > LONG else ""))
+    if "page" in table:
+        shown.format('<a href="{0}.html">{0}</a>', subset=["page"])
+    return shown.set_caption(html.escape(caption)) if caption else shown
+
+
+def _without_index(table):
+    index, names = table.index.to_frame(index=False), [n or "" for n in table.index.names]
+    if names == [""] and index.iloc[:, 0].equals(pd.Series(range(len(table)))):
+        return table  # numbers of rows are no content
+    index.columns = names
+    if table.columns.nlevels > 1:
+        index.columns = pd.MultiIndex.from_tuples([("",) * (table.columns.nlevels - 1) + (n,) for n in names])
+    return pd.concat([index, table.reset_index(drop=True)], axis=1)
+
+
+@dataclass
+class Page:
+    """The results page of one notebook.
+
+    notebook: its name; with the name of a table or figure it makes the anchor that a citation points to.
+    parameters: of the notebook, other than the defaults, that shaped what it shows.
+    """
+
+    notebook: str
+    parameters: dict = field(default_factory=dict)
+    listed: dict = field(default_factory=dict, repr=False)  # record set -> anchor of the table that lists its runs
+
+    def table(self, table, name, caption="", behind=(), digits=3):
+        """`show_table` with the evidence under it (IPython HTML).
+
+        name: anchor, unique on the page. behind: `Evidence`, or several, that the table was made of.
+        """
+        shown = show_table(table, caption, digits, name).to_html()
+        csv = _download(f"{self.notebook}-{name}.csv", "the table as CSV", table.to_csv())
+        return _html(f'<div id="{name}">{shown}{self._fold(name, caption, behind, csv)}</div>')
+
+    def claims(self, *evidences, **options):
+        """The claims that this page is the evidence for, and what became of them. options: of the study's `claims`."""
+        name = self.notebook.split("_")[0]
+        report, study = (import_module(f"sparsemtl.{part}.{name}") for part in ("report", "studies"))
+        mine = [claim.id for claim in study.CLAIMS if claim.page == self.notebook]
+        table = report.claims(evidences, ids=mine, **options)
+        names = ["claim", "problem", "evidence", "effect", "low", "high", "subjects", "seeds", "dz", "verdict"]
+        table = table[[n for n in names if n in table]]
+        return self.table(table.set_index("claim"), "claims", "The claims of this page", evidences)
+
+    def finding(self, text, name, *evidences):
+        """What a figure shows, in a sentence made of its records, and its evidence (IPython HTML)."""
+        said = f'<p class="finding"><strong>What it shows:</strong> {html.escape(text)}</p>'
+        return _html(f'<div id="{name}">{said}{self._fold(name, text, evidences)}</div>')
+
+    def _fold(self, name, caption, evidences, *links):
+        evidences = [evidences] if hasattr(evidences, "records") else list(evidences)
+        runs = sum(len(e.records) for e in evidences)
+        parts = [f"<p>{' · '.join(links)}</p>"] if links else []
+        for evidence in evidences:
+            parts.append(self._told(name, caption, evidence))
+        word = "run" if runs == 1 else "runs"
+        return f'<details class="evidence"><summary>Evidence: {runs} {word}</summary>{"".join(parts)}</details>'
+
+    def _told(self, name, caption, evidence):
+        """Runs, commands and citation of one set of records (HTML)."""
+        title, commands = html.escape(evidence.title), html.escape("\n".join(self._commands(evidence)))
+        if not evidence:
+            return f"<p>{title}. To run it:</p><pre>{commands}</pre>"
+        key = set_hash(evidence.records)
+        parts = [f"<p>{title}, {len(evidence.records)} runs, record set <code>{key}</code></p>"]
+        if self.listed.setdefault(key, name) == name:
+            runs = provenance(evidence.records)
+            parts.append(f"<p>{_download(f'runs-{key}.csv', 'these runs as CSV', runs.to_csv())}</p>")
+            inner = runs.reset_index().to_html(index=False, border=0, classes="results", float_format="{:.1f}".format)
+            inner = re.sub(r">\s+<", "><", inner)
+            parts.append(f"<details><summary>The runs</summary>{inner}</details>")
+        else:
+            parts.append(f'<p>The runs are listed under <a href="#{self.listed[key]}">an earlier table</a>.</p>')
+        cite = html.escape(self._citation(name, caption, evidence, key))
+        parts.append(f"<p>Make it again, here or on another machine:</p><pre>{commands}</pre>")
+        parts.append(f"<p>Cite it:</p><pre>{cite}</pre>")
+        return "".join(parts)
+
+    def _commands(self, evidence):
+        words = evidence.options.split()
+        given = " ".join(f"-p {k} {v}" for k, v in {"profile": evidence.profile, **self.parameters}.items())
+        if not self.parameters:  # the command line knows the grid with the notebook's defaults
+            yield " ".join(["python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
+        yield f"papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
+
+    def _citation(self, name, caption, evidence, key):
+        title = f"{TITLE}: {self.notebook}, {caption.split('. ')[0] or name}"
+        year = max(r.run["ended"] for r in evidence.records)[:4]
+        return "\n".join([
+            f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}-{name}-{key[:8]},",
+            f"  author = {{{{{AUTHOR}}}}},",
+            f"  title  = {{{title}}},",
+            f"  year   = {{{year}}},",
+            f"  note   = {{notebooks/{self.notebook}.html\\#{name}; {len(evidence.records)} run records, set {key}}},",
+            "}",
+        ])  # fmt: skip
+
+
+def _download(file, text, content):
+    """A link that holds the file it offers."""
+    data = base64.b64encode(content.encode()).decode()
+    return f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}">{text}</a>'
+
+
+def _html(text):
+    from IPython.display import HTML
+
+    return HTML(text)

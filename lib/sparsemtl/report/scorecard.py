@@ -1,0 +1,114 @@
+"""Every claim of both papers on one page: effect, interval, verdict, and what they rest on."""
+
+from importlib import import_module
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from sparsemtl.report.evidence import NOT_RUN, committed_evidences
+from sparsemtl.report.statistics import VERDICTS
+from sparsemtl.report.style import MUTED, VERDICT_STYLE
+
+PAPERS = {"shin2023": "Shin et al. 2023", "upadhyay2023": "Upadhyay et al. 2023"}
+
+
+def evidence_of_all(results=None):
+    """The committed evidence of both studies: {study: [Evidence of a profile, the largest first]}."""
+    return {name: committed_evidences(import_module(f"sparsemtl.studies.{name}"), results) for name in PAPERS}
+
+
+def scorecard(evidences):
+    """One row for each claim, and each problem that it was tested on (DataFrame).
+
+    evidences: as `evidence_of_all` gives them. A claim is judged on the largest profile that has the runs for it, and
+    on that alone. effect, low, high: mean paired difference and its 95 % interval, in percent of what the column `of`
+    says (NaN where nothing was run, or one unit gives no interval).
+    """
+    rows = []
+    for study, found in evidences.items():
+        report = import_module(f"sparsemtl.report.{study}")
+        source = import_module(f"sparsemtl.studies.{study}")
+        told, problems = {c.id: c for c in source.CLAIMS}, getattr(source, "PROBLEMS", {})
+        for (claim, problem), row in _judged(report.claims(found)).items():
+            n = row.subjects if "subjects" in row else row.seeds
+            units = "subjects" if "subjects" in row else "seeds"
+            quantity = getattr(report, told[claim].quantity).__doc__.splitlines()[0]
+            rows.append(
+                {
+                    "paper": PAPERS[study], "claim": row.claim, "short": told[claim].short, "made in": row["where"],
+                    "tested on": problems.get(problem, problem), "quantity": quantity, "effect": 100 * row.effect,
+                    "low": 100 * row.low, "high": 100 * row.high, "of": told[claim].unit,
+                    "paired over": f"{n} {units}", "dz": row.dz, "verdict": row.verdict, "profile": row.profile,
+                    "runs": row.runs, "page": told[claim].page,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _judged(table):
+    """{(claim, problem): row}: for each the first row that was run; a claim never run keeps one row."""
+    chosen = {}
+    for claim, row in table.iterrows():
+        problem = row.problem if "problem" in row else ""
+        ran = row.verdict != NOT_RUN
+        kept = chosen.get((claim, problem))
+        if kept is None or (ran and kept.verdict == NOT_RUN):
+            chosen[claim, problem] = row
+    order = list(dict.fromkeys(table.index))
+    known = {claim for claim, problem in chosen if problem != NOT_RUN}
+    kept = [key for key in chosen if key[1] != NOT_RUN or key[0] not in known]
+    return {key: chosen[key] for key in sorted(kept, key=lambda key: order.index(key[0]))}
+
+
+def story(table):
+    """The scorecard in one paragraph that follows from its verdicts (Markdown)."""
+    counts = table.verdict.value_counts()
+    parts = [f"**{counts[word]}** {word}" for word in VERDICTS if counts.get(word)]
+    ran = table[table.verdict != NOT_RUN]
+    lines = [f"Of {len(table)} tests of {table.claim.nunique()} claims: {', '.join(parts)}."]
+    for profile, part in ran.groupby("profile"):
+        lines.append(f"{len(part)} rest on runs of the profile `{profile}`, {PROFILE_WORDS[profile]}.")
+    if len(ran) and (alone := ran[ran.low.isna()]).size:
+        lines.append(f"{len(alone)} have too few seeds for an interval, and stay inconclusive whatever their effect.")
+    return " ".join(lines)
+
+
+PROFILE_WORDS = {
+    "quick": "simulated data, which is no evidence",
+    "small": "real data with smaller networks and fewer seeds than the papers'",
+    "full": "the papers' sizes",
+}
+
+
+def effects(table):
+    """All effects with their 95 % intervals on one axis, in percent; the shape of a mark tells the verdict (figure)."""
+    rows = table.iloc[::-1].reset_index(drop=True)
+    fig, ax = plt.subplots(figsize=(10.5, 0.42 * len(rows) + 1.4))
+    for y, row in rows.iterrows():
+        colour, marker = VERDICT_STYLE[row.verdict]
+        if row.verdict == NOT_RUN:
+            ax.text(0, y, NOT_RUN, ha="center", va="center", fontsize="small", color=MUTED)
+            continue
+        if np.isfinite(row.low):
+            ax.plot([row.low, row.high], [y, y], color=colour, lw=2)
+        ax.plot(row.effect, y, marker, ms=8, color=colour, mfc=colour if np.isfinite(row.low) else "white")
+    for word in VERDICTS:
+        colour, marker = VERDICT_STYLE[word]
+        if word != NOT_RUN:
+            ax.plot([], [], marker, color=colour, label=word)
+    ax.plot([], [], "o", color=MUTED, mfc="white", label="no interval: one seed")
+    ax.axvline(0, color=MUTED, lw=1)
+    ax.set_xscale("symlog", linthresh=10, linscale=2)  # intervals from two seeds are an order of magnitude longer
+    reach = np.nanmax(np.abs(rows[["effect", "low", "high"]].to_numpy(float)), initial=10) * 1.3
+    ax.set_xlim(-reach, reach)
+    ticks = [t for t in (-1000, -100, -10, -5, 0, 5, 10, 100, 1000) if abs(t) <= reach]
+    ax.set_xticks(ticks, [f"{t:+g}" if t else "0" for t in ticks])
+    ax.set_yticks(range(len(rows)), [_name(*names) for names in zip(rows.short, rows["tested on"], strict=True)])
+    ax.set(xlabel="effect, % (right of zero: as claimed; linear up to 10, logarithmic beyond)", ylim=(-1, len(rows)))
+    fig.legend(loc="outside lower center", ncols=4, fontsize="small")
+    return fig
+
+
+def _name(short, tested_on):
+    return f"{short} ({tested_on})" if tested_on not in ("", NOT_RUN) else short

@@ -1,0 +1,90 @@
+"""Sentences under the figures: their numbers come from the records, and without records they say so."""
+
+import re
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up import made_up_record, value_of
+from sparsemtl.records import committed
+from sparsemtl.report import findings
+from sparsemtl.report.evidence import Evidence
+from sparsemtl.studies import shin2023, upadhyay2023
+
+ROOT = Path(__file__).parents[2]
+EEG = (findings.accuracy_against_sparsity, findings.variation_over_subjects)
+VOTES = (findings.vote_agreement, findings.densities, findings.scalp_maps)
+VISION = (findings.performance, findings.sparsity, findings.times, findings.channels, findings.protocol_effects)
+
+
+@pytest.fixture(scope="module")
+def eeg():
+    return [r for r in committed(ROOT / "results") if r.spec.study == "shin2023" and r.spec.profile == "small"]
+
+
+@pytest.fixture(scope="module")
+def vision(make_record):
+    records = tuple(made_up_record(s, make_record) for s in upadhyay2023.all_specs("full") if s.seed < 2)
+    return Evidence("upadhyay2023", "committed", "full", records, len(records))
+
+
+@pytest.mark.parametrize("say", [*EEG, *VOTES, *VISION])
+def test_without_records_it_says_not_run(say):
+    nothing = Evidence("upadhyay2023", "committed", "full", (), 9) if say in VISION else ()
+    more = ["left-right"] if "problem" in signature(say).parameters else []
+    assert "not run" in say(nothing, *more)
+
+
+def test_accuracies_are_the_means_of_the_records(eeg):
+    for problem in shin2023.PROBLEMS:
+        chosen = [
+            r for r in eeg
+            if r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
+            and "control" not in r.spec.params
+        ]  # fmt: skip
+
+        def mean(method, sparsity, chosen=chosen):
+            values = [
+                (r.result["metrics"]["mi_accuracy"] + r.result["metrics"]["me_accuracy"]) / 2
+                for r in chosen
+                if (r.spec.method, r.spec.params["sparsity"]) == (method, sparsity)
+            ]
+            return np.mean(values)
+
+        rivals = [m for m, i in shin2023.METHODS.items() if i.sparse and m not in ("or", "budget")]
+        above = sum(mean(m, 0.4) > mean("or", 0.4) for m in rivals)
+        told = findings.accuracy_against_sparsity(eeg, problem)
+        assert f"{mean('or', 0.8):.3f} at 80 %" in told
+        assert f"dense multi-task network {mean('dense-multi', 0.0):.3f}" in told
+        assert f"{above} of {len(rivals)} other pruning methods" in told
+
+
+def test_votes_and_densities_follow_the_records(eeg):
+    votes = [r.result["votes"]["layers"] for r in eeg
+             if "votes" in r.result and r.spec.params["sparsity"] == 0.4 and r.spec.params["labels"] == "true"
+             and "control" not in r.spec.params]  # fmt: skip
+    gains = []
+    for layer in votes[0]:
+        kept = {k: np.mean([v[layer][k] for v in votes]) for k in ("mi", "me", "or")}
+        gains.append(kept["or"] / ((kept["mi"] + kept["me"]) / 2) - 1)
+    assert f"{100 * min(gains):.0f} % to {100 * max(gains):.0f} % more weights" in findings.densities(eeg)
+    assert re.match(r"In \d of 4 shared layers", findings.vote_agreement(eeg))
+
+
+def test_vision_sentences_tell_what_was_made_up(vision):
+    assert "segmentation at 1e-05; surface normals at 1e-05; depth at 1e-05" in findings.performance(vision)
+    assert "0.0 % at λ = 0" in findings.sparsity(vision)
+    assert "100.0 % at λ = 0.01" in findings.sparsity(vision)
+    assert "compacted network 0.50" in findings.times(vision)
+    assert "seg: 50.0 %, 50.0 % and 50.0 %" in findings.channels(vision)
+    sets = {(s.method, str(upadhyay2023.flipped(s))) for s in upadhyay2023.protocol_specs("full")
+            if s.params["tasks"] == upadhyay2023.ALL_NYU}  # fmt: skip
+    told = findings.protocol_effects(vision)
+    n = int(re.search(r"in (\d+) of (\d+) variants", told)[2])
+    assert 3 <= n <= len(sets)
+    spec = upadhyay2023.specs("full", (upadhyay2023.ALL_NYU,), (0.0, 1e-5), seeds=(0,))
+    gain = np.mean([
+        abs(value_of(spec[1], t) - value_of(spec[0], t)) / value_of(spec[0], t) for t in ("seg", "normal", "depth")
+    ])  # fmt: skip
+    assert f"{100 * gain:+.1f} %" in told

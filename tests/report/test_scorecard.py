@@ -1,0 +1,146 @@
+"""The scorecard: which runs a verdict rests on, and that it follows them."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from made_up import made_up_record
+from scipy import stats
+from sparsemtl.errors import RecordError
+from sparsemtl.records import RunRecord, read_jsonl, write_jsonl
+from sparsemtl.report import scorecard
+from sparsemtl.report.evidence import Evidence
+from sparsemtl.report.page import Page
+from sparsemtl.studies import shin2023, upadhyay2023
+
+ROOT = Path(__file__).parents[2]
+NOTHING = Evidence("shin2023", "committed", "full", (), 9)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def vision(make_record):
+    """(profile, seeds) -> Evidence of every table run of the vision study with these seeds."""
+
+    def make(profile, seeds, keep=lambda spec: True):
+        specs = [s for s in upadhyay2023.all_specs(profile) if s.seed in seeds and keep(s)]
+        records = tuple(made_up_record(s, make_record) for s in specs)
+        return Evidence("upadhyay2023", "committed", profile, records, len(specs))
+
+    return make
+
+
+def row_of(table, study, claim):
+    sentence = next(c.sentence for c in study.CLAIMS if c.id == claim)
+    found = table[table.claim == sentence]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_nothing_run_is_one_row_a_claim_that_says_so():
+    table = scorecard.scorecard({"shin2023": [NOTHING], "upadhyay2023": [NOTHING]})
+    assert len(table) == len(shin2023.CLAIMS) + len(upadhyay2023.CLAIMS)
+    assert set(table.verdict) == {"not run"}
+    assert table[["effect", "low", "high"]].isna().all(axis=None)
+    told = scorecard.story(table)
+    assert f"**{len(table)}** not run" in told
+    assert "rest on" not in told
+    assert len(scorecard.effects(table).axes[0].lines) > 0
+
+
+def test_the_largest_profile_that_has_the_runs_decides_and_is_named(vision):
+    small = vision("small", (0, 1))
+    full = vision("full", (0, 1, 2), keep=lambda s: s.params["tasks"] == upadhyay2023.ALL_NYU)
+    table = scorecard.scorecard({"upadhyay2023": [full, small]})
+    on_full = row_of(table, upadhyay2023, "upadhyay-all-zero")
+    on_small = row_of(table, upadhyay2023, "upadhyay-sparse-beats-dense-nyu")
+    assert (on_full.profile, on_full["paired over"]) == ("full", "3 seeds")
+    assert on_small.profile == "small"
+    told = scorecard.story(table)
+    assert "profile `small`, real data with smaller networks" in told
+    assert "profile `full`, the papers' sizes" in told
+
+
+def test_effects_are_percentages_with_the_interval_of_scipy(vision):
+    full = vision("full", (0, 1, 2))
+    row = row_of(scorecard.scorecard({"upadhyay2023": [full]}), upadhyay2023, "upadhyay-faster")
+    saved = [100 * (2.0 - (2.0 - 1e-5 * 1e4)) / 2.0] * 3  # the made-up times by lambda
+    assert row.effect == pytest.approx(np.mean(saved))
+    row = row_of(scorecard.scorecard({"upadhyay2023": [full]}), upadhyay2023, "upadhyay-sparse-beats-dense-celeba")
+    from sparsemtl.report import upadhyay2023 as report
+
+    values = 100 * report.sparse_gain_celeba(report.select(report.frame(full.records)))
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (row.effect, row.low, row.high) == pytest.approx((values.mean(), low, high))
+
+
+def test_one_seed_gives_no_interval_and_no_verdict(vision):
+    table = scorecard.scorecard({"upadhyay2023": [vision("full", (0,))]})
+    assert set(table.verdict) == {"inconclusive"}
+    assert table.low.isna().all()
+    assert f"{len(table)} have too few seeds" in scorecard.story(table)
+    assert "no interval: one seed" in [t.get_text() for t in scorecard.effects(table).legends[0].get_texts()]
+
+
+def test_every_claim_leads_to_a_page_of_the_book():
+    for claim in (*shin2023.CLAIMS, *upadhyay2023.CLAIMS):
+        notebook = ROOT / "notebooks" / f"{claim.page}.ipynb"
+        cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]]
+        assert any(cell.startswith("page.claims(") for cell in cells), claim.page
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A copy of the committed EEG records."""
+    for path in (ROOT / "results" / "shin2023").glob("*/*.jsonl"):
+        target = tmp_path / path.relative_to(ROOT / "results")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def state(results):
+    """(table, verdicts, ticks of the figure's points, CSV and anchor) as the page would show them."""
+    evidences = scorecard.evidence_of_all(results)
+    card = scorecard.scorecard(evidences)
+    points = [line.get_xydata().tolist() for line in scorecard.effects(card).axes[0].lines]
+    shown = Page("scorecard").table(card, "claims", "", evidences["shin2023"]).data
+    return card, card.verdict.tolist(), points, shown
+
+
+def test_one_changed_value_changes_table_figure_verdict_and_csv(results):
+    card, verdicts, points, shown = state(results)
+    path = next(p for p in (results / "shin2023/small").glob("*.jsonl") if p.stem == "four-class-seed0")
+    records = read_jsonl(path)
+    i = next(
+        i for i, r in enumerate(records)
+        if r.spec.method == "or" and r.spec.params["sparsity"] == 0.8 and r.spec.params["labels"] == "true"
+    )  # fmt: skip
+    metrics = records[i].result["metrics"] | {"mi_accuracy": 0.0, "me_accuracy": 0.0}
+    records[i] = RunRecord(records[i].spec, records[i].result | {"metrics": metrics}, records[i].run)
+    write_jsonl(path, records)
+    other_card, other_verdicts, other_points, other_shown = state(results)
+    robust = card.claim.str.contains("loses less") & card["tested on"].str.contains("feet")
+    assert other_card.effect[robust].item() < card.effect[robust].item()
+    assert other_points != points
+    assert verdicts != other_verdicts
+    for before, after in zip(shown.split("base64,")[1:], other_shown.split("base64,")[1:], strict=True):
+        assert before.split('"')[0] != after.split('"')[0]
+
+
+def test_a_value_changed_by_hand_stops_the_page_and_is_named(results):
+    path = next((results / "shin2023/small").glob("four-class-seed0.jsonl"))
+    lines = path.read_text().splitlines()
+    value = json.loads(lines[4])
+    value["result"]["metrics"]["mi_accuracy"] = 1.0
+    lines[4] = json.dumps(value)
+    path.write_text("\n".join(lines))
+    with pytest.raises(RecordError, match=rf"four-class-seed0\.jsonl line 5: run {value['hash']}.*a value was changed"):
+        scorecard.evidence_of_all(results)
