@@ -1,0 +1,48 @@
+import importlib.util
+import inspect
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import sparsemtl
+
+core = pytest.importorskip("docutils.core")
+
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("docstrings", ROOT / "book/_ext/docstrings.py")
+docstrings = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(docstrings)
+
+
+def text_of(lines):
+    """What a reader sees of rST, as docutils renders it; any complaint of docutils fails."""
+    settings = {"report_level": 2, "halt_level": 2, "warning_stream": False}
+    return core.publish_doctree("\n".join(lines), settings_overrides=settings).astext()
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["|w * dL/dw| and ||x||_2", "m_ and x_ * y_", "sum_g sqrt(n_g) * ||theta_g||_2", "keep **trunk and *args"],
+)
+def test_a_formula_shows_as_it_stands(formula):
+    assert text_of(docstrings.as_rst([formula])) == formula
+
+
+def test_what_is_in_backquotes_is_left_to_sphinx():
+    assert docstrings.as_rst(["`a_` or ``b|c`` and d|e"]) == ["`a_` or ``b|c`` and d\\|e"]
+
+
+@pytest.mark.parametrize("gap", [[], [""]])
+def test_columns_stay_columns(gap):
+    lines = ["A record is one object:", *gap, "    hash    its name", "    spec    what * was run", "Then more."]
+    assert text_of(docstrings.as_rst(lines)).split("\n\n") == [
+        "A record is one object:", "hash    its name\nspec    what * was run", "Then more.",
+    ]  # fmt: skip
+
+
+def test_every_module_text_of_the_library_is_valid():
+    found = [m.name for m in pkgutil.walk_packages(sparsemtl.__path__, "sparsemtl.") if "__main__" not in m.name]
+    assert len(found) > 20
+    for name in found:
+        text_of(docstrings.as_rst(inspect.getdoc(import_module(name)).splitlines()))

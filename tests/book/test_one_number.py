@@ -1,0 +1,108 @@
+"""The page that re-runs one number says what the records say, and says so where there are none."""
+
+import ast
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from sparsemtl.records import read_jsonl, write_jsonl
+from sparsemtl.report import evidence
+from sparsemtl.report import shin2023 as report
+from sparsemtl.studies import shin2023 as study
+
+pytest.importorskip("IPython")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "book/one_number.md").read_text(encoding="utf-8")
+CELLS = re.findall(r"^```\{code-cell\} ipython3\n---\n.*?\n---\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def shown(cells, monkeypatch, checkout):
+    """What the cells show (list of text), executed in a checkout; no run is made."""
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(
+        evidence, "local_evidence", lambda s, profile, specs: evidence.Evidence(s.NAME, "this machine", profile, (), 0)
+    )
+    names, out = {}, []
+    for cell in cells:
+        *body, last = ast.parse(cell).body
+        if not isinstance(last, ast.Expr):
+            body, last = [*body, last], None
+        exec(compile(ast.Module(body, []), "page", "exec"), names)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), "page", "eval"), names)
+            out.append(value.to_html() if hasattr(value, "to_html") else value.data)
+    return out
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the committed records."""
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "_toc.yml").touch()
+    return tmp_path
+
+
+def records_of_the_cell(checkout):
+    return [
+        r
+        for path in sorted((checkout / "results/shin2023").glob("*/*.jsonl"))
+        for r in read_jsonl(path)
+        if (r.spec.method, r.spec.params["sparsity"]) == (study.PROPOSED, study.PUBLISHED_SPARSITY)
+        and (r.spec.params["problem"], r.spec.params["labels"]) == ("four-class", "true")
+    ]
+
+
+def test_the_page_has_cells_and_shows_the_cell_of_table_1_with_its_records(checkout, monkeypatch):
+    text = shown(CELLS, monkeypatch, checkout)
+    records = records_of_the_cell(checkout)
+    row = report.published_beside_ours(records, "four-class").loc[("motor imagery", "accuracy")]
+    assert f"| motor imagery | {100 * row.published:.1f} % | {100 * row.ours:.1f} ± {100 * row.sd:.1f} % |" in text[0]
+    assert records
+    assert all(r.hash in text[1] for r in records)
+    named = re.search(r"show (\w{16})", text[2])[1]
+    record = next(r for r in records if r.hash == named)
+    assert f"| digest of the result | `{record.digest}` |" in "".join(text)
+    assert record.result["data"]["fingerprint"] in "".join(text)
+
+
+def test_a_changed_record_changes_the_page(checkout, monkeypatch):
+    before = shown(CELLS, monkeypatch, checkout)
+    changed = records_of_the_cell(checkout)[0].hash
+    for path in (checkout / "results/shin2023").glob("*/*.jsonl"):
+        records = read_jsonl(path)
+        for record in records:
+            if record.hash == changed:
+                record.result["metrics"]["mi_accuracy"] = 0.0
+                write_jsonl(path, records)
+    after = shown(CELLS, monkeypatch, checkout)
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+def test_without_records_it_says_so_and_still_names_the_runs(checkout, monkeypatch):
+    shutil.rmtree(checkout / "results")
+    text = shown(CELLS, monkeypatch, checkout)
+    assert "| motor imagery | 64.5 % | not run |" in text[0]
+    assert re.search(r"Committed: not run \(0 of \d+ runs\)", text[1])
+    assert "| digest of the result | not run |" in "".join(text)
+    named = re.search(r"show (\w{16})", text[2])[1]
+    assert named in {s.hash for s in study.specs("small", "four-class")}
+
+
+def test_its_commands_are_known_to_the_command_line_and_choose_what_the_page_says(checkout, monkeypatch, capsys):
+    from sparsemtl.__main__ import main
+
+    text = "\n".join(shown(CELLS, monkeypatch, checkout)).replace("\\\n", " ")
+    listed = re.findall(r"-m sparsemtl list (.*)", text)
+    assert len(listed) == 2
+    for words in listed:
+        assert main(["list", *shlex.split(words)]) == 0
+    hashes = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert {r.hash for r in records_of_the_cell(checkout)} <= hashes
+    runs = re.findall(r"-m sparsemtl run (.*) --store one-number", text)
+    assert len(runs) == 4
+    for words in runs:
+        assert main(["list", *shlex.split(words)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= len(runs)
