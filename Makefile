@@ -14,7 +14,7 @@ BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
 # Stamps of the build are named by the content of what goes in: a touched file rebuilds nothing, a deleted one does.
-digest = $(shell find $(1) -type f ! -name '*.pyc' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 CODE := _build/code-$(call digest,lib results requirements.lock)
 BOOK := _build/book-$(call digest,book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, MultiTaskLasso
 from sparsemtl.errors import SpecError
+from sparsemtl.sparsity import prox
 from sparsemtl.sparsity.prox import ProxAdamW, prox_group_lasso, prox_group_lasso_scaled, prox_l1
 
 
@@ -37,8 +38,11 @@ def resnet50_shapes():
     return sorted({tuple(m.weight.shape) for m in net.modules() if isinstance(m, torch.nn.Conv2d)})
 
 
+@pytest.mark.parametrize("path", ["cpu", "gpu"])
 @pytest.mark.parametrize("shape", resnet50_shapes(), ids=str)
-def test_scaled_equals_bisection_on_resnet50_shapes(shape):
+def test_scaled_equals_bisection_on_resnet50_shapes(shape, path, monkeypatch):
+    if path == "gpu":  # what tensors on a GPU go through
+        monkeypatch.setattr(prox, "_on_cpu_", lambda *a: prox._on_gpu_(*a[:-1]))
     torch.manual_seed(0)
     theta = torch.randn(shape) / 30
     scale = 10 ** (8 * torch.rand(shape) - 8)
@@ -76,6 +80,22 @@ def test_dimensions_dtypes_and_memory_layouts(dim, dtype):
         )
         assert x.dtype == dtype
         torch.testing.assert_close(rows(x, dim).double(), expected, rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_result_does_not_depend_on_the_number_of_threads(dtype):
+    torch.manual_seed(5)
+    theta, scale = torch.randn(40, 700, 3, 3, dtype=dtype), torch.rand(40, 700, 3, 3, dtype=dtype) + 0.01
+    threshold = torch.linspace(0, 1.2, 700).double() * rows(scale * theta).norm(dim=1).double()
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(prox_group_lasso_scaled(theta, scale, threshold))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_group_lasso_is_equation_5_and_the_scaled_one_at_scale_one():
@@ -190,8 +210,8 @@ def test_scaled_prox_is_firmly_nonexpansive_shrinks_and_separates(problem):
 @given(problems())
 def test_plain_proxes_are_firmly_nonexpansive(problem):
     x, y, scale, threshold = problem
-    for prox, bound in ((prox_group_lasso, threshold), (prox_l1, threshold), (prox_l1, threshold / scale)):
-        gap = prox(x, bound) - prox(y, bound)
+    for operator, bound in ((prox_group_lasso, threshold), (prox_l1, threshold), (prox_l1, threshold / scale)):
+        gap = operator(x, bound) - operator(y, bound)
         assert ((x - y) * gap).sum() >= (gap * gap).sum() - 1e-9 * (x * x + y * y).sum()
 
 
@@ -204,9 +224,9 @@ def test_l1_is_the_soft_threshold():
 def test_bad_thresholds_are_refused():
     theta = torch.ones(2, 3)
     for bad in (-1.0, math.nan, torch.tensor([0.1, -0.1, 0.1])):
-        for prox in (prox_group_lasso, prox_l1, lambda t, x: prox_group_lasso_scaled(t, t, x)):
+        for operator in (prox_group_lasso, prox_l1, lambda t, x: prox_group_lasso_scaled(t, t, x)):
             with pytest.raises(SpecError, match="threshold"):
-                prox(theta, bad)
+                operator(theta, bad)
     with pytest.raises(SpecError, match="2 entries for 3 groups"):
         prox_group_lasso(theta, torch.ones(2))
     with pytest.raises(SpecError, match="scale has shape"):

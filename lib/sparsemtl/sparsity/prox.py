@@ -99,9 +99,12 @@ class ProxAdamW(torch.optim.AdamW):
             params = [p for p in group["params"] if p.grad is not None]
             if group["penalty"] is None or group["lam"] == 0 or not params:
                 continue
-            scales, strength = self._metric(group, params), float(group["lr"]) * group["lam"]
+            strength = float(group["lr"]) * group["lam"]
+            steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
+            corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
+            moments = [self.state[p]["exp_avg_sq"] for p in params]
             if group["penalty"] == "l1":
-                for p, scale in zip(params, scales, strict=True):
+                for p, scale in zip(params, _metric(moments, corrections, group["eps"]), strict=True):
                     p.copy_(prox_l1(p, strength / scale))
             else:
                 sizes = [p[:, :1].numel() for p in params]
@@ -109,43 +112,63 @@ class ProxAdamW(torch.optim.AdamW):
                     p.new_full([p.shape[1]], strength * math.sqrt(n), dtype=torch.float64)
                     for p, n in zip(params, sizes, strict=True)
                 ]
-                _prox_scaled_(params, scales, thresholds, 1)
+                _prox_scaled_(params, moments, thresholds, 1, (corrections, group["eps"]))
         return loss
-
-    def _metric(self, group, params):
-        """s = sqrt(v_hat) + eps of each parameter, as in the denominator of Adam's step."""
-        steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
-        corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
-        scales = torch._foreach_sqrt([self.state[p]["exp_avg_sq"] for p in params])
-        torch._foreach_div_(scales, corrections)
-        torch._foreach_add_(scales, group["eps"])
-        return scales
 
 
 # AdamW's step without the wrapper that runs hooks: torch puts one around ProxAdamW.step, hooks must run once
 _adamw_step = inspect.unwrap(torch.optim.AdamW.step)
 
-# Entries solved together: on the CPU few enough for its cache, on a GPU for its memory, in float64
-_CHUNK = {"cpu": 2**17}
+
+def _metric(moments, corrections, eps):
+    """s = sqrt(v_hat) + eps of each second moment, as in the denominator of Adam's step."""
+    scales = torch._foreach_sqrt(moments)
+    torch._foreach_div_(scales, corrections)
+    torch._foreach_add_(scales, eps)
+    return scales
 
 
-def _prox_scaled_(thetas, scales, thresholds, dim):
-    """`prox_group_lasso_scaled` in place for a list of tensors; `thresholds`: float64 [groups] for each.
+def _prox_scaled_(thetas, scales, thresholds, dim, adam=None):
+    """`prox_group_lasso_scaled` in place for a list of tensors on one device; `thresholds`: float64 [groups] for each.
 
-    A tensor is seen as [before, groups, after], the way it lies in memory; the groups of all tensors with the
-    same before and after are solved side by side.
+    adam: None, or (bias corrections, eps) where `scales` are Adam's second moments. A tensor is seen as
+    [before, groups, after], the way it lies in memory.
     """
+    if thetas and thetas[0].device.type == "cpu":
+        _on_cpu_(thetas, scales, thresholds, dim, adam)
+    else:
+        _on_gpu_(thetas, _metric(scales, *adam) if adam else scales, thresholds, dim)
+
+
+def _on_cpu_(thetas, scales, thresholds, dim, adam):
+    from sparsemtl.sparsity.prox_cpu import solve_  # compiles, or loads what it compiled, on first use
+
+    plain = [t if t.dtype in (torch.float32, torch.float64) else t.float() for t in thetas]
+    plain = [t.contiguous() for t in plain]
+    scales = [s.to(t.dtype).contiguous() for s, t in zip(scales, plain, strict=True)]
+    metric = [(c, adam[1]) for c in adam[0]] if adam else None
+    solve_(
+        plain, scales, thresholds, lambda t: (t.shape[:dim].numel(), t.shape[dim], t.shape[dim + 1 :].numel()), metric
+    )
+    for target, solved in zip(thetas, plain, strict=True):
+        if target.data_ptr() != solved.data_ptr():
+            target.copy_(solved)
+
+
+_CHUNK = 2**26  # entries solved together on a GPU, for its memory in float64
+
+
+def _on_gpu_(thetas, scales, thresholds, dim):
+    """The groups of all tensors with the same before and after are solved side by side."""
     by_shape = defaultdict(list)
     for theta, scale, threshold in zip(thetas, scales, thresholds, strict=True):
         if theta.numel():
-            key = theta.shape[:dim], theta.shape[dim + 1 :], theta.device, theta.dtype
-            by_shape[key].append((theta, scale, threshold))
-    for (before, after, device, dtype), tensors in by_shape.items():
-        size = math.prod(before) * math.prod(after)
+            by_shape[theta.shape[:dim], theta.shape[dim + 1 :], theta.dtype].append((theta, scale, threshold))
+    for (before, after, dtype), tensors in by_shape.items():
         # theta's rounding error; Newton's error is about the square of its last step
         tolerance = 0.1 * math.sqrt(torch.finfo(dtype).eps)
         shape = math.prod(before), -1, math.prod(after)
-        for chunk in _chunks(tensors, dim, max(1, _CHUNK.get(device.type, 2**26) // size)):
+        for chunk in _chunks(tensors, dim, max(1, _CHUNK // (math.prod(before) * math.prod(after)))):
             parts = list(zip(*chunk, strict=True))
             theta, scale = (_joined([_copied(t, shape) for t in ts]) for ts in parts[:2])
             x = _solve(theta, scale, torch.cat(parts[2]), tolerance)
