@@ -1,6 +1,7 @@
 """The page that re-runs one number says what the records say, and says so where there are none."""
 
 import ast
+import importlib.util
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from sparsemtl.records import read_jsonl, write_jsonl
 from sparsemtl.report import evidence
 from sparsemtl.report import shin2023 as report
 from sparsemtl.studies import shin2023 as study
+from sparsemtl.studies import upadhyay2023 as vision
 
 pytest.importorskip("IPython")
 ROOT = Path(__file__).parents[2]
@@ -106,3 +108,20 @@ def test_its_commands_are_known_to_the_command_line_and_choose_what_the_page_say
     for words in runs:
         assert main(["list", *shlex.split(words)]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= len(runs)
+
+
+def test_the_vision_cell_is_that_of_its_records(checkout, monkeypatch, make_record):
+    spec = importlib.util.spec_from_file_location("made_up", ROOT / "tests/report/made_up.py")
+    made_up = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made_up)
+    specs = vision.specs("full", (vision.ALL_NYU,), (0.0, vision.SPARSE))
+    records = [made_up.made_up_record(s, make_record) for s in specs]
+    (checkout / "results/upadhyay2023/full").mkdir(parents=True)
+    write_jsonl(checkout / "results/upadhyay2023/full/made-up.jsonl", records)
+    text = "\n".join(shown(CELLS, monkeypatch, checkout))
+    mine = [r for r in records if r.spec.params["lam"] == vision.SPARSE]
+    mean = sum(r.result["metrics"]["seg_iou"] for r in mine) / len(mine)
+    assert f"committed (profile full, {len(mine)} of {len(mine)} runs)" in text
+    assert re.search(rf"\| IoU ↑ \| 0\.\d+ ± 0\.\d+ \| {mean:.4f} ± ", text)
+    assert "| groups zero, % | 69.72 | 50.0 ± 0.0 |" in text
+    assert all(f"| `{r.hash}` | {r.spec.seed} | 60 | cpu | `{r.digest[:16]}…` |" in text for r in mine)
