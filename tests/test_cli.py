@@ -146,6 +146,12 @@ def test_a_run_is_chosen_by_its_hash(capsys):
     assert (status, err) == (2, ["sparsemtl: no run of this grid starts with 'zz': `list` prints the hashes"])
 
 
+@pytest.mark.parametrize("labels", ["true", "shuffled"])
+def test_a_name_that_looks_like_json_is_a_name(capsys, labels):
+    out = call(capsys, "list", "shin2023", "--param", f"labels={labels}")[1]
+    assert len(out) == sum(s.params["labels"] == labels for s in shin2023.all_specs("quick"))
+
+
 def test_the_filters_choose_what_they_name(capsys):
     every = call(capsys, "list", "shin2023", "--profile", "small")[1]
     assert len(every) == len(shin2023.all_specs("small"))

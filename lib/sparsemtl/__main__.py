@@ -140,6 +140,8 @@ def _chosen(args):
         if not wanted:
             continue
         have = {s: s.params.get(field, getattr(s, field, None)) for s in chosen}
+        names = {v for v in have.values() if isinstance(v, str)}  # labels=true is a name there, not JSON's true
+        wanted = [text if (text := str(value).lower()) in names else value for value in wanted]
         unknown = [value for value in wanted if value not in have.values()]
         if unknown:
             known = ", ".join(str(v) for v in dict.fromkeys(have.values()))
