@@ -25,6 +25,7 @@ class Visit:
         self.problems = []
         self.origin = origin
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(15_000)
         self.page = self.context.new_page()
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
