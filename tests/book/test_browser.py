@@ -54,7 +54,6 @@ def opened(request, visit, site):
     shown.page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     shown.page.evaluate(FEW_ROWS)
     shown.page.evaluate("() => document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
-    shown.page.wait_for_timeout(AFTER_RESIZE)
     yield request.param, shown
     shown.context.close()
 
