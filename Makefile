@@ -18,7 +18,7 @@ digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null
 CODE := _build/code-$(call digest,lib results requirements.lock)
 BOOK := _build/book-$(call digest,book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
 
-.PHONY: help book test reproduce serve lint clean
+.PHONY: help book test testbook pdf reproduce serve lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,8 +26,14 @@ help: ## show this list
 book: $(BOOK) ## execute the notebooks (profile quick, simulated data) and build _build/html
 	@echo "The book is _build/html/index.html; 'make serve' shows it in a browser."
 
-test: .venv/.installed ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+test: .venv/.installed ## run the tests, but for those of the built book
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not browser'
+
+testbook: book ## test every page of the book in Chromium, and its links; skipped where there is no Chromium
+	$(BIN)/pytest -m browser -rs tests/book
+
+pdf: _build/book.pdf ## print the book to _build/book.pdf with Chromium
+	@echo "The book on paper is _build/book.pdf."
 
 reproduce: .venv/.installed ## run what a study lacks: STUDY=shin2023 PROFILE=small|full; goes on where it stopped
 	$(BIN)/python -m sparsemtl run $(STUDY) --profile $(PROFILE) --workers $(JOBS)
@@ -56,6 +62,13 @@ $(CODE):
 	rm -rf _build
 	mkdir -p _build
 	touch $@
+
+# All chapters on one page, from the notebooks that are already executed. Sphinx writes it as if it lay at the top of its
+# folder, whichever the landing page is.
+_build/book.pdf: $(BOOK)
+	$(BIN)/jupyter-book build . -W -n --keep-going --builder singlehtml
+	sed 's|href="book/index.html#|href="#|g' _build/singlehtml/book/index.html > _build/singlehtml/book.html
+	$(BIN)/python book/_ext/print_pdf.py _build/singlehtml/book.html $@
 
 # Sphinx warns only about pages that it reads, so after a failure all are read again.
 $(BOOK): $(CODE) | .venv/.installed

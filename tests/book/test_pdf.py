@@ -1,0 +1,46 @@
+"""A page of the book as a PDF."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import chromium
+import pytest
+
+pytestmark = pytest.mark.browser
+SCRIPT = Path(__file__).parents[2] / "book/_ext/print_pdf.py"
+PAGE = '<html lang="en"><title>t</title><p>one</p><p style="break-before: page">two</p></html>'
+
+
+def print_pdf(folder, **environment):
+    (folder / "page.html").write_text(PAGE)
+    return subprocess.run(
+        [sys.executable, SCRIPT, "page.html", "book.pdf"],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_page_is_printed_on_as_many_sheets_as_it_breaks_into(tmp_path):
+    try:
+        chromium.find()
+    except chromium.NoChromium as error:
+        pytest.skip(str(error))
+    done = print_pdf(tmp_path)
+    assert done.returncode == 0, done.stderr
+    pdf = (tmp_path / "book.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2
+
+
+def test_without_a_browser_there_is_one_line_of_error_and_no_pdf(tmp_path):
+    done = print_pdf(tmp_path, SPARSEMTL_CHROMIUM="no-such-browser")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no-such-browser" in done.stderr
+    assert not (tmp_path / "book.pdf").exists()
