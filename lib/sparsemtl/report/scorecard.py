@@ -70,7 +70,8 @@ def story(table):
     for profile, part in ran.groupby("profile"):
         lines.append(f"{len(part)} rest on runs of the profile `{profile}`, {PROFILE_WORDS[profile]}.")
     if len(ran) and (alone := ran[ran.low.isna()]).size:
-        lines.append(f"{len(alone)} have too few seeds for an interval, and stay inconclusive whatever their effect.")
+        have = "has" if len(alone) == 1 else "have"
+        lines.append(f"{len(alone)} {have} one seed, which gives no interval: inconclusive whatever the effect.")
     return " ".join(lines)
 
 
