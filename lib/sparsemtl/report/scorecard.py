@@ -36,11 +36,11 @@ def scorecard(evidences):
             quantity = getattr(report, told[claim].quantity).__doc__.splitlines()[0]
             rows.append(
                 {
-                    "paper": PAPERS[study], "claim": row.claim, "short": told[claim].short, "made in": row["where"],
-                    "tested on": problems.get(problem, problem), "quantity": quantity, "effect": 100 * row.effect,
-                    "low": 100 * row.low, "high": 100 * row.high, "of": told[claim].unit,
-                    "paired over": f"{n} {units}", "dz": row.dz, "verdict": row.verdict, "profile": row.profile,
-                    "runs": row.runs, "page": told[claim].page,
+                    "claim": row.claim, "short": told[claim].short, "tested on": problems.get(problem, problem),
+                    "verdict": row.verdict, "effect": 100 * row.effect, "low": 100 * row.low, "high": 100 * row.high,
+                    "of": told[claim].unit, "paired over": f"{n} {units}", "dz": row.dz, "profile": row.profile,
+                    "runs": row.runs, "page": told[claim].page, "paper": PAPERS[study], "made in": row["where"],
+                    "quantity": quantity,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -70,7 +70,8 @@ def story(table):
     for profile, part in ran.groupby("profile"):
         lines.append(f"{len(part)} rest on runs of the profile `{profile}`, {PROFILE_WORDS[profile]}.")
     if len(ran) and (alone := ran[ran.low.isna()]).size:
-        lines.append(f"{len(alone)} have too few seeds for an interval, and stay inconclusive whatever their effect.")
+        have = "has" if len(alone) == 1 else "have"
+        lines.append(f"{len(alone)} {have} one seed, which gives no interval: inconclusive whatever the effect.")
     return " ".join(lines)
 
 
