@@ -12,7 +12,9 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SHEET = {"width": 680, "height": 1000}  # A4 less its margins, in CSS pixels
-AFTER_RESIZE = 400  # ms: the theme makes scrolling boxes reachable a third of a second after a change of size
+# The theme makes scrolling boxes reachable 300 ms after a change of size: this ends after that, on a slow machine too.
+AFTER_RESIZE = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 350))))"""
 # What sticks out on the right, and no box around it scrolls: such things are cut off or push the page sideways.
 STICKS_OUT = """() => {
   const scrolls = (e) => e && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
@@ -63,7 +65,7 @@ def look(page, viewport=DESK, scheme="light", media="screen"):
     page.emulate_media(color_scheme=scheme, media=media)
     if page.viewport_size != viewport:
         page.set_viewport_size(viewport)
-        page.wait_for_timeout(AFTER_RESIZE)
+        page.evaluate(AFTER_RESIZE)
 
 
 def wait_for_theme(page, theme):
