@@ -101,9 +101,9 @@ class Page:
 
     def _told(self, name, caption, evidence):
         """Runs, commands and citation of one set of records (HTML)."""
-        title, commands = html.escape(evidence.title), html.escape("\n".join(self._commands(evidence)))
+        title, commands = html.escape(evidence.title), "\n".join(self._commands(evidence))
         if not evidence:
-            return f"<p>{title}. To run it:</p><pre>{commands}</pre>"
+            return f"<p>{title}. To run it:</p>{_code(commands)}"
         key = set_hash(evidence.records)
         parts = [f"<p>{title}, {len(evidence.records)} runs, record set <code>{key}</code></p>"]
         if self.listed.setdefault(key, name) == name:
@@ -114,9 +114,9 @@ class Page:
             parts.append(f"<details><summary>The runs</summary>{inner}</details>")
         else:
             parts.append(f'<p>The runs are listed under <a href="#{self.listed[key]}">an earlier table</a>.</p>')
-        cite = html.escape(self._citation(name, caption, evidence, key))
-        parts.append(f"<p>Make it again, here or on another machine:</p><pre>{commands}</pre>")
-        parts.append(f"<p>Cite it:</p><pre>{cite}</pre>")
+        cite = self._citation(name, caption, evidence, key)
+        parts.append(f"<p>Make it again, here or on another machine:</p>{_code(commands)}")
+        parts.append(f"<p>Cite it:</p>{_code(cite)}")
         return "".join(parts)
 
     def _commands(self, evidence):
@@ -143,6 +143,11 @@ def _download(file, text, content):
     """A link that holds the file it offers."""
     data = base64.b64encode(content.encode()).decode()
     return f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}">{text}</a>'
+
+
+def _code(text):
+    """Text as the theme shows code, which gives it a button to copy it."""
+    return f'<div class="highlight"><pre>{html.escape(text)}</pre></div>'
 
 
 def _html(text):
