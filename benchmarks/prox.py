@@ -42,10 +42,12 @@ def main():
 
 
 def step(args, weights, details):
-    """`ProxAdamW` against PyTorch's own AdamW."""
+    """`ProxAdamW` as the training uses it (fused) against PyTorch's AdamW."""
     sides = {}
     for name, make in {
-        "ProxAdamW": lambda p: prox.ProxAdamW([{"params": p, "penalty": "group_lasso", "lam": 1e-5}], lr=1e-4),
+        "ProxAdamW": lambda p: prox.ProxAdamW(
+            [{"params": p, "penalty": "group_lasso", "lam": 1e-5}], lr=1e-4, fused=True
+        ),
         "torch.optim.AdamW(foreach=True)": lambda p: torch.optim.AdamW(p, lr=1e-4, foreach=True),
     }.items():
         params = [torch.nn.Parameter(w.clone()) for w in weights]

@@ -47,7 +47,7 @@ def tracked():
     if listed.returncode:
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]
-    return [path for path in paths if path.is_file() and path.suffix != ".png"]
+    return [path for path in paths if path.is_file() and path.suffix not in (".png", ".ico")]
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])

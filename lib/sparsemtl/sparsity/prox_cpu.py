@@ -1,4 +1,4 @@
-"""The scaled proximal step of the group lasso on the CPU: one compiled pass over groups that fit in the cache.
+"""The scaled proximal step of the group lasso on the CPU: compiled loops that stream through memory.
 
 `sparsemtl.sparsity.prox` has the equations and the checks; this module only solves. A tensor is seen as
 [before, groups, after], the way it lies in memory: the groups of a block stand side by side in each row, so that the
@@ -14,8 +14,8 @@ import torch
 from numba import njit
 
 ROWS = 64  # summed in the tensor's own precision, before the sum goes on in float64
-BLOCK = 2**16  # entries of a block: two arrays of them stay in a core's cache
-COARSE = 1e-3  # relative step at which Newton's iteration goes on in float64
+LANES = 1024  # columns of a block: runs long enough to stream from memory, sums few enough to stay in the cache
+COARSE = 2e-4  # relative step after which the error of float32 is larger than that of the iteration
 TIE = 1e-14  # a sum that rounding has put above the threshold must not bring a zero group to life
 LIMIT = 6, 60  # Newton steps in the tensor's own precision, and in float64
 
@@ -35,7 +35,7 @@ def solve_(thetas, scales, thresholds, shape_of, metric=None):
         rows = [t.detach().numpy().reshape(before, groups * after) for t in (theta, scale)]
         correction, eps = metric[i] if metric else (0.0, 0.0)
         tolerance = 0.1 * float(np.sqrt(torch.finfo(theta.dtype).eps))
-        width = max(1, max(64, BLOCK // before) // after)
+        width = max(1, LANES // after)
         for first in range(0, groups, width):
             last = min(first + width, groups)
             jobs.append((*rows, threshold.numpy(), first, last, after, correction, eps, tolerance))
@@ -63,103 +63,109 @@ _FAST = {"contract", "arcp", "nsz", "reassoc"}
 
 @njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
 def _solve(theta, scale, threshold, first, last, after, correction, eps, tolerance):
-    """Solve groups `first` to `last`: Newton's iteration of `prox._solve`, which tells why it cannot overshoot.
+    """Solve groups `first` to `last`: Newton's iteration of `prox._solve`, which tells why it cannot overshoot twice.
 
-    It runs in the tensor's own precision until the steps are small, then in float64, where the last one is made.
+    It runs in the tensor's own precision until the steps are small, and goes on in float64 where that is not enough:
+    for float64 tensors, for groups of few entries, and where nu is small beside threshold / scale, so that rounding in
+    the sums weighs more in nu.
     """
     start, width, groups = first * after, (last - first) * after, last - first
-    wide = np.empty(width)
+    exact, wide = np.empty(width), np.empty(width)
     for j in range(width):
         wide[j] = threshold[first + j // after]
-    block = _block(scale, start, width, correction, eps)
-    energy, moment, gradient = _start(theta, block, wide, start)
+    left = start  # column at which the group's scales start
+    if correction > 0:
+        scale, left = _metric(scale, start, width, correction, eps), 0
+    energy, gradient = _start(theta, start, scale, left, width)
     nu, alive = np.zeros(groups), np.zeros(groups, np.bool_)
     for g in range(groups):
-        e, m, z = 0.0, 0.0, 0.0
+        e, z, t = 0.0, 0.0, threshold[first + g]
         for j in range(g * after, (g + 1) * after):
             e += energy[j]
-            m += moment[j]
             z += gradient[j]
         if np.isnan(e + z):
             nu[g] = np.nan
-        elif z > threshold[first + g] ** 2 * (1 + TIE):  # at nu = 0 the sum is above 1: a root above 0 exists
+        elif z > t**2 * (1 + TIE):  # at nu = 0 the sum is above 1: a root above 0 exists
             alive[g] = True
-            root = np.sqrt(e)
-            guess = root - m / e
-            nu[g] = guess if guess > 1e-9 * root else 0.0
+            nu[g] = np.sqrt(e) * (1 - t / np.sqrt(z))  # the root, if all scales of a group were the same
     lane, limit = np.empty(width, theta.dtype), wide.astype(theta.dtype)
+    delicate = tolerance < COARSE * COARSE or theta.shape[0] * after < ROWS
     for _ in range(LIMIT[0]):
         for j in range(width):
             lane[j] = nu[j // after]
-        s2, s3 = _sums(theta, block, lane, limit, start)
-        if _newton(nu, alive, s2, s3, lane, after) <= COARSE:
+        s2, s3 = _sums(theta, start, scale, left, lane, limit)
+        step, share = _newton(nu, alive, s2, s3, lane, after)
+        if step <= COARSE:
             break
-    exact = np.empty(width)
-    for _ in range(LIMIT[1]):
+    delicate |= step > COARSE or share < 0.5
+    for _ in range(LIMIT[1] if delicate else 0):
         for j in range(width):
             exact[j] = nu[j // after]
-        s2, s3 = _sums(theta, block, exact, wide, start)
-        if _newton(nu, alive, s2, s3, exact, after) <= tolerance:
+        s2, s3 = _sums(theta, start, scale, left, exact, wide)
+        if _newton(nu, alive, s2, s3, exact, after)[0] <= tolerance:
             break
     for j in range(width):
         lane[j] = nu[j // after]
         if lane[j] == 0:  # 0 / 1 for 0 / (0 + r): r too may be 0
             limit[j] = 1
-    _put(theta, block, lane, limit, start)
+    _put(theta, start, scale, left, lane, limit)
 
 
 @njit(nogil=True, fastmath=False, error_model="numpy", cache=True)
-def _put(theta, scale, nu, threshold, start):
+def _put(theta, start, scale, left, nu, threshold):
     """theta * nu / (nu + r) in place; strictly rounded, so that no threshold changes nothing."""
-    for b in range(scale.shape[0]):
-        for j in range(scale.shape[1]):
-            near = nu[j] * scale[b, j]
-            theta[b, start + j] *= near / (near + threshold[j])
+    width = len(nu)
+    for b in range(theta.shape[0]):
+        t, s = theta[b][start : start + width], scale[b][left : left + width]
+        for j in range(width):
+            near = nu[j] * s[j]
+            t[j] *= near / (near + threshold[j])
 
 
 @njit(nogil=True, fastmath=False, error_model="numpy", cache=True)
-def _block(scale, start, width, correction, eps):
-    """The block's part of the scale, made from the second moment where that is what is given."""
-    part = scale[:, start : start + width].copy()
-    if correction > 0:
-        for b in range(part.shape[0]):
-            for j in range(width):
-                part[b, j] = np.sqrt(part[b, j]) / correction + eps
-    return part
-
-
-@njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
-def _start(theta, scale, threshold, start):
-    """By lane the sums of theta^2, theta^2 * threshold / scale and (theta * scale)^2, in float64."""
-    before, width = scale.shape
-    energy, moment, gradient = np.zeros(width), np.zeros(width), np.zeros(width)
-    for b in range(before):
+def _metric(moment, start, width, correction, eps):
+    """Adam's metric of some columns of its second moment."""
+    scale = np.empty((moment.shape[0], width), moment.dtype)
+    for b in range(moment.shape[0]):
+        v, s = moment[b][start : start + width], scale[b]
         for j in range(width):
-            s, t = np.float64(scale[b, j]), np.float64(theta[b, start + j])
-            energy[j] += t * t
-            moment[j] += t * t * (threshold[j] / s)
-            gradient[j] += (t * s) * (t * s)
-    return energy, moment, gradient
+            s[j] = np.sqrt(v[j]) / correction + eps
+    return scale
 
 
 @njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
-def _sums(theta, scale, nu, threshold, start):
+def _start(theta, start, scale, left, width):
+    """By lane the sums of theta^2 and (theta * scale)^2, in float64."""
+    energy, gradient = np.zeros(width), np.zeros(width)
+    for b in range(theta.shape[0]):
+        t, s = theta[b][start : start + width], scale[b][left : left + width]
+        for j in range(width):
+            entry = np.float64(t[j])
+            pull = entry * np.float64(s[j])
+            energy[j] += entry * entry
+            gradient[j] += pull * pull
+    return energy, gradient
+
+
+@njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
+def _sums(theta, start, scale, left, nu, threshold):
     """By lane the sums of t^2 / (nu + r)^2 and t^2 / (nu + r)^3 with r = threshold / scale, in float64.
 
     Each entry is computed in the precision of nu and threshold.
     """
-    before, width = scale.shape
+    before, width = theta.shape[0], len(nu)
     s2, s3 = np.zeros(width), np.zeros(width)
     part2, part3 = np.empty(width, nu.dtype), np.empty(width, nu.dtype)
     for top in range(0, before, ROWS):
         part2[:] = 0
         part3[:] = 0
         for b in range(top, min(top + ROWS, before)):
+            t, s = theta[b][start : start + width], scale[b][left : left + width]
             for j in range(width):
-                inverse = scale[b, j] / (nu[j] * scale[b, j] + threshold[j])
-                t = theta[b, start + j] * inverse
-                part2[j] += t * t
-                part3[j] += t * t * inverse
+                inverse = s[j] / (nu[j] * s[j] + threshold[j])
+                part = t[j] * inverse
+                part2[j] += part * part
+                part3[j] += part * part * inverse
         for j in range(width):
             s2[j] += part2[j]
             s3[j] += part3[j]
@@ -168,8 +174,11 @@ def _sums(theta, scale, nu, threshold, start):
 
 @njit(nogil=True, fastmath=False, error_model="numpy", cache=True)
 def _newton(nu, alive, s2, s3, lane, after):
-    """One Newton step of every live group from where `lane` says the sums were taken; the largest relative step."""
-    largest = 0.0
+    """One Newton step of every live group from where `lane` says the sums were taken.
+
+    Returns the largest relative step, and the smallest share of nu in the mean of nu + r.
+    """
+    largest, share = 0.0, 1.0
     for g in range(len(nu)):
         if not alive[g]:
             continue
@@ -180,6 +189,7 @@ def _newton(nu, alive, s2, s3, lane, after):
         at = np.float64(lane[g * after])
         step = a * (np.sqrt(a) - 1) / b
         nu[g] = max(at + step, 0.0)
+        share = min(share, nu[g] * b / a)
         if abs(step) > largest * nu[g]:
             largest = abs(step) / nu[g] if nu[g] > 0 else np.inf
-    return largest
+    return largest, share

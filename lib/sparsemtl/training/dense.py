@@ -152,7 +152,7 @@ class Training:
             {"params": other, "weight_decay": decay},
             {"params": rest, "weight_decay": 0.0},
         ]
-        return (torch.optim.Adam if coupled else ProxAdamW)(groups, lr=p["lr"], fused=self.cuda or None)
+        return (torch.optim.Adam if coupled else ProxAdamW)(groups, lr=p["lr"], fused=True)
 
     def fit(self):
         """Train from the start, or from the checkpoint, and put the best weights into the network."""
