@@ -3,15 +3,18 @@
 import base64
 import io
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 from sparsemtl.__main__ import main
 from sparsemtl.records import set_hash, write_jsonl
 from sparsemtl.report.evidence import Evidence
-from sparsemtl.report.page import MARKS, Page, show_table
+from sparsemtl.report.page import AUTHOR, MARKS, TITLE, Page, show_table
 from sparsemtl.report.statistics import VERDICTS
 
 TABLE = pd.DataFrame({"accuracy": [0.12345, np.nan]}, index=pd.Index(["or", "rigl"], name="method"))
@@ -56,9 +59,10 @@ def test_the_html_of_a_table_is_the_same_in_every_build(evidence):
 
 @pytest.mark.parametrize("word", VERDICTS)
 def test_a_verdict_has_a_shape_of_its_own(word):
-    html = show_table(pd.DataFrame({"verdict": [word]})).to_html()
-    assert f"{MARKS[word]} {word}" in html
-    assert len(set(MARKS.values())) == len(VERDICTS)
+    html = show_table(pd.DataFrame({"verdict": [word], "against published": ["higher"]})).to_html()
+    assert f">{MARKS[word]} {word}<" in html
+    assert ">▲ higher<" in html
+    assert len(set(MARKS.values())) == len(MARKS)
 
 
 def test_the_fold_out_names_every_run_and_its_origin(evidence):
@@ -85,6 +89,16 @@ def test_the_commands_of_the_fold_out_make_these_runs(evidence, capsys):
     assert words[:4] == ["python", "-m", "sparsemtl", "run"]
     assert main(["list", *words[4:]]) == 0
     assert "problem=left-right" in capsys.readouterr().out
+
+
+def test_choices_of_runs_add_up(evidence):
+    narrowed = replace(evidence, options="--table table1").only(problem="left-right").only(subject=1)
+    assert narrowed.options.split() == ["--table", "table1", "--param", "problem=left-right", "--param", "subject=1"]
+
+
+def test_title_and_author_of_a_citation_are_those_of_the_repository():
+    cited = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text())
+    assert (cited["title"], cited["authors"][0]["name"]) == (TITLE, AUTHOR)
 
 
 def test_other_parameters_of_the_notebook_are_in_its_command(evidence):

@@ -134,7 +134,7 @@ def test_the_published_cells_stand_beside_ours(records):
         assert (row["95 % from"], row["to"]) == pytest.approx((low, high))
         units = (values.mean() - published) / values.std(ddof=1)
         assert row["difference / spread"] == pytest.approx(units)
-        word = "= agrees" if abs(units) <= 2 else "▲ higher" if units > 0 else "▼ lower"
+        word = "agrees" if abs(units) <= 2 else "higher" if units > 0 else "lower"
         assert row["against published"] == word
 
 

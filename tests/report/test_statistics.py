@@ -127,12 +127,12 @@ def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes
 @pytest.mark.parametrize(
     ("values", "published", "sd", "difference", "units", "mark"),
     [
-        ([0.5, 0.7], 0.6, 0.0, 0.0, 0.0, "= agrees"),
-        ([0.5, 0.7], 0.1, 0.0, 0.5, 0.5 / math.sqrt(0.02), "▲ higher"),
-        ([0.5, 0.7], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.03), "= agrees"),
-        ([0.6], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.02), "▼ lower"),
-        ([0.6], 0.9, 0.0, -0.3, math.nan, "? no spread"),
-        ([], 0.9, 0.1, math.nan, math.nan, "○ not run"),
+        ([0.5, 0.7], 0.6, 0.0, 0.0, 0.0, "agrees"),
+        ([0.5, 0.7], 0.1, 0.0, 0.5, 0.5 / math.sqrt(0.02), "higher"),
+        ([0.5, 0.7], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.03), "agrees"),
+        ([0.6], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.02), "lower"),
+        ([0.6], 0.9, 0.0, -0.3, math.nan, "no spread"),
+        ([], 0.9, 0.1, math.nan, math.nan, "not run"),
     ],
 )
 def test_a_cell_stands_against_the_published_one_in_units_of_both_spreads(

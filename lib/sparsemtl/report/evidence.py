@@ -36,7 +36,7 @@ class Evidence:
     def only(self, **params):
         """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
         chosen = tuple(r for r in self.main if all(r.spec.params.get(k) == v for k, v in params.items()))
-        options = " ".join(["--param", *(f"{k}={v}" for k, v in params.items())])
+        options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in params.items())])
         return replace(self, records=chosen, options=options)
 
     def of(self, specs, options=""):
@@ -49,7 +49,7 @@ class Evidence:
     def controls(self):
         """The part of the evidence with a known truth."""
         chosen = tuple(r for r in self.records if "control" in r.spec.params)
-        return replace(self, records=chosen, options="--param control=truth")
+        return replace(self, records=chosen, options=f"{self.options} --param control=truth")
 
     @property
     def title(self):

@@ -6,6 +6,7 @@ from sparsemtl.report import shin2023 as eeg
 from sparsemtl.report import upadhyay2023 as vision
 from sparsemtl.report.evidence import NOT_RUN
 from sparsemtl.report.statistics import chance_interval
+from sparsemtl.report.style import percent
 from sparsemtl.studies.shin2023 import METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, SPARSITIES, TASKS
 from sparsemtl.studies.upadhyay2023 import ALL_NYU, FIG3_SETS, LAMBDAS, SPARSE
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
@@ -20,9 +21,9 @@ def accuracy_against_sparsity(records, problem):
         return f"{PROBLEMS[problem]}: {NOT_RUN}."
     means = eeg.per_subject(table).groupby(["method", "sparsity"]).mean()
     ours = {s: means.get((PROPOSED, s), np.nan) for s in SPARSITIES[1:]}
-    rivals = [m for m, info in METHODS.items() if info.sparse and m not in (PROPOSED, "budget")]
+    rivals = eeg.rivals()
     above = [m for m in rivals if means.get((m, PUBLISHED_SPARSITY), np.nan) > ours[PUBLISHED_SPARSITY]]
-    here, levels = _percent(PUBLISHED_SPARSITY), _listed([f"{value:.3f} at {_percent(s)}" for s, value in ours.items()])
+    here, levels = percent(PUBLISHED_SPARSITY), _listed([f"{value:.3f} at {percent(s)}" for s, value in ours.items()])
     return (
         f"Mean of both tasks: the proposed masks reach {levels}, the dense multi-task network "
         f"{means.get(('dense-multi', 0.0), np.nan):.3f}, CSP + LDA {means.get(('csp-lda', 0.0), np.nan):.3f}. At "
@@ -44,7 +45,7 @@ def variation_over_subjects(records, problem):
         parts.append(f"{name}: {above} of {len(rows)} people above what 95 % of guessers reach")
     spread = eeg.spread(records, problem).xs(METHODS[PROPOSED].label, level="method")
     ratio = (spread["between subjects"] / spread["between seeds"]).mean()
-    told = f"Proposed masks at {_percent(PUBLISHED_SPARSITY)}, {'; '.join(parts)}."
+    told = f"Proposed masks at {percent(PUBLISHED_SPARSITY)}, {'; '.join(parts)}."
     return f"{told} People differ {ratio:.1f} times as much as seeds do."
 
 
@@ -68,8 +69,8 @@ def densities(records):
         return f"Votes: {NOT_RUN}."
     kept = votes.groupby("layer", sort=False)[["mi", "me", "or"]].mean()
     gain = kept["or"] / kept[["mi", "me"]].mean(axis=1) - 1
-    more = f"{_percent(gain.min())} to {_percent(gain.max())} more weights of a shared layer"
-    return f"When each vote prunes {_percent(PUBLISHED_SPARSITY)}, the OR keeps {more} than the votes do on average."
+    more = f"{percent(gain.min())} to {percent(gain.max())} more weights of a shared layer"
+    return f"When each vote prunes {percent(PUBLISHED_SPARSITY)}, the OR keeps {more} than the votes do on average."
 
 
 def scalp_maps(records):
@@ -86,7 +87,7 @@ def scalp_maps(records):
 
 def performance(evidence, protocol="paper"):
     """The best lambda of each task of the three-task model, and what the paper says."""
-    table = vision.select(vision.frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+    table = vision.three_tasks(evidence, protocol)
     if table.empty:
         return f"Three-task model: {NOT_RUN}."
     ran, best = sorted(table.lam.unique()), []
@@ -99,11 +100,11 @@ def performance(evidence, protocol="paper"):
 
 def sparsity(evidence, protocol="paper"):
     """How the share of zero groups grows with lambda."""
-    table = vision.select(vision.frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+    table = vision.three_tasks(evidence, protocol)
     if table.empty:
         return f"Three-task model: {NOT_RUN}."
     zero = table.groupby("lam").group.mean()
-    return f"Groups zero: {_listed([f'{_percent(share, 1)} at λ = {lam:g}' for lam, share in zero.items()])}."
+    return f"Groups zero: {_listed([f'{percent(share, 1)} at λ = {lam:g}' for lam, share in zero.items()])}."
 
 
 def times(evidence, protocol="paper"):
@@ -113,7 +114,7 @@ def times(evidence, protocol="paper"):
         return f"Times: {NOT_RUN}."
     dense, last = table["dense kernels, ms"].iloc[0], table.iloc[-1]
     return (
-        f"At λ = {table.index[-1]}, with {_percent(last['groups zero'], 1)} of the groups zero, dense kernels take "
+        f"At λ = {table.index[-1]}, with {percent(last['groups zero'], 1)} of the groups zero, dense kernels take "
         f"{last['dense kernels, ms'] / dense:.2f} of the time at λ = 0, the compacted network "
         f"{last['compacted, ms'] / dense:.2f}."
     )
@@ -124,7 +125,7 @@ def channels(evidence, protocol="paper"):
     table, parts = vision.select(vision.frame(evidence.records), protocol), []
     for tasks in FIG3_SETS:
         dead = [vision.cell(table, tasks, SPARSE, f"dead_{stage}").mean() for stage in vision.STAGES]
-        told = NOT_RUN if np.isnan(dead).any() else _listed([f"{_percent(d, 1)}" for d in dead])
+        told = NOT_RUN if np.isnan(dead).any() else _listed([percent(d, 1) for d in dead])
         parts.append(f"{tasks}: {told}")
     return f"Dead channels in {_listed(vision.STAGES)} stages, {'; '.join(parts)}."
 
@@ -143,7 +144,3 @@ def protocol_effects(evidence, data="nyuv2"):
 def _listed(parts):
     *most, last = map(str, parts)
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _percent(share, digits=0):
-    return f"{100 * share:.{digits}f} %"

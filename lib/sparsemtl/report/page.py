@@ -24,7 +24,11 @@ LABELS = {
 }  # fmt: skip
 LONG = 40  # characters, from which on a cell may break into lines
 # A shape beside the word: no verdict is told by its colour alone
-MARKS = {"reproduced": "✔", "not reproduced": "✘", "inconclusive": "◐", NOT_RUN: "○"}
+MARKS = {
+    "reproduced": "✔", "not reproduced": "✘", "inconclusive": "◐", NOT_RUN: "○",
+    "agrees": "=", "higher": "▲", "lower": "▼", "no spread": "?",
+}  # fmt: skip
+MARKED = ("verdict", "against published")  # columns that hold such words
 
 
 def show_table(table, caption="", digits=3, name="table"):
@@ -34,8 +38,8 @@ def show_table(table, caption="", digits=3, name="table"):
     in the HTML, which must not change from build to build.
     """
     table = pd.DataFrame({"": [NOT_RUN]}) if table.empty else _without_index(table).rename(columns=LABELS)
-    if "verdict" in table:
-        table = table.assign(verdict=[f"{MARKS[word]} {word}" for word in table.verdict])
+    for column in [name for name in MARKED if name in table]:
+        table = table.assign(**{column: [f"{MARKS[word]} {word}" for word in table[column]]})
     shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=NOT_RUN)
     shown.set_table_attributes('class="results"')
     shown.set_td_classes(table.map(lambda value: "long" if isinstance(value, str) and len(value) > LONG else ""))

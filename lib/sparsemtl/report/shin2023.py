@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.report.statistics import against_published, chance_interval, claim_row, effect, estimate, holm
+from sparsemtl.report.style import percent
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
     CLAIMS,
@@ -84,7 +85,7 @@ def table1(records, problem):
     realised = table.groupby(["method", "sparsity"])["realised_whole"].mean() if "realised_whole" in table else {}
     rows, index = [], []
     for method, sparsity in grid():
-        row = {("sparsity", "realised"): _percent(realised.get((method, sparsity), np.nan))}
+        row = {("sparsity", "realised"): percent(realised.get((method, sparsity), np.nan))}
         for task, metric in columns:
             e = estimate(cell(values[metric], task, method, sparsity)) if values else None
             row[(TASKS[task], METRICS[metric])] = _mean_sd(e) if e and e.n else "not run"
@@ -92,7 +93,7 @@ def table1(records, problem):
                 here = method == PROPOSED and sparsity == PUBLISHED_SPARSITY
                 row[(TASKS[task], f"published {METRICS[metric]}")] = f"{PUBLISHED[task, metric]:g}" if here else ""
         rows.append(row)
-        index.append((METHODS[method].label, _percent(sparsity)))
+        index.append((METHODS[method].label, percent(sparsity)))
     out = pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["method", "nominal sparsity"]))
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out
@@ -102,23 +103,19 @@ def _mean_sd(e):
     return f"{e.mean:.3f} ± {e.sd:.3f}" if e.n > 1 else f"{e.mean:.3f}"
 
 
-def _percent(share):
-    return f"{100 * share:.0f} %" if np.isfinite(share) else "–"
-
-
 def published_beside_ours(records, problem):
     """The published cells beside ours (DataFrame): mean, sd and interval over subjects, see `against_published`."""
     table, rows = select(frame(records), problem), []
     for (task, metric), published in PUBLISHED.items():
         e = estimate(cell(per_subject(table, metric), task, PROPOSED, PUBLISHED_SPARSITY)) if len(table) else None
         ran = e is not None and e.n > 0
-        difference, units, mark = against_published(e, published)
+        difference, units, word = against_published(e, published)
         rows.append(
             {
                 "task": TASKS[task], "metric": METRICS[metric], "published": published,
                 "ours": e.mean if ran else np.nan, "sd": e.sd if ran else np.nan,
                 "95 % from": e.low if ran else np.nan, "to": e.high if ran else np.nan, "difference": difference,
-                "difference / spread": units, "against published": mark,
+                "difference / spread": units, "against published": word,
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(["task", "metric"])
@@ -183,7 +180,8 @@ def _best(candidates):
     return max(candidates, key=pd.Series.mean) if all(c.notna().any() for c in candidates) else pd.Series(dtype=float)
 
 
-def _rivals():
+def rivals():
+    """Names of the other pruning methods; the exact budget is the proposed one again."""
     return [m for m, info in METHODS.items() if info.sparse and m not in (PROPOSED, "budget")]
 
 
@@ -201,15 +199,15 @@ def lead_over_rivals(values):
     """Proposed minus the best rival at the sparsity where that lead is smallest; the rival is the best on average."""
     leads = []
     for sparsity in SPARSITIES[1:]:
-        leads.append(_both(values, PROPOSED, sparsity) - _best([_both(values, m, sparsity) for m in _rivals()]))
+        leads.append(_both(values, PROPOSED, sparsity) - _best([_both(values, m, sparsity) for m in rivals()]))
     return -_best([-lead for lead in leads])
 
 
 def robustness(values):
     """Change of the proposed from dense to 80 % minus the mean change of the rivals."""
     last = SPARSITIES[-1]
-    rivals = [_both(values, m, last) - _both(values, m, 0.0) for m in _rivals()]
-    return _both(values, PROPOSED, last) - _both(values, PROPOSED, 0.0) - sum(rivals) / len(rivals)
+    changes = [_both(values, m, last) - _both(values, m, 0.0) for m in rivals()]
+    return _both(values, PROPOSED, last) - _both(values, PROPOSED, 0.0) - sum(changes) / len(changes)
 
 
 def best_at_40(values):
@@ -398,7 +396,7 @@ def realised_sparsity(records):
     order = [(m, s) for m, s in grid() if (m, s) in means.index]
     means = means.loc[order]
     means.index = pd.MultiIndex.from_tuples(
-        [(METHODS[m].label, _percent(s)) for m, s in order], names=["method", "nominal sparsity"]
+        [(METHODS[m].label, percent(s)) for m, s in order], names=["method", "nominal sparsity"]
     )
     return means
 
@@ -420,10 +418,6 @@ def spread(records, problem):
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(["method", "task"])
-
-
-def _listed(numbers):
-    return ", ".join(map(str, numbers))
 
 
 def recordings(records):

@@ -76,18 +76,18 @@ def verdict(found):
 
 
 def against_published(found, published, sd=0.0):
-    """(difference, difference in units of the spread, mark) of our `Estimate` (None: not run) and a published value.
+    """(difference, difference in units of the spread, word) of our `Estimate` (None: not run) and a published value.
 
     The spread is the root of the squared standard deviations, ours and the published one (sd); where one seed or
     subject gives ours none, the published one stands for it. Up to two spreads count as agreement.
     """
     if found is None or not found.n:
-        return math.nan, math.nan, "○ not run"
+        return math.nan, math.nan, "not run"
     difference = found.mean - published
     spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
     units = difference / spread if spread else math.nan
-    mark = "= agrees" if abs(units) <= 2 else "? no spread" if math.isnan(units) else None
-    return difference, units, mark or ("▲ higher" if difference > 0 else "▼ lower")
+    word = "agrees" if abs(units) <= 2 else "no spread" if math.isnan(units) else None
+    return difference, units, word or ("higher" if difference > 0 else "lower")
 
 
 def claim_row(claim, evidence, found, units, runs):

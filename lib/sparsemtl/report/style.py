@@ -1,5 +1,7 @@
 """One visual language for both papers: a colour for each task and method, safe for colour-blind readers."""
 
+import math
+
 import matplotlib.pyplot as plt
 import seaborn as sns
 
@@ -34,6 +36,11 @@ def method_style(methods, highlight):
         else {"color": colour, "marker": marker, "lw": 1.1, "ms": 4, "zorder": 2}
         for method, colour, marker in zip(methods, colours, markers, strict=False)
     }
+
+
+def percent(share, digits=0):
+    """A share as the book writes it: 0.4 is "40 %"; a dash for NaN."""
+    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "–"
 
 
 def empty_figure(text):

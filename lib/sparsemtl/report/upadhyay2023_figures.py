@@ -9,7 +9,7 @@ from sparsemtl.data.pictures import VOID
 from sparsemtl.models.dense import backbone_convs
 from sparsemtl.report.statistics import estimate
 from sparsemtl.report.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure
-from sparsemtl.report.upadhyay2023 import SCORES, cell, frame, matching, protocols, select
+from sparsemtl.report.upadhyay2023 import SCORES, cell, matching, protocols, three_tasks
 from sparsemtl.studies.upadhyay2023 import (
     ALL_NYU,
     FIG3_SETS,
@@ -137,7 +137,7 @@ def _three_task_table(column):
 
 def performance(evidence, protocol="paper"):
     """Fig. 4a: test metric of each task of the three-task model against lambda, with what a constant would get."""
-    table = select(frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+    table = three_tasks(evidence, protocol)
     if table.empty:
         return empty_figure(f"Fig. 4a, {evidence.origin}: not run")
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.8))
@@ -155,7 +155,7 @@ def performance(evidence, protocol="paper"):
 
 def sparsity(evidence, protocol="paper"):
     """Fig. 4b: share of zero groups, and of weights in them, of the three-task model against lambda."""
-    table = select(frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+    table = three_tasks(evidence, protocol)
     if table.empty:
         return empty_figure(f"Fig. 4b, {evidence.origin}: not run")
     fig, ax = plt.subplots(figsize=(6.5, 4))
@@ -190,7 +190,7 @@ def sparsity_by_epoch(evidence, protocol="paper"):
 
 def inference_time(evidence, protocol="paper"):
     """Fig. 4d: backbone time a batch against lambda, dense kernels on zeros (as published) and compacted network."""
-    table = select(frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+    table = three_tasks(evidence, protocol)
     if table.empty or "zeros_ms" not in table:
         return empty_figure(f"Fig. 4d, {evidence.origin}: not run")
     fig, ax = plt.subplots(figsize=(6.5, 4))

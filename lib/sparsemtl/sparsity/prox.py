@@ -37,8 +37,8 @@ def prox_group_lasso_scaled(theta, scale, threshold, dim=1):
     `scale`: positive, of theta's shape; the rest as `prox_group_lasso`, whose result this is for scale 1. Where
     ||scale * theta||_g <= threshold the group is exactly zero; else x_i = theta_i * nu / (nu + threshold / scale_i)
     with nu = ||x||_g > 0 the root of ||theta / (nu + threshold / scale)||_g = 1 (Deleu and Bengio 2021,
-    "Structured sparsity inducing adaptive optimizers for deep learning"). Solved in float64 for all groups at
-    once, to an accuracy beyond that of theta's dtype.
+    "Structured sparsity inducing adaptive optimizers for deep learning"). Solved for all groups at once, to
+    about the rounding error of theta's dtype.
 
     Raises SpecError as `prox_group_lasso`, and for a scale of another shape.
     """
@@ -146,10 +146,7 @@ def _on_cpu_(thetas, scales, thresholds, dim, adam):
     plain = [t if t.dtype in (torch.float32, torch.float64) else t.float() for t in thetas]
     plain = [t.contiguous() for t in plain]
     scales = [s.to(t.dtype).contiguous() for s, t in zip(scales, plain, strict=True)]
-    metric = [(c, adam[1]) for c in adam[0]] if adam else None
-    solve_(
-        plain, scales, thresholds, lambda t: (t.shape[:dim].numel(), t.shape[dim], t.shape[dim + 1 :].numel()), metric
-    )
+    solve_(plain, scales, thresholds, dim, adam)
     for target, solved in zip(thetas, plain, strict=True):
         if target.data_ptr() != solved.data_ptr():
             target.copy_(solved)

@@ -20,20 +20,19 @@ TIE = 1e-14  # a sum that rounding has put above the threshold must not bring a 
 LIMIT = 6, 60  # Newton steps in the tensor's own precision, and in float64
 
 
-def solve_(thetas, scales, thresholds, shape_of, metric=None):
+def solve_(thetas, scales, thresholds, dim, adam=None):
     """Put the solution into each of `thetas`, in place.
 
-    thetas, scales: contiguous float32 or float64 CPU tensors; thresholds: float64 [groups] for each; shape_of: function
-    that gives [before, groups, after] of a tensor. metric: None, or for each tensor (correction, eps), where its scale
-    is sqrt(scale) / correction + eps: Adam's metric from its second moment.
+    thetas, scales: contiguous float32 or float64 CPU tensors; thresholds: float64 [groups] for each; dim: that of the
+    groups. adam: None, or (correction of each tensor, eps), where the scale is sqrt(scale) / correction + eps: Adam's
+    metric from its second moment.
     """
-    jobs = []
-    for i, (theta, scale, threshold) in enumerate(zip(thetas, scales, thresholds, strict=True)):
-        before, groups, after = shape_of(theta)
+    jobs, (corrections, eps) = [], adam or ([0.0] * len(thetas), 0.0)
+    for theta, scale, threshold, correction in zip(thetas, scales, thresholds, corrections, strict=True):
         if not theta.numel():
             continue
+        before, groups, after = theta.shape[:dim].numel(), theta.shape[dim], theta.shape[dim + 1 :].numel()
         rows = [t.detach().numpy().reshape(before, groups * after) for t in (theta, scale)]
-        correction, eps = metric[i] if metric else (0.0, 0.0)
         tolerance = 0.1 * float(np.sqrt(torch.finfo(theta.dtype).eps))
         width = max(1, LANES // after)
         for first in range(0, groups, width):
