@@ -107,9 +107,8 @@ class Training:
             **{k: p[k] for k in ("width", "layers", "stem", "head_width", "rates", "passes")},
             bounded=[*(["normal"] if p.get("normal_head") == "tanh" else []), *(["depth"] if self.relative else [])],
             upsample=self.at_input,
-        ).to(device)
+        ).to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
         if self.cuda:
-            self.net = self.net.to(memory_format=torch.channels_last)
             torch.backends.cudnn.benchmark = True  # every batch has the same shape
         self.balance = UncertaintyWeighting(
             self.tasks, p["uncertainty"] == "learned", 1.0 if p["uncertainty"] == "fixed" else 0.0
@@ -166,8 +165,7 @@ class Training:
         self.net.load_state_dict(self.best["sum"]["weights"])
 
     def _images(self, rows):
-        x = self.data.images[rows].float() / 255
-        return x.contiguous(memory_format=torch.channels_last) if self.cuda else x
+        return (self.data.images[rows].float() / 255).contiguous(memory_format=torch.channels_last)
 
     def _batches(self, epoch):
         """Batches of one size; what is left over waits for another epoch."""
