@@ -1,11 +1,12 @@
-"""Times two or more ways to do the same, in one run on one machine, and writes down what came out.
+"""What every benchmark does alike: its command line, sides that take turns, a record of its own kind.
 
-The sides take turns, so that whatever else the machine does falls on all of them. Ratios are of medians.
+A benchmark compares sides within one run on one machine: all sides warm up, then each takes its turn in every round, so
+that what disturbs the machine falls on all of them. Ratios are of medians. Run one from the top of the repository:
+
+    python benchmarks/NAME.py [--threads N] [--repeats N] [--device cuda] [--out FOLDER]
 """
 
 import argparse
-import hashlib
-import json
 import os
 import platform
 import sys
@@ -13,13 +14,15 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median, quantiles
 
 import torch
+from sparsemtl.benchmark import Benchmark, Mark
+from torch.profiler import ProfilerActivity, profile
 
-SCHEMA = 1
+__all__ = ["Mark", "arguments", "counts", "report", "seconds", "take_turns", "where_time_goes"]
+
 FOLDER = Path(__file__).parents[1] / "results" / "benchmarks"
-PACKAGES = ("torch", "torchvision", "numba", "numpy")
+PACKAGES = ("sparsemtl", "torch", "torchvision", "numba", "numpy", "onnxruntime", "torch-pruning", "braindecode")
 
 
 def arguments(text, **more):
@@ -38,76 +41,80 @@ def arguments(text, **more):
 
 def take_turns(sides, args, prepare=None):
     """{side: seconds of each turn} of functions without arguments; prepare: called before each turn, not timed."""
-    seconds = {name: [] for name in sides}
+    taken = {name: [] for name in sides}
     for turn in range(args.repeats + 1):  # the first turn warms up
         for name, function in sides.items():
             if prepare:
                 prepare()
-            _wait(args.device)
+            wait(args.device)
             start = time.perf_counter()
             function()
-            _wait(args.device)
+            wait(args.device)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                taken[name].append(time.perf_counter() - start)
+    return taken
 
 
-def _wait(device):
+def wait(device):
+    """Until the device has done what it was given."""
     if device != "cpu":
         torch.cuda.synchronize()
 
 
-def report(name, seconds, marks, args, details=None):
-    """Print each side and each ratio, and write the record.
-
-    marks: list of (slower side, faster side, "at least" or "at most", ratio to reach).
-    """
-    for side, values in seconds.items():
-        low, _, high = quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-        print(f"{side:45} {1e3 * median(values):10.3f} ms   (quartiles {1e3 * low:.3f} to {1e3 * high:.3f})")
-    for a, b, word, wanted in marks:
-        ratio = median(seconds[a]) / median(seconds[b])
-        met = ratio >= wanted if word == "at least" else ratio <= wanted
-        print(f"{a} / {b}: {ratio:.2f} ({word} {wanted:g}: {'met' if met else 'MISSED'})")
-    content = {
-        "name": name,
-        "seconds": {side: [float(f"{v:.5g}") for v in values] for side, values in seconds.items()},
-        "marks": [dict(zip(("side", "against", "word", "ratio"), mark, strict=True)) for mark in marks],
-        "details": details or {},
-        "environment": environment(args),
-    }
-    path = args.out / f"{name}-{'cpu' if args.device == 'cpu' else 'gpu'}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(
-        json.dumps(content | {"schema": SCHEMA, "digest": digest(content)}, indent=1, sort_keys=True) + "\n"
-    )
-    part.replace(path)
-    print(f"written to {path}", file=sys.stderr)
+def seconds(taken):
+    """Sides in seconds, from {label: seconds of each turn}."""
+    return {label: {"unit": "s", "values": list(values)} for label, values in taken.items()}
 
 
-def digest(content):
-    """SHA-256 of the canonical JSON of a record without its schema and digest."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def counts(unit, values):
+    """Sides that are counted, not timed: {label: number} in a unit ("FLOPs", "bytes")."""
+    return {label: {"unit": unit, "values": [float(value)]} for label, value in values.items()}
+
+
+def report(name, sides, marks, args, details=None):
+    """Print each side and each mark, and write the record. sides: from `seconds` and `counts`. marks: of `Mark`."""
+    found = Benchmark(name, sides, tuple(marks), details or {}, environment(args))
+    for label, side in sides.items():
+        low, high = found.quartiles(label)
+        print(f"{label:50} {found.median(label):12.5g} {side['unit']:8} (quartiles {low:.5g} to {high:.5g})")
+    for mark in marks:
+        ratio, low, high = found.ratio(mark)
+        outcome = "met" if found.met(mark) else "MISSED"
+        print(f"{mark.what}: {ratio:.3g} ({low:.3g} to {high:.3g}; {mark.word} {mark.wanted:g}: {outcome})")
+    print(f"written to {found.write(args.out)}", file=sys.stderr)
+
+
+def where_time_goes(function, device="cpu", rows=8):
+    """[{"operation", "share"}]: the operations that took most of the time of one call, after a call that warms up."""
+    function()
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device != "cpu" else [])
+    with profile(activities=kinds) as seen:
+        function()
+        wait(device)
+    of = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
+    events = sorted(seen.key_averages(), key=lambda event: getattr(event, of), reverse=True)
+    whole = sum(getattr(event, of) for event in events)
+    return [{"operation": event.key, "share": getattr(event, of) / whole} for event in events[:rows]]
 
 
 def environment(args):
     """Where and when (dict)."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "device": "cpu" if args.device == "cpu" else torch.cuda.get_device_name(args.device),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": args.threads,
         "python": platform.python_version(),
-        "packages": found,
+        "packages": {package: found for package in PACKAGES if (found := _version(package))},
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor():

@@ -111,7 +111,7 @@ def validate(value, where="record"):
 
 
 @contextlib.contextmanager
-def _written_whole(path):
+def written_whole(path):
     """A text file that appears under its name only when complete; a full disk or a kill leaves the old one."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -145,13 +145,13 @@ class Store:
     def check_writable(self):
         """Raise `RecordError` where records could not be written: said before hours of work, not after."""
         probe = self.folder / f".writable.{os.getpid()}"
-        with _written_whole(probe):
+        with written_whole(probe):
             pass
         probe.unlink(missing_ok=True)
 
     def write(self, record):
         """Write one record: first under a temporary name, then renamed."""
-        with _written_whole(self.path(record.spec)) as file:
+        with written_whole(self.path(record.spec)) as file:
             file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
 
     def read(self, spec):
@@ -192,7 +192,7 @@ def _parse(text, where):
 def write_jsonl(path, records: Iterable[RunRecord]):
     """Write records as JSON lines, sorted by hash, so that equal sets give equal files; returns their number."""
     unique = {record.hash: record for record in records}
-    with _written_whole(path) as file:
+    with written_whole(path) as file:
         for name in sorted(unique):
             file.write(canonical_json(unique[name].to_dict()) + "\n")
     return len(unique)
