@@ -1,0 +1,66 @@
+"""Networks as ONNX files, for runtimes without PyTorch."""
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch.utils import _pytree as pytree
+
+from sparsemtl.errors import RecordError, SpecError
+
+
+def to_onnx(model, example, path):
+    """Write `model`, as it is in eval mode, into an ONNX file and return its Path; `model` is left alone.
+
+    model: nn.Module that takes one tensor and returns one, or several in a tuple, list or dict; a network from
+    `compact` as well. example: a tensor for it, float (n, ...), on the model's device, whose values do not
+    matter. The file takes "input", any number of rows n and otherwise the example's shape and dtype. Outputs are
+    "output", or "output_0", "output_1", ..., or the keys of the dict.
+
+    Raises SpecError where the packages onnx and onnxscript are missing and for a model that cannot be exported with
+    any n, and RecordError where the file cannot be written.
+    """
+    name, path = type(model).__name__, Path(path)
+    try:
+        import onnx  # noqa: F401  (torch imports it late, in the midst of the export)
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SpecError(f"to_onnx: no package {error.name}; pip install 'sparsemtl[speed]'") from error
+    try:
+        program = _exported(copy.deepcopy(model).eval(), example)
+    except Exception as error:  # the exporter, and the model's code in it, may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SpecError(
+            f"to_onnx: {name} cannot be exported ({reason}); its forward must take one tensor and any number of rows"
+        ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        program.save(path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path} ({error.strerror}); choose another file") from error
+    return path
+
+
+def _exported(model, example):
+    rows = torch.cat([example, example]) if len(example) == 1 else example  # one row would be taken for a constant
+    level = logging.root.manager.disable
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            graph = torch.export.export(model, (rows,), dynamic_shapes=({0: torch.export.Dim("n")},))
+            names = _output_names(model(rows))
+            return torch.onnx.export(graph, dynamo=True, input_names=["input"], output_names=names, verbose=False)
+        finally:
+            logging.disable(level)
+
+
+def _output_names(outputs):
+    if isinstance(outputs, dict):
+        return [str(key) for key in outputs]
+    count = len(pytree.tree_leaves(outputs))
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
