@@ -151,9 +151,10 @@ def _chosen(args):
         if unknown := [h for h in args.hash if not any(s.hash.startswith(h) for s in chosen)]:
             raise SpecError(f"no run of this grid starts with {unknown[0]!r}: `list` prints the hashes")
         chosen = [s for s in chosen if s.hash.startswith(tuple(args.hash))]
+    optional = getattr(study, "OPTIONAL", {})
     for name, _ in args.set:
-        if unknown := [s for s in chosen if name not in s.params]:
-            raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join(unknown[0].params)}")
+        if unknown := [s for s in chosen if name not in (*s.params, *optional)]:
+            raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
     return [replace(s, params=s.params | dict(args.set)) for s in chosen] if args.set else chosen
 
 

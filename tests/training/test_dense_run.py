@@ -106,6 +106,28 @@ def test_out_of_gpu_memory_names_the_batch_that_fits(monkeypatch):
         dense.run(spec("depth", batch=8))
 
 
+def test_bfloat16_rounds_the_forward_pass_and_nothing_else():
+    exact, rounded = (training("seg+normal+depth", precision=p) for p in ("float32", "bfloat16"))
+    weights = {name: w.clone() for name, w in exact.net.state_dict().items()}
+    for run in (exact, rounded):
+        run.net.load_state_dict(weights)
+    rows = exact.data.splits["test"]
+    (_, a), (_, b) = next(exact._forward(rows)), next(rounded._forward(rows))
+    for task in a:
+        assert b[task].dtype == torch.float32
+        gap = (a[task] - b[task]).abs().max() / a[task].abs().max()
+        assert 1e-5 < gap < 0.1  # 8 bits of mantissa: a half step is 0.002 in each operation
+    rounded.fit()
+    assert {w.dtype for w in rounded.net.parameters()} == {torch.float32}
+    assert rounded.history["val"][-1]["depth"] < rounded.history["val"][0]["depth"]
+    rounded.checkpoint.unlink(missing_ok=True)
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(SpecError, match="precision is 'float16': choose float32 or bfloat16"):
+        load_pictures(spec("depth", precision="float16"))
+
+
 def test_early_stopping_takes_the_best_epoch(monkeypatch):
     script = {"seg": [3.0, 1.0, 2.0, 2.0, 2.0, 2.0], "depth": [2.0, 1.9, 1.8, 0.5, 1.0, 1.0]}
     losses = Training._losses

@@ -55,6 +55,10 @@ SWITCHES = MappingProxyType(
     }
 )
 
+# Parameters that a spec may have, with their values. precision: of the forward passes, while weights and their updates
+# are float32; without it float32 on a CPU, bfloat16 on a GPU.
+OPTIONAL = MappingProxyType({"precision": ("float32", "bfloat16")})
+
 _FULL = {"width": 64, "layers": (3, 4, 6, 3), "head_width": 256, "rates": (12, 24, 36), "compile": False}
 _SMALL = _FULL | {"width": 16, "head_width": 64, "rates": (3, 6, 9)}
 _QUICK = _FULL | {"width": 4, "layers": (1, 1, 1, 1), "head_width": 16, "rates": (1, 2, 3)}
@@ -119,7 +123,8 @@ def specs(profile, tasks, lambdas, data="nyuv2", protocol="paper", penalty="grou
     """Specs of task sets x lambdas x seeds; list of `RunSpec` whose method is the protocol.
 
     tasks: names of task sets. data: "nyuv2" or "celebamask", also where a simulated twin stands for it.
-    penalty: "group_lasso" or "l1". seeds: None for the profile's. params: switches and parameters to set otherwise.
+    penalty: "group_lasso" or "l1". seeds: None for the profile's. params: switches and parameters to set otherwise, or
+    those of `OPTIONAL` to add.
     """
     if profile not in PROFILES:
         raise SpecError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -128,8 +133,8 @@ def specs(profile, tasks, lambdas, data="nyuv2", protocol="paper", penalty="grou
         raise SpecError(f"unknown data {data!r}: choose nyuv2 or celebamask")
     source, base = settings[data]
     base = base | default_switches(protocol, data) | {"version": VERSION, "penalty": penalty}
-    if unknown := [name for name in params if name not in base]:
-        raise SpecError(f"unknown parameter {unknown[0]!r}: {data} has {', '.join(base)}")
+    if unknown := [name for name in params if name not in base | OPTIONAL]:
+        raise SpecError(f"unknown parameter {unknown[0]!r}: {data} has {', '.join(base | OPTIONAL)}")
     found = []
     for name in map(canonical, tasks):
         for lam in lambdas:

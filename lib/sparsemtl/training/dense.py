@@ -23,7 +23,7 @@ from sparsemtl.models.dense import DENSE_TASKS, MultiTaskNet, backbone_convs
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity, parameter_sparsity, zero_fraction
 from sparsemtl.sparsity.prox import ProxAdamW
-from sparsemtl.studies.upadhyay2023 import SWITCHES
+from sparsemtl.studies.upadhyay2023 import OPTIONAL, SWITCHES
 from sparsemtl.training import metrics as m
 from sparsemtl.training.fit import fit
 from sparsemtl.training.losses import UncertaintyWeighting, binary_loss, depth_loss, normal_loss, segmentation_loss
@@ -71,6 +71,9 @@ def load_pictures(spec, root=None):
         known = (switch.paper, switch.released)
         if isinstance(switch.paper, str | bool) and p.get(name, switch.paper) not in known:
             raise SpecError(f"{name} is {p[name]!r}: choose {known[0]!r} or {known[1]!r}")
+    for name, known in OPTIONAL.items():
+        if p.get(name, known[0]) not in known:
+            raise SpecError(f"{name} is {p[name]!r}: choose {' or '.join(known)}")
     data = load(spec.data, root, size=p["size"], **({"n": p["n"]} if p["n"] else {}))
     if absent := [task for task in p["tasks"].split("+") if task not in data.targets]:
         raise SpecError(f"{spec.data} has no task {absent[0]!r}: it has {', '.join(data.targets)}")
@@ -113,7 +116,8 @@ class Training:
         self.balance = UncertaintyWeighting(
             self.tasks, p["uncertainty"] == "learned", 1.0 if p["uncertainty"] == "fixed" else 0.0
         ).to(device)
-        self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=self.cuda)
+        half = p.get("precision", "bfloat16" if self.cuda else "float32") == "bfloat16"
+        self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
         self.optimizer = self._optimizer()
         self.history = {"train": [], "val": [], "group_sparsity": [], "parameter_sparsity": []}
         self.best, self.stopped, self.seconds, self.seen = {}, [], 0.0, []

@@ -1,0 +1,139 @@
+"""How the cost of the studies grows: with picture size and tasks, and with subjects, seeds and lambdas.
+
+Each is measured at three sizes; the page fits the growth and works out what the full grids cost.
+"""
+
+import tempfile
+import time
+from functools import partial
+
+import torch
+from harness import Mark, arguments, report, seconds, take_turns
+from sparsemtl.data import load
+from sparsemtl.engine import execute
+from sparsemtl.models.dense import MultiTaskNet
+from sparsemtl.models.dualtask import DualTaskNet
+from sparsemtl.records import Store
+from sparsemtl.studies import shin2023, upadhyay2023
+from sparsemtl.training.dense import Training
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+SIZES, TASKS = (64, 96, 128), ("seg", "seg+normal", upadhyay2023.ALL_NYU)
+EEG = {"small": (21, 240, 80.0), "full": (64, 480, 160.0)}  # electrodes, samples, Hz of the profiles
+TRIALS = 16  # of each task in a batch
+
+
+def main():
+    """Measure and write `scaling-*.json`."""
+    args = arguments(__doc__.splitlines()[0])
+    torch.manual_seed(0)
+    taken = take_turns(picture_steps(args.device) | eeg_steps(args.device), args) | grids(args.device)
+    eeg = [f"EEG step, {profile}" for profile in EEG]
+    marks = [
+        Mark("four times the pixels", "pixels=128", "pixels=64", "at most", 4.4),
+        Mark("three tasks against one", "tasks=3", "tasks=1", "at most", 3.0),
+        *(Mark(f"three {name} against one", f"{name}=3", f"{name}=1", "at most", 3.3) for name in grid_specs()),
+        Mark("an EEG step at full size against small", *reversed(eeg), "at most", 64 * 480 / (21 * 240)),
+    ]
+    report("scaling", seconds(taken), marks, args, {"FLOPs a picture": operations()})
+
+
+def picture_steps(device):
+    """Training steps of the `small` network at three sizes of the picture, and with one, two and three tasks."""
+    found = {}
+    for size in SIZES:
+        found[f"pixels={size}"] = dense_step(TASKS[-1], size, device)
+    for n, tasks in enumerate(TASKS, 1):
+        found[f"tasks={n}"] = dense_step(tasks, SIZES[0], device)
+    return found
+
+
+def dense_step(tasks, size, device):
+    """One training step as a function."""
+    params = {
+        "size": size,
+        **{k: v for k, v in small_network().items() if k in ("width", "layers", "head_width", "rates")},
+    }
+    spec = upadhyay2023.specs("quick", (tasks,), (upadhyay2023.SPARSE,), seeds=(0,), n=40, batch=16, **params)[0]
+    run = Training(spec, load("rooms", size=size, n=40), device)
+    run.net.train()
+    inputs, targets = next(run._batches(0))
+
+    def step():
+        run.optimizer.zero_grad(set_to_none=True)
+        with run.context():
+            loss = run._loss(run.net(inputs), targets)
+        loss.backward()
+        run.optimizer.step()
+
+    return step
+
+
+def small_network():
+    """Parameters of the profile `small`."""
+    return upadhyay2023.PROFILE_SETTINGS["small"]["nyuv2"][1]
+
+
+def eeg_steps(device):
+    """Training steps of the dense dual-task network at the sizes of both profiles."""
+    found = {}
+    for profile, (electrodes, samples, sfreq) in EEG.items():
+        options = shin2023.trunk_options("eegnet", sfreq)
+        net = DualTaskNet(electrodes, samples, 2, sfreq=sfreq, **options).to(device).train()
+        x = {task: torch.randn(TRIALS, electrodes, samples, device=device) for task in shin2023.TASKS}
+        y = torch.arange(TRIALS, device=device) % 2
+        found[f"EEG step, {profile}"] = partial(eeg_step, net, torch.optim.Adam(net.parameters()), x, y)
+    return found
+
+
+def eeg_step(net, optimizer, x, y):
+    """Forward, backward and update."""
+    optimizer.zero_grad(set_to_none=True)
+    sum(cross_entropy(out, y) for out in net(x).values()).backward()
+    optimizer.step()
+
+
+def grid_specs():
+    """{axis: (1, 2 and 3 steps along it) -> specs} of quick grids."""
+    eeg = partial(shin2023.specs, "quick", methods=("dense-multi",), sparsities=(0.0,))
+    vision = partial(upadhyay2023.specs, "quick", (upadhyay2023.ALL_NYU,))
+    return {
+        "subjects": lambda n: eeg(subjects=range(1, n + 1), seeds=(0,)),
+        "seeds": lambda n: eeg(subjects=(1,), seeds=range(n)),
+        "lambdas": lambda n: vision(upadhyay2023.LAMBDAS[2 : 2 + n], seeds=(0,)),
+    }
+
+
+def grids(device):
+    """Seconds of quick grids by the engine, one run after the other, with nothing done before."""
+    taken = {}
+    for axis, specs in grid_specs().items():
+        for n in (1, 1, 2, 3):  # the first warms up: simulated data are made once
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                outcome = execute(specs(n), Store(folder), device=device, progress=False)
+                taken[f"{axis}={n}"] = [time.perf_counter() - start]
+            if outcome.failures:
+                raise SystemExit(outcome.failures[0])
+    return taken
+
+
+def operations():
+    """{data: {task set: floating-point operations of a training step, for one picture}} at the size of `full`."""
+    found = {}
+    for data, sets, classes in (("nyuv2", upadhyay2023.NYU_SETS, 40), ("celebamask", upadhyay2023.CELEBA_SETS, 3)):
+        p = upadhyay2023.PROFILE_SETTINGS["full"][data][1]
+        options = {k: p[k] for k in ("width", "layers", "head_width", "rates")}
+        for tasks in sets:
+            with torch.device("meta"):
+                net = MultiTaskNet(tasks.split("+"), classes, **options, upsample=True)
+                x = torch.randn(2, 3, p["size"], p["size"])
+            with FlopCounterMode(display=False) as counter:
+                sum(out.sum() for out in net(x).values()).backward()
+            found.setdefault(data, {})[tasks] = counter.get_total_flops() / len(x)
+    return found
+
+
+if __name__ == "__main__":
+    main()
