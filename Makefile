@@ -15,8 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 # Stamps of the build are named by the content of what goes in: a touched file rebuilds nothing, a deleted one does.
 digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
-CODE := _build/code-$(call digest,lib results requirements.lock)
-BOOK := _build/book-$(call digest,book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
+BOOK := _build/book-$(call digest,lib results requirements.lock book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
 
 .PHONY: help book test testbook pdf reproduce serve lint clean
 
@@ -57,12 +56,6 @@ clean: ## remove what was built; .venv, records and caches of data stay
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Executed notebooks are kept in _build/.jupyter_cache by their code alone, so other library code or records empty it.
-$(CODE):
-	rm -rf _build
-	mkdir -p _build
-	touch $@
-
 # All chapters on one page, from the notebooks that are already executed. Sphinx writes it as if it lay at the top of its
 # folder, whichever the landing page is.
 _build/book.pdf: $(BOOK)
@@ -70,8 +63,9 @@ _build/book.pdf: $(BOOK)
 	sed 's|href="book/index.html#|href="#|g' _build/singlehtml/book/index.html > _build/singlehtml/book.html
 	$(BIN)/python book/_ext/print_pdf.py _build/singlehtml/book.html $@
 
-# Sphinx warns only about pages that it reads, so after a failure all are read again.
-$(BOOK): $(CODE) | .venv/.installed
+# Sphinx warns only about pages that it reads, so after a failure all are read again. What was executed is kept until
+# something changes that it depends on: book/_ext/inputs.py.
+$(BOOK): | .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	rm -f _build/book-*
 	touch $@

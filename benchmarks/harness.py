@@ -100,6 +100,7 @@ def where_time_goes(function, device="cpu", rows=8):
 def environment(args):
     """Where and when (dict)."""
     return {
+        "script": Path(sys.argv[0]).stem,
         "device": "cpu" if args.device == "cpu" else torch.cuda.get_device_name(args.device),
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -13,8 +13,9 @@ from importlib import import_module
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from sparsemtl.benchmark import Benchmark
 from sparsemtl.records import set_hash
-from sparsemtl.report.evidence import NOT_RUN, provenance
+from sparsemtl.report.evidence import NOT_RUN, Evidence, provenance
 
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
 
@@ -26,9 +27,9 @@ LONG = 40  # characters, from which on a cell may break into lines
 # A shape beside the word: no verdict is told by its colour alone
 MARKS = {
     "reproduced": "✔", "not reproduced": "✘", "inconclusive": "◐", NOT_RUN: "○",
-    "agrees": "=", "higher": "▲", "lower": "▼", "no spread": "?",
+    "agrees": "=", "higher": "▲", "lower": "▼", "no spread": "?", "met": "☑", "missed": "☒",
 }  # fmt: skip
-MARKED = ("verdict", "against published")  # columns that hold such words
+MARKED = ("verdict", "against published", "outcome")  # columns that hold such words
 
 
 def show_table(table, caption="", digits=3, name="table"):
@@ -73,7 +74,7 @@ class Page:
     def table(self, table, name, caption="", behind=(), digits=3):
         """`show_table` with the evidence under it (IPython HTML).
 
-        name: anchor, unique on the page. behind: `Evidence`, or several, that the table was made of.
+        name: anchor, unique on the page. behind: `Evidence` or `Benchmark`, or several, that the table was made of.
         """
         shown = show_table(table, caption, digits, name).to_html()
         csv = _download(f"{self.notebook}-{name}.csv", "the table as CSV", table.to_csv())
@@ -95,13 +96,24 @@ class Page:
         return _html(f'<div id="{name}">{said}{self._fold(name, text, evidences)}</div>')
 
     def _fold(self, name, caption, evidences, *links):
-        evidences = [evidences] if hasattr(evidences, "records") else list(evidences)
-        runs = sum(len(e.records) for e in evidences)
+        evidences = [evidences] if isinstance(evidences, Evidence | Benchmark) else list(evidences)
         parts = [f"<p>{' · '.join(links)}</p>"] if links else []
         for evidence in evidences:
-            parts.append(self._told(name, caption, evidence))
-        word = "run" if runs == 1 else "runs"
-        return f'<details class="evidence"><summary>Evidence: {runs} {word}</summary>{"".join(parts)}</details>'
+            told = self._measured if isinstance(evidence, Benchmark) else self._told
+            parts.append(told(name, caption, evidence))
+        summary = f"<summary>Evidence: {_counted(evidences)}</summary>"
+        return f'<details class="evidence">{summary}{"".join(parts)}</details>'
+
+    def _measured(self, name, caption, benchmark):
+        """Machine, command and citation of a benchmark record (HTML)."""
+        e, key = benchmark.environment, benchmark.digest[:16]
+        packages = ", ".join(f"{package} {version}" for package, version in e["packages"].items())
+        machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
+        device = "" if e["device"] == "cpu" else " --device cuda"
+        command = f"python benchmarks/{e['script']}.py --threads {e['threads']}{device}"
+        told = f"Benchmark {benchmark.name}, record <code>{key}</code>, {e['ended'][:10]}: {machine}; {packages}"
+        cite = self._citation(name, caption, f"benchmark record {key}", e["ended"][:4], key)
+        return f"<p>{told}</p><p>Make it again:</p>{_code(command)}<p>Cite it:</p>{_code(cite)}"
 
     def _told(self, name, caption, evidence):
         """Runs, commands and citation of one set of records (HTML)."""
@@ -118,7 +130,8 @@ class Page:
             parts.append(f"<details><summary>The runs</summary>{inner}</details>")
         else:
             parts.append(f'<p>The runs are listed under <a href="#{self.listed[key]}">an earlier table</a>.</p>')
-        cite = self._citation(name, caption, evidence, key)
+        year = max(r.run["ended"] for r in evidence.records)[:4]
+        cite = self._citation(name, caption, f"{len(evidence.records)} run records, set {key}", year, key)
         parts.append(f"<p>Make it again, here or on another machine:</p>{_code(commands)}")
         parts.append(f"<p>Cite it:</p>{_code(cite)}")
         return "".join(parts)
@@ -130,17 +143,24 @@ class Page:
             yield " ".join(["python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
         yield f"papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
 
-    def _citation(self, name, caption, evidence, key):
+    def _citation(self, name, caption, note, year, key):
         title = f"{TITLE}: {self.notebook}, {caption.split('. ')[0] or name}"
-        year = max(r.run["ended"] for r in evidence.records)[:4]
         return "\n".join([
             f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}-{name}-{key[:8]},",
             f"  author = {{{{{AUTHOR}}}}},",
             f"  title  = {{{title}}},",
             f"  year   = {{{year}}},",
-            f"  note   = {{notebooks/{self.notebook}.html\\#{name}; {len(evidence.records)} run records, set {key}}},",
+            f"  note   = {{notebooks/{self.notebook}.html\\#{name}; {note}}},",
             "}",
         ])  # fmt: skip
+
+
+def _counted(evidences):
+    """What a fold-out holds, in words."""
+    counts = {"benchmark record": sum(isinstance(e, Benchmark) for e in evidences)}
+    runs = [e for e in evidences if not isinstance(e, Benchmark)]
+    counts |= {"run": sum(len(e.records) for e in runs)} if runs or not counts["benchmark record"] else {}
+    return ", ".join(f"{n} {word}{'s' * (n != 1)}" for word, n in counts.items() if n or word == "run")
 
 
 def _download(file, text, content):

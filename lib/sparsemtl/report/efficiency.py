@@ -1,0 +1,215 @@
+"""What the benchmarks say: marks and whether they are reached, both sides of each, growth, and what a grid costs."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from sparsemtl.benchmark import committed_benchmarks
+from sparsemtl.report.evidence import NOT_RUN, repository_root
+from sparsemtl.report.style import HIGHLIGHT, MUTED, empty_figure, percent
+from sparsemtl.studies import shin2023, upadhyay2023
+
+# Benchmarks in the order of the page, by name; those that have a side for a GPU
+TITLES = {
+    "prox": "the scaled proximal step",
+    "step": "the optimiser's step",
+    "compaction": "removal of dead channels",
+    "eeg_batch": "EEG networks trained in one batch",
+    "training": "training of the dense models",
+    "latency": "decoding one trial",
+    "book": "the book's own time",
+    "scaling": "growth of the cost",
+}
+ON_GPU = ("prox", "step", "compaction", "eeg_batch", "training")
+MACHINES = {"cpu": "CPU", "gpu": "GPU"}
+
+
+def benchmarks(results=None):
+    """{(name, "cpu" or "gpu"): Benchmark} of the repository."""
+    return committed_benchmarks(results or repository_root() / "results")
+
+
+def verdicts(found, names=None):
+    """Every mark (DataFrame): ratio of medians, quartiles over the turns, what is to be reached, and the outcome."""
+    rows = []
+    for name in names or TITLES:
+        for kind in MACHINES if name in ON_GPU else ("cpu",):
+            row = {"benchmark": TITLES[name], "on": MACHINES[kind]}
+            if (name, kind) not in found:
+                rows.append(row | {"mark": "all", "outcome": NOT_RUN})
+                continue
+            record = found[name, kind]
+            for mark in record.marks:
+                ratio, low, high = record.ratio(mark)
+                outcome = "met" if record.met(mark) else "missed"
+                rows.append(
+                    row | {"mark": mark.what, "ratio": ratio, "quartiles": f"{low:.3g} to {high:.3g}",
+                           "to reach": f"{mark.word} {mark.wanted:.3g}", "outcome": outcome}
+                )  # fmt: skip
+    return pd.DataFrame(rows).set_index(["benchmark", "on"])
+
+
+def sides(record, only=None):
+    """Both sides and all others of a benchmark (DataFrame): median, quartiles, 99th percentile where it says something.
+
+    only: function of a side's label that chooses sides.
+    """
+    rows = []
+    for label, side in record.sides.items():
+        if only and not only(label):
+            continue
+        unit, scale = _unit(side["unit"], record.median(label))
+        low, high = record.quartiles(label)
+        row = {"side": label, "median": record.median(label) * scale, "lower quartile": low * scale}
+        row |= {"upper quartile": high * scale, "unit": unit, "turns": len(side["values"])}
+        if len(side["values"]) >= 100:
+            row["99th percentile"] = float(np.percentile(side["values"], 99)) * scale
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("side")
+
+
+def _unit(unit, value):
+    """(unit, factor) in which a value is easy to read."""
+    if unit == "s" and value < 1:
+        return "ms", 1e3
+    if unit in ("FLOPs", "bytes", "B"):
+        power = max(0, int(math.log10(max(value, 1))) // 3)
+        return f"{['', 'k', 'M', 'G', 'T', 'P'][power]}{unit}".strip(), 1000.0**-power
+    return unit, 1.0
+
+
+def missed(found, names=None):
+    """For each mark that is missed a sentence: by how much, and where the time goes."""
+    told = []
+    for (name, kind), record in found.items():
+        if names and name not in names:
+            continue
+        for mark in (m for m in record.marks if not record.met(m)):
+            ratio = record.ratio(mark)[0]
+            gap = 1 - ratio / mark.wanted if mark.word == "at least" else ratio / mark.wanted - 1
+            wanted = f"{ratio:.3g}, {mark.word} {mark.wanted:.3g}"
+            told.append(f"Missed on the {MACHINES[kind]} by {percent(gap)}: {mark.what} ({wanted}). {spent(record)}")
+    return told or ["Every mark of these records is reached."]
+
+
+def spent(record):
+    """Where the time of the profiled side goes, in a sentence."""
+    rows = record.details.get("profile", [])[:4]
+    parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in rows)
+    return f"Its time goes to {parts}." if parts else ""
+
+
+def bars(record, only=None, title=""):
+    """Median time of each side with its quartiles, on a logarithmic axis."""
+    labels = [s for s, side in record.sides.items() if side["unit"] == "s" and (only is None or only(s))]
+    if not labels:
+        return empty_figure(f"{title}: {NOT_RUN}")
+    fig, ax = plt.subplots(figsize=(8, 0.45 * len(labels) + 1))
+    for y, label in enumerate(labels):
+        low, high = (1e3 * v for v in record.quartiles(label))
+        middle = 1e3 * record.median(label)
+        ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color="#0072B2")
+        ax.annotate(f"{middle:.3g}", (middle, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    ax.set(xscale="log", xlabel="milliseconds (median, quartiles)", title=title, ylim=(len(labels) - 0.4, -0.7))
+    ax.set_yticks(range(len(labels)), labels)
+    return fig
+
+
+def tails(record, only=None):
+    """Share of latencies above each time, by side: how long the slowest decisions take."""
+    fig, ax = plt.subplots(figsize=(8, 4))
+    chosen = [s for s, side in record.sides.items() if len(side["values"]) >= 100 and (only is None or only(s))]
+    for label in chosen:
+        values = np.sort(record.sides[label]["values"]) * 1e3
+        ax.plot(values, 1 - np.arange(len(values)) / len(values), label=label, drawstyle="steps-post")
+    ax.set(xscale="log", yscale="log", xlabel="milliseconds for one decision", ylabel="share that takes longer")
+    ax.axhline(0.01, color=MUTED, ls=":", lw=1)
+    ax.legend(fontsize="x-small")
+    return fig
+
+
+AXES = {
+    "pixels": "pixels along a side of the picture", "tasks": "tasks of the vision model", "subjects": "subjects",
+    "seeds": "seeds", "lambdas": "lambdas",
+}  # fmt: skip
+
+
+def growth(record):
+    """How cost grows along each axis (DataFrame): seconds at three sizes, and the exponent k of cost = a size^k."""
+    rows = []
+    for axis, what in AXES.items():
+        points = _points(record, axis)
+        if points:
+            k = np.polyfit(np.log([n for n, _ in points]), np.log([s for _, s in points]), 1)[0]
+            sizes = ", ".join(f"{n:g}: {s:.3g}" for n, s in points)
+            rows.append({"axis": what, "seconds by size": sizes, "exponent": k})
+    return pd.DataFrame(rows).set_index("axis")
+
+
+def _points(record, axis):
+    found = [(float(label.split("=")[1]), label) for label in record.sides if label.startswith(f"{axis}=")]
+    return [(n, record.median(label)) for n, label in sorted(found)]
+
+
+def growth_figure(record):
+    """Cost at three sizes over that at the smallest, along each axis; the line is in proportion."""
+    fig, ax = plt.subplots(figsize=(6.5, 4))
+    for (axis, what), marker in zip(AXES.items(), "osD^v", strict=True):
+        points = _points(record, axis)
+        if points:
+            n, s = np.array(points).T
+            ax.plot(n / n[0], s / s[0], marker=marker, color=HIGHLIGHT if axis == "pixels" else None, label=what)
+    ax.plot([1, 3], [1, 3], color=MUTED, ls=":", label="in proportion")
+    ax.set(xscale="log", yscale="log", xlabel="size over the smallest", ylabel="cost over the smallest")
+    ax.set_xticks([1, 1.5, 2, 3], ["1", "1.5", "2", "3"])
+    ax.set_yticks([1, 2, 3, 4], ["1", "2", "3", "4"])
+    ax.minorticks_off()
+    ax.legend(fontsize="small")
+    return fig
+
+
+def plan(record, evidences, tflops, share):
+    """What the full grids cost (DataFrame): runs, and hours on one device.
+
+    record: the "scaling" benchmark. evidences: committed ones of both studies, for the number of pictures and the
+    seconds of an EEG run. tflops: peak of the GPU in 10^12 operations a second; share: part of it that training
+    reaches. Vision: floating-point operations of all training steps up to the last epoch that early stopping allows,
+    so hours are at most these. EEG: seconds of the `small` runs on one core times the growth of steps and of a step.
+    """
+    rows = [_vision(name, specs, record, evidences, tflops * 1e12 * share) for name, specs in _vision_tables()]
+    return pd.DataFrame([*rows, *_eeg(record, evidences)]).set_index("grid")
+
+
+def _vision_tables():
+    return [(f"vision, {name}", make("full")) for name, make in upadhyay2023.TABLES.items()] + [
+        ("vision, all without repeats", upadhyay2023.all_specs("full"))
+    ]
+
+
+def _vision(name, specs, record, evidences, speed):
+    pictures = {}
+    for r in (r for e in evidences if e.study == upadhyay2023.NAME for r in e.records):
+        pictures[r.spec.data] = r.result["data"]["pictures"]["train"]
+    flops = 0.0
+    for s in specs:
+        p = s.params
+        passes = len(p["tasks"].split("+")) if p["passes"] == "per-task" else 1
+        steps = pictures.get(s.data, math.nan) * p["epochs"]
+        flops += record.details["FLOPs a picture"][s.data][p["tasks"]] * passes * steps
+    return {"grid": name, "runs": len(specs), "10^15 operations, at most": flops / 1e15, "on": "one GPU, at most",
+            "hours": flops / speed / 3600}  # fmt: skip
+
+
+def _eeg(record, evidences):
+    small = [r for e in evidences if (e.study, e.profile) == (shin2023.NAME, "small") for r in e.main]
+    if not small:
+        return []
+    settings = shin2023.PROFILE_SETTINGS
+    ratio = record.median("EEG step, full") / record.median("EEG step, small")
+    full, few = (settings[p]["params"] | {"epochs": settings[p]["params"]["epochs"]} for p in ("full", "small"))
+    ratio *= full["epochs"] / few["epochs"] * full["folds"] / few["folds"]
+    ratio *= (1 - 1 / full["folds"]) / (1 - 1 / few["folds"])  # trials that are trained on
+    seconds, runs = np.mean([r.run["seconds"] for r in small]), len(shin2023.all_specs("full"))
+    return [{"grid": "EEG, all", "runs": runs, "on": "one CPU core", "hours": seconds * ratio * runs / 3600}]

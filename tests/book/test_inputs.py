@@ -1,0 +1,78 @@
+"""Only what depends on a change is executed again."""
+
+from types import SimpleNamespace
+
+import inputs
+import nbformat
+import pytest
+from jupyter_cache import get_cache
+
+PAGES = ["book/index", "notebooks/scorecard", "notebooks/shin2023_table1", "notebooks/upadhyay2023_fig4"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name in ("lib/a.py", "requirements.lock", "results/shin2023/a.jsonl", "results/upadhyay2023/a.jsonl"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    cache = get_cache(str(tmp_path / "_build/.jupyter_cache"))
+    for page in PAGES:
+        path = tmp_path / f"{page}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        cell = nbformat.v4.new_code_cell(f"print({page!r})", execution_count=1)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+        cache.cache_notebook_file(path, check_validity=False)
+    return tmp_path
+
+
+def build(checkout, exception=None):
+    """Pages that a build reads again."""
+    config = SimpleNamespace(nb_execution_cache_path="")
+    app = SimpleNamespace(srcdir=str(checkout), outdir=str(checkout / "_build/html"), config=config)
+    stale = inputs._outdated(app, SimpleNamespace(found_docs=set(PAGES)), set(), set(), set())
+    inputs._note(app, exception)
+    return stale
+
+
+def kept(checkout):
+    """Pages whose execution is still in the cache."""
+    records = get_cache(str(checkout / "_build/.jupyter_cache")).list_cache_records()
+    return sorted(record.uri.removeprefix(f"{checkout}/").removesuffix(".ipynb") for record in records)
+
+
+def test_nothing_changed_nothing_again(checkout):
+    build(checkout)
+    assert build(checkout) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ("lib/a.py", PAGES),
+        ("requirements.lock", PAGES),
+        ("results/shin2023/a.jsonl", PAGES[:3]),
+        ("results/upadhyay2023/new.jsonl", [*PAGES[:2], PAGES[3]]),
+        ("results/benchmarks/prox-cpu.json", PAGES[:2]),
+        ("lib/__pycache__/a.pyc", []),
+    ],
+)
+def test_a_change_reaches_what_depends_on_it(checkout, changed, again):
+    build(checkout)
+    for page in PAGES:  # the first build has emptied the cache: fill it again
+        get_cache(str(checkout / "_build/.jupyter_cache")).cache_notebook_file(
+            checkout / f"{page}.ipynb", check_validity=False
+        )
+    path = checkout / changed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("other")
+    assert build(checkout) == again
+    assert kept(checkout) == [page for page in PAGES if page not in again]
+    assert build(checkout) == []
+
+
+def test_a_build_that_failed_does_not_count(checkout):
+    build(checkout)
+    (checkout / "lib/a.py").write_text("other")
+    assert build(checkout, RuntimeError("stopped")) == PAGES
+    assert build(checkout) == PAGES
