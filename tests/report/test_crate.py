@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sparsemtl.benchmark import read
 from sparsemtl.errors import RecordError
 from sparsemtl.records import committed, read_jsonl
 from sparsemtl.report.crate import NAME, SOURCES, as_text, crate, write
@@ -73,8 +74,13 @@ def test_every_reference_leads_to_an_entity(made, entities):
 
 def test_every_file_of_records_is_there_with_its_size_and_checksum(entities):
     parts = [part["@id"] for part in entities["./"]["hasPart"]]
-    assert parts == sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("*/*/*.jsonl"))
-    for name in parts:
+    runs = sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("*/*/*.jsonl"))
+    benchmarks = sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("benchmarks/*.json"))
+    assert sorted(parts) == sorted(runs + benchmarks)
+    for name in benchmarks:
+        assert entities[name]["sha256"] == hashlib.sha256((RESULTS / name).read_bytes()).hexdigest()
+        assert entities[name]["keywords"] == ["benchmark", read(RESULTS / name).name]
+    for name in runs:
         content, records = (RESULTS / name).read_bytes(), read_jsonl(RESULTS / name)
         file = entities[name]
         assert file["@type"] == "File"

@@ -5,6 +5,7 @@ import json
 import tomllib
 from pathlib import Path
 
+from sparsemtl.benchmark import read as read_benchmark
 from sparsemtl.errors import RecordError
 from sparsemtl.records import read_jsonl
 
@@ -60,7 +61,7 @@ SOURCES = {
 
 
 def crate(results="results"):
-    """The description (dict, JSON-LD) of every `STUDY/PROFILE/*.jsonl` below `results`; the same for the same files.
+    """The description (dict, JSON-LD) of every `STUDY/PROFILE/*.jsonl` and `benchmarks/*.json` below `results`.
 
     Authors, title and papers come from CITATION.cff, the software's requirements from pyproject.toml, both in the
     folder above `results`. `datePublished` is the citation's `date-released`, else the day of the newest record: no
@@ -98,6 +99,9 @@ def crate(results="results"):
         data = [sources[name] for name in sorted({r.spec.data for r in records})]
         file["isBasedOn"] = data
         actions.append(add(**_action(file, records), instrument=software, object=data, result=file))
+
+    for path in sorted(results.glob("benchmarks/*.json")):
+        made.add_file(path, path.relative_to(results).as_posix(), properties=_benchmark(path))
 
     root = made.root_dataset
     newest = max(r.run["ended"] for records in files.values() for r in records)
@@ -195,12 +199,28 @@ def _source(source, add):
 
 
 def _file(path, records):
-    content = path.read_bytes()
     study, profile = path.parts[-3:-1]
+    return _content(path) | {
+        "description": _described(records), "keywords": [f"study {study}", f"profile {profile}"],
+        "encodingFormat": ["application/jsonl", {"@id": "https://jsonlines.org/"}],
+    }  # fmt: skip
+
+
+def _benchmark(path):
+    record = read_benchmark(path)
+    where = record.environment
+    told = f"{where['device']} ({where['processor']}), {where['threads']} threads, {where['ended'][:10]}"
+    return _content(path) | {
+        "description": f"Benchmark record: {', '.join(record.sides)}. {told}.", "keywords": ["benchmark", record.name],
+        "encodingFormat": "application/json",
+    }  # fmt: skip
+
+
+def _content(path):
+    content = path.read_bytes()
     return {
-        "name": path.name, "description": _described(records), "encodingFormat": ["application/jsonl",
-        {"@id": "https://jsonlines.org/"}], "contentSize": str(len(content)), "license": {"@id": CC_BY},
-        "sha256": hashlib.sha256(content).hexdigest(), "keywords": [f"study {study}", f"profile {profile}"],
+        "name": path.name, "contentSize": str(len(content)), "license": {"@id": CC_BY},
+        "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
 
 

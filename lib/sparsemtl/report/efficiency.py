@@ -101,20 +101,46 @@ def spent(record):
     return f"Its time goes to {parts}." if parts else ""
 
 
-def bars(record, only=None, title=""):
-    """Median time of each side with its quartiles, on a logarithmic axis."""
-    labels = [s for s, side in record.sides.items() if side["unit"] == "s" and (only is None or only(s))]
-    if not labels:
-        return empty_figure(f"{title}: {NOT_RUN}")
-    fig, ax = plt.subplots(figsize=(8, 0.45 * len(labels) + 1))
+def records_of(found, name):
+    """The records of one benchmark, that of the CPU first."""
+    return [found[name, kind] for kind in MACHINES if (name, kind) in found]
+
+
+def told(page, found, name):
+    """The sides of a benchmark as a table of the page, one machine under the other, with their evidence."""
+    records = records_of(found, name)
+    tables = {MACHINES["cpu" if r.environment["device"] == "cpu" else "gpu"]: sides(r) for r in records}
+    table = pd.concat(tables, names=["on"]) if tables else pd.DataFrame()
+    return page.table(table, name.replace("_", "-"), f"{TITLES[name].capitalize()}: all sides", records)
+
+
+def bars(found, name):
+    """Median time of each side of a benchmark with its quartiles, on a logarithmic axis; a panel a machine."""
+    records = records_of(found, name)
+    if not records:
+        return empty_figure(f"{TITLES[name]}: {NOT_RUN}")
+    heights = [0.45 * len(_timed(r)) + 1 for r in records]
+    fig, axes = plt.subplots(len(records), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False)
+    for ax, record in zip(axes.flat, records, strict=True):
+        _bars(ax, record)
+    return fig
+
+
+def _timed(record):
+    return [label for label, side in record.sides.items() if side["unit"] == "s"]
+
+
+def _bars(ax, record):
+    labels = _timed(record)
     for y, label in enumerate(labels):
         low, high = (1e3 * v for v in record.quartiles(label))
         middle = 1e3 * record.median(label)
         ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color="#0072B2")
         ax.annotate(f"{middle:.3g}", (middle, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    ax.set(xscale="log", xlabel="milliseconds (median, quartiles)", title=title, ylim=(len(labels) - 0.4, -0.7))
+    device = record.environment["processor" if record.environment["device"] == "cpu" else "device"]
+    ax.set(xscale="log", xlabel="milliseconds (median, quartiles)", ylim=(len(labels) - 0.4, -0.7))
+    ax.set_title(f"{device}, {record.environment['threads']} threads", fontsize="medium")
     ax.set_yticks(range(len(labels)), labels)
-    return fig
 
 
 def tails(record, only=None):
@@ -136,9 +162,11 @@ AXES = {
 }  # fmt: skip
 
 
-def growth(record):
+def growth(found):
     """How cost grows along each axis (DataFrame): seconds at three sizes, and the exponent k of cost = a size^k."""
-    rows = []
+    if ("scaling", "cpu") not in found:
+        return pd.DataFrame()
+    record, rows = found["scaling", "cpu"], []
     for axis, what in AXES.items():
         points = _points(record, axis)
         if points:
@@ -153,8 +181,11 @@ def _points(record, axis):
     return [(n, record.median(label)) for n, label in sorted(found)]
 
 
-def growth_figure(record):
+def growth_figure(found):
     """Cost at three sizes over that at the smallest, along each axis; the line is in proportion."""
+    if ("scaling", "cpu") not in found:
+        return empty_figure(f"{TITLES['scaling']}: {NOT_RUN}")
+    record = found["scaling", "cpu"]
     fig, ax = plt.subplots(figsize=(6.5, 4))
     for (axis, what), marker in zip(AXES.items(), "osD^v", strict=True):
         points = _points(record, axis)
@@ -170,14 +201,17 @@ def growth_figure(record):
     return fig
 
 
-def plan(record, evidences, tflops, share):
-    """What the full grids cost (DataFrame): runs, and hours on one device.
+def plan(found, evidences, tflops, share):
+    """What the full grids cost (DataFrame): runs, and hours on one device; empty without the "scaling" benchmark.
 
-    record: the "scaling" benchmark. evidences: committed ones of both studies, for the number of pictures and the
+    evidences: committed ones of both studies, for the number of pictures and the
     seconds of an EEG run. tflops: peak of the GPU in 10^12 operations a second; share: part of it that training
     reaches. Vision: floating-point operations of all training steps up to the last epoch that early stopping allows,
     so hours are at most these. EEG: seconds of the `small` runs on one core times the growth of steps and of a step.
     """
+    if ("scaling", "cpu") not in found:
+        return pd.DataFrame()
+    record = found["scaling", "cpu"]
     rows = [_vision(name, specs, record, evidences, tflops * 1e12 * share) for name, specs in _vision_tables()]
     return pd.DataFrame([*rows, *_eeg(record, evidences)]).set_index("grid")
 

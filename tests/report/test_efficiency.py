@@ -1,0 +1,118 @@
+"""What the page on efficiency says follows from its records."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from sparsemtl.benchmark import Benchmark, Mark
+from sparsemtl.report import efficiency
+from sparsemtl.report.evidence import Evidence
+from sparsemtl.report.page import Page
+from sparsemtl.studies import shin2023, upadhyay2023
+
+MACHINE = {"script": "prox", "device": "cpu", "processor": "made up", "cores": 2, "threads": 2, "python": "3.11",
+           "packages": {"torch": "2"}, "ended": "2026-01-01T00:00:00+00:00"}  # fmt: skip
+
+
+def seconds(**sides):
+    return {label: {"unit": "s", "values": values} for label, values in sides.items()}
+
+
+@pytest.fixture
+def prox():
+    marks = (Mark("gain", "slow", "fast", "at least", 5.0), Mark("cost", "fast", "floor", "at most", 1.5))
+    profile = [{"operation": "sum", "share": 0.75}, {"operation": "copy", "share": 0.2}]
+    sides = seconds(slow=[4.0, 4.0, 4.0], fast=[1.0, 1.0, 1.0], floor=[0.8, 0.8, 0.8])
+    return Benchmark("prox", sides, marks, {"profile": profile}, MACHINE)
+
+
+@pytest.fixture
+def scaling():
+    sides = {}
+    for n in (64, 96, 128):
+        sides[f"pixels={n}"] = {"unit": "s", "values": [2e-4 * n**1.7]}
+    for n in (1, 2, 3):
+        sides[f"subjects={n}"] = {"unit": "s", "values": [0.5 * n]}
+    sides |= seconds(**{"EEG step, small": [0.01], "EEG step, full": [0.03]})
+    flops = {d: dict.fromkeys(s, 1e9) for d, s in
+             (("nyuv2", upadhyay2023.NYU_SETS), ("celebamask", upadhyay2023.CELEBA_SETS))}  # fmt: skip
+    return Benchmark("scaling", sides, (), {"FLOPs a picture": flops}, MACHINE)
+
+
+def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
+    table = efficiency.verdicts({("prox", "cpu"): prox}).reset_index()
+    ours = table[table.benchmark == efficiency.TITLES["prox"]]
+    assert list(ours.mark) == ["gain", "cost", "all"]
+    assert list(ours.outcome) == ["missed", "met", "not run"]
+    assert list(ours.on) == ["CPU", "CPU", "GPU"]
+    assert list(ours.ratio[:2]) == pytest.approx([4.0, 1.25])
+    assert set(table[table.benchmark != efficiency.TITLES["prox"]].outcome) == {"not run"}
+
+
+def test_a_missed_mark_says_by_how_much_and_where_the_time_goes(prox):
+    told = efficiency.missed({("prox", "cpu"): prox})
+    assert told == ["Missed on the CPU by 20 %: gain (4, at least 5). Its time goes to sum 75 %, copy 20 %."]
+    met = Benchmark("prox", prox.sides, prox.marks[1:], {}, MACHINE)
+    assert efficiency.missed({("prox", "cpu"): met}) == ["Every mark of these records is reached."]
+
+
+def test_sides_are_in_units_that_can_be_read():
+    values = list(np.linspace(1e-3, 2e-3, 101))
+    sides = seconds(quick=values, slow=[3.0]) | {"work": {"unit": "FLOPs", "values": [2.5e12]}}
+    table = efficiency.sides(Benchmark("made-up", sides, (), {}, MACHINE))
+    assert list(table.unit) == ["ms", "s", "TFLOPs"]
+    assert list(table["median"]) == pytest.approx([1.5, 3.0, 2.5])
+    assert table["99th percentile"]["quick"] == pytest.approx(1.99)
+
+
+def test_growth_is_the_exponent_of_the_power_law(scaling):
+    table = efficiency.growth({("scaling", "cpu"): scaling})
+    assert table.exponent[efficiency.AXES["pixels"]] == pytest.approx(1.7)
+    assert table.exponent[efficiency.AXES["subjects"]] == pytest.approx(1.0)
+    assert efficiency.AXES["seeds"] not in table.index
+
+
+def test_a_plan_is_operations_over_speed(scaling, make_record):
+    spec = upadhyay2023.specs("small", ("seg",), (0.0,))[0]
+    pictures = {"data": {"pictures": {"train": 100}}}
+    vision = Evidence(upadhyay2023.NAME, "committed", "small", (make_record(spec, pictures),), 1)
+    eeg = shin2023.specs("small", subjects=(1,), seeds=(0,), methods=("or",), sparsities=(0.4,), problem="left-right")
+    evidences = [vision, Evidence(shin2023.NAME, "committed", "small", (make_record(eeg[0], {}),), 1)]
+    table = efficiency.plan({("scaling", "cpu"): scaling}, evidences, tflops=2.0, share=0.5)
+    runs = upadhyay2023.TABLES["fig4"]("full")
+    epochs = runs[0].params["epochs"]
+    row = table.loc["vision, fig4"]
+    assert row.runs == len(runs)
+    assert row.hours == pytest.approx(len(runs) * 1e9 * 100 * epochs / 1e12 / 3600)
+    assert np.isnan(table.hours["vision, table2"])  # nothing tells how many faces there are
+    seconds = evidences[1].records[0].run["seconds"]
+    grown = 3 * (200 / 60) * (5 / 3) * (0.8 / (2 / 3))
+    assert table.hours["EEG, all"] == pytest.approx(seconds * grown * len(shin2023.all_specs("full")) / 3600)
+
+
+def test_without_records_the_page_says_not_run():
+    page = Page("efficiency")
+    for name in efficiency.TITLES:
+        assert "not run" in BeautifulSoup(efficiency.told(page, {}, name).data, "html.parser").text
+        assert "not run" in efficiency.bars({}, name).axes[0].texts[0].get_text()
+    assert efficiency.growth({}).empty
+    assert efficiency.plan({}, [], 1.0, 1.0).empty
+    plt.close("all")
+
+
+def test_the_evidence_of_a_benchmark_names_machine_command_and_record(prox):
+    shown = BeautifulSoup(efficiency.told(Page("efficiency"), {("prox", "cpu"): prox}, "prox").data, "html.parser")
+    fold = shown.find("details", class_="evidence")
+    assert fold.summary.text == "Evidence: 1 benchmark record"
+    command, cite = (code.text for code in fold.find_all("pre"))
+    assert command == "python benchmarks/prox.py --threads 2"
+    assert prox.digest[:16] in cite
+    assert "notebooks/efficiency.html\\#prox" in cite
+
+
+def test_figures_draw_every_timed_side(prox, scaling):
+    figure = efficiency.bars({("prox", "cpu"): prox}, "prox")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["slow", "fast", "floor"]
+    lines = efficiency.growth_figure({("scaling", "cpu"): scaling}).axes[0].get_lines()
+    assert list(lines[0].get_ydata()) == pytest.approx([1.0, 1.5**1.7, 2**1.7])
+    plt.close("all")
