@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -23,7 +24,8 @@ from sparsemtl.errors import RecordError, SparseMTLError, SpecError
 from sparsemtl.records import RunRecord, Store, compact_numbers
 
 # A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, goes
-# into the record's `run`. Imported when first needed.
+# into the record's `run`. Imported when first needed. Beside it there may be `batches`, (specs, device) -> lists of
+# specs that are cheaper together, and `run_many`, (list, root, device) -> their results, an error for one that failed.
 RUNNERS = {"shin2023": "sparsemtl.training.motor:run", "upadhyay2023": "sparsemtl.training.dense:run"}
 
 DOWNSTREAM = ("report", "__main__.py")
@@ -36,31 +38,67 @@ def run(spec, root=None, device="cpu"):
     On the CPU it uses one thread and deterministic kernels, so that the same spec and code give the same result
     to the bit, in this process or another. root: folder of the data sets (default: SPARSEMTL_DATA).
     """
-    if spec.study not in RUNNERS:
-        raise SpecError(f"unknown study {spec.study!r}: choose one of {', '.join(RUNNERS)}")
-    module, function = RUNNERS[spec.study].split(":")
-    runner = getattr(import_module(module), function)
+    record = _run_batch([spec], root, device)[0]
+    if isinstance(record, SparseMTLError):
+        raise record
+    return record
+
+
+def _run_batch(specs, root, device):
+    """Records of specs of one study that run together, for each that failed its `SparseMTLError` instead.
+
+    Seconds of a record: an equal share of the time that the batch took from `started` to `ended`.
+    """
     started, clock = datetime.now(UTC), time.perf_counter()
     with _reproducible(device):
-        result = compact_numbers(runner(spec, root=root, device=device))
-    seconds = round(time.perf_counter() - clock, 3)
+        results = _results_of(specs, root, device)
+    seconds = round((time.perf_counter() - clock) / len(specs), 3)
     when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
-    if "timings" in result:
-        when["timings"] = result.pop("timings")
-    return RunRecord(spec, result, when | _environment(device))
+    return [_record(spec, result, when | _environment(device)) for spec, result in zip(specs, results, strict=True)]
+
+
+def _results_of(specs, root, device):
+    try:
+        module, function = _runner(specs[0].study)
+        if len(specs) > 1:
+            return module.run_many(specs, root=root, device=device)
+        return [getattr(module, function)(specs[0], root=root, device=device)]
+    except SparseMTLError as error:
+        return [error for _ in specs]
+
+
+def _record(spec, result, run):
+    if isinstance(result, SparseMTLError):
+        return result
+    try:
+        result = compact_numbers(result)
+    except RecordError as error:
+        return error
+    return RunRecord(spec, result, run | ({"timings": result.pop("timings")} if "timings" in result else {}))
+
+
+def _runner(study):
+    """(module, function's name) that runs the specs of a study."""
+    if study not in RUNNERS:
+        raise SpecError(f"unknown study {study!r}: choose one of {', '.join(RUNNERS)}")
+    module, function = RUNNERS[study].split(":")
+    return import_module(module), function
 
 
 @contextlib.contextmanager
 def _reproducible(device):
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
         if device == "cpu":  # float sums depend on the number of threads
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # writes every tensor twice, to find faults
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def _check_device(device):
@@ -137,6 +175,7 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
 
     specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
     same_code: a record that other code made counts as missing (cheap runs, which must show what the code does now).
+    Specs that their study's runner does together end together, and each record takes an equal share of the seconds.
     A run that fails with a `SparseMTLError` is noted in `Outcome.failures` and the others go on.
     Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
     `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written.
@@ -155,9 +194,10 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     if missing:
         store.check_writable()
     missing.sort(key=lambda spec: spec.seed)  # stopped early, the table has few seeds rather than holes
+    batches = _batches(missing, workers, device)
     bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
     with bar:
-        for spec, record, failure in _results(missing, store, workers, root, device):
+        for spec, record, failure in _results(batches, store, workers, root, device):
             bar.update()
             bar.set_postfix_str(spec.label(), refresh=False)
             if failure is None:
@@ -176,21 +216,40 @@ def _usable(store, spec):
         return None
 
 
-def _results(specs, store, workers, root, device):
-    """Yield (spec, record, failure) as runs end; joblib's backend may be set from outside, to Dask for example."""
-    jobs = (delayed(_run_and_write)(spec, store, root, device) for spec in specs)
+def _batches(specs, workers, device):
+    """The specs in lists of those that run together, in order of seed; none longer than a worker's even share."""
+    studies, lists = {}, []
+    for spec in specs:
+        studies.setdefault(spec.study, []).append(spec)
+    for study, own in studies.items():
+        module = _runner(study)[0] if study in RUNNERS else None  # of an unknown one every run says so
+        lists += module.batches(own, device) if hasattr(module, "batches") else [[spec] for spec in own]
+    most = math.ceil(len(specs) / workers)
+    lists = [whole[i : i + most] for whole in lists for i in range(0, len(whole), most)]
+    return sorted(lists, key=lambda batch: batch[0].seed)
+
+
+def _results(batches, store, workers, root, device):
+    """Yield (spec, record, failure) as batches end; joblib's backend may be set from outside, to Dask for example."""
+    jobs = (delayed(_run_and_write)(batch, store, root, device) for batch in batches)
     try:
-        yield from Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs)
+        for done in Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs):
+            yield from done
     except TerminatedWorkerError:
         raise SparseMTLError(
             "a worker process was killed (out of memory?): finished records are kept; run again with fewer workers"
         ) from None
 
 
-def _run_and_write(spec, store, root, device):
-    try:
-        record = run(spec, root, device)
-        store.write(record)
-    except SparseMTLError as error:
-        return spec, None, str(error)
-    return spec, record, None
+def _run_and_write(specs, store, root, device):
+    """(spec, record, None) of each spec of a batch, or (spec, None, what went wrong)."""
+    done = []
+    for spec, record in zip(specs, _run_batch(specs, root, device), strict=True):
+        try:
+            if isinstance(record, SparseMTLError):
+                raise record
+            store.write(record)
+            done.append((spec, record, None))
+        except SparseMTLError as error:
+            done.append((spec, None, str(error)))
+    return done

@@ -250,7 +250,7 @@ def analysed(monkeypatch, mi, me):
     monkeypatch.setattr(motor, "votes", votes)
     inputs = {t: torch.tensor(getattr(data, t).x) for t in TASKS}
     targets = {t: torch.tensor(getattr(data, t).y) for t in TASKS}
-    job = motor.Job(inputs, targets, motor._loss, None, 1, 1, 0.5, 0)
+    job = motor.Job(inputs, targets, motor._loss, 1, 1, 0.5, 0)
     return net, motor.vote_analysis(net, job, data, build, 0)
 
 
@@ -302,7 +302,7 @@ def test_halves_split_each_class_between_them():
     data = subject()
     job = motor.Job(
         {t: torch.tensor(getattr(data, t).x) for t in TASKS}, {t: torch.tensor(getattr(data, t).y) for t in TASKS},
-        motor._loss, None, 1, 1, 0.5, 0,
+        motor._loss, 1, 1, 0.5, 0,
     )  # fmt: skip
     halves = [motor._half(job, k) for k in (0, 1)]
     for task in TASKS:

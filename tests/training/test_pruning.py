@@ -2,17 +2,19 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from sparsemtl.errors import SparseMTLError
 from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.masks import masks_of, topk_mask
 from sparsemtl.sparsity.saliency import prunable, random_scores, snip
 from sparsemtl.training import motor, pruning
-from sparsemtl.training.pruning import PROCEDURES, Job, partial_sparsity, synflow_masks, votes
+from sparsemtl.training.pruning import PROCEDURES, Job, partial_sparsity, side_by_side, synflow_masks, votes
 
 TASKS, EPOCHS, BATCH = ("mi", "me"), 5, 4
 SPARSE = [m for m in PROCEDURES if not m.startswith("dense")]
@@ -30,40 +32,49 @@ def data(tasks=TASKS):
 
 
 class Fits:
-    """motor's fit, keeping a copy of the network before and after each call, and of each step's first task."""
+    """motor's training of one network, keeping a copy of it before and after each, and calling `watch` at each step."""
 
     def __init__(self, tasks=TASKS, watch=None):
         self.before, self.after, self.epochs, self.watch = [], [], [], watch
-        self.fit = partial(motor._fit, p={"batch": BATCH, "lr": 0.01}, data=data(tasks), seed=5)
+        self.train = partial(motor._train, p={"batch": BATCH, "lr": 0.01}, data=data(tasks), seed=5)
 
-    def __call__(self, net, epochs, after_step=None):
+    def __call__(self, trainings):
+        (training,) = trainings
+
         def step(*args):
-            if after_step:
-                after_step(*args)
+            if training.after_step:
+                training.after_step(*args)
             if self.watch:
-                self.watch(net)
+                self.watch(training.net)
 
-        self.before.append(weights(net))
-        self.epochs.append(epochs)
-        history = self.fit(net, epochs, step)
-        self.after.append(weights(net))
-        return history
+        self.before.append(weights(training.net))
+        self.epochs.append(training.epochs)
+        histories = self.train([replace(training, after_step=step)])
+        self.after.append(weights(training.net))
+        return histories
 
 
 def weights(net):
     return {n: w.detach().clone() for n, w in prunable(net).items()}
 
 
-def job(sparsity, fits=None, tasks=TASKS):
+def job(sparsity, tasks=TASKS):
     inputs, targets = data(tasks)
-    return Job(inputs, targets, motor._loss, fits or Fits(tasks), EPOCHS, EPOCHS * 3, sparsity, 11)
+    return Job(inputs, targets, motor._loss, EPOCHS, EPOCHS * 3, sparsity, 11)
+
+
+def train(procedure, fits):
+    """Run one procedure, from a seed of its own; its history, or its error is raised."""
+    torch.manual_seed(1)
+    (history,) = side_by_side([procedure], fits, torch.default_generator)
+    if isinstance(history, SparseMTLError):
+        raise history
+    return history
 
 
 def trained(method, sparsity, tasks=TASKS, fits=None):
     net = network(tasks=tasks)
-    torch.manual_seed(1)
-    history = PROCEDURES[method](net, job(sparsity, fits, tasks))
-    return net, history
+    return net, train(PROCEDURES[method](net, job(sparsity, tasks)), fits or Fits(tasks))
 
 
 def zeros(tensors):
@@ -128,8 +139,7 @@ def test_pruned_weights_are_zero_at_every_step_and_kept_ones_learn(method):
         seen.append(all((w[~masks[n]] == 0).all() for n, w in prunable(net).items()))
 
     start = weights(net)
-    torch.manual_seed(1)
-    PROCEDURES[method](net, job(0.6, Fits(watch=watch)))
+    train(PROCEDURES[method](net, job(0.6)), Fits(watch=watch))
     assert all(seen)
     assert len(seen) >= EPOCHS * 3
     assert any((w[w != 0] != start[n][w != 0]).any() for n, w in prunable(net).items())
@@ -155,17 +165,19 @@ def test_all_methods_see_the_same_weights_batches_and_dropout():
         assert all(torch.equal(found[n], w) for n, w in reference.items()), method
 
 
+def noting(train, steps, trainings):
+    """`train` with the inputs of each step appended to `steps`."""
+    (training,) = trainings
+    return train([replace(training, after_step=lambda step, inputs, targets: steps.append(inputs))])
+
+
 def test_batches_deal_each_trial_once_an_epoch_and_do_not_depend_on_the_method():
     seen = {}
     for method in ("dense-multi", "or", "grasp"):
-        net, steps = network(), []
-        net.register_forward_hook(
-            lambda m, args, out, steps=steps: steps.append(args[0]) if m.training and torch.is_grad_enabled() else None
-        )
+        seen[method] = steps = []
         fits = Fits()
-        torch.manual_seed(1)
-        PROCEDURES[method](net, job(0.5, lambda n, e, s=None, f=fits, steps=steps: (steps.clear(), f(n, e, s))[1]))
-        seen[method] = steps
+        fits.train = partial(noting, fits.train, steps)
+        trained(method, 0.5, fits=fits)
     inputs, _ = data()
     for steps in seen.values():
         assert len(steps) == EPOCHS * 3
@@ -189,8 +201,7 @@ def test_rigl_moves_weights_but_keeps_each_layers_number(sparsity):
 
     net = network()
     initial = topk_mask(random_scores(net, 11), sparsity)
-    torch.manual_seed(1)
-    pruning.rigl(net, job(sparsity, Fits(watch=watch)), every=2)
+    train(pruning.rigl(net, job(sparsity), every=2), Fits(watch=watch))
     expected = {n: int(m.sum()) for n, m in initial.items()}
     assert all(c == expected for c in counts)
     updates = {i for i in range(1, len(places)) if not torch.equal(places[i - 1], places[i])}

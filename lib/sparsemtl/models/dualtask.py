@@ -119,8 +119,9 @@ class EEGNet(nn.Module):
         mean, var = w @ first, ((w @ (second - torch.outer(first, first))) * w).sum(1)
         with torch.no_grad():
             bn.num_batches_tracked += 1
-            bn.running_mean.lerp_(mean, bn.momentum)
-            bn.running_var.lerp_(var * (n_windows / (n_windows - 1)), bn.momentum)
+            # a sum, as torch.vmap has no rule for lerp_
+            bn.running_mean += bn.momentum * (mean - bn.running_mean)
+            bn.running_var += bn.momentum * (var * (n_windows / (n_windows - 1)) - bn.running_var)
         return mean, var
 
     def forward(self, x: Tensor) -> Tensor:

@@ -106,7 +106,10 @@ def apply_masks(model, masks):
         if name not in masks and _BUFFER not in module._buffers:
             continue
         pruned = ~masks[name] if name in masks else torch.zeros_like(weight, dtype=torch.bool)
-        module.register_buffer(_BUFFER, pruned.to(weight.device), persistent=False)
+        if _BUFFER in module._buffers:  # in place: it may be a view of the masks of a stack of networks
+            module._buffers[_BUFFER].copy_(pruned)
+        else:
+            module.register_buffer(_BUFFER, pruned.to(weight.device), persistent=False)
     if _before_forward not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_before_forward)
     _before_forward(model)

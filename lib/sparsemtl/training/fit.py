@@ -34,7 +34,12 @@ def fit(
             step += 1
         history.append(torch.stack(losses).mean().item())
         if not torch.isfinite(torch.tensor(history[-1])):
-            raise SparseMTLError(f"the loss is {history[-1]} in epoch {epoch}: lower the learning rate")
+            raise diverged(history[-1], epoch)
         if after_epoch is not None and after_epoch(epoch):
             break
     return history
+
+
+def diverged(loss, epoch):
+    """The error of a training whose mean loss in an epoch is not finite."""
+    return SparseMTLError(f"the loss is {loss} in epoch {epoch}: lower the learning rate")

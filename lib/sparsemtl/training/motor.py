@@ -12,39 +12,87 @@ from torch.nn.functional import cross_entropy
 
 from sparsemtl.data import load
 from sparsemtl.data.eeg import stratified_folds
-from sparsemtl.errors import SpecError
+from sparsemtl.errors import SparseMTLError, SpecError
 from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
-from sparsemtl.training.fit import fit
+from sparsemtl.spec import canonical_json
 from sparsemtl.training.metrics import accuracy, cohen_kappa, confusion_matrix, macro_f1
-from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
+from sparsemtl.training.pruning import PROCEDURES, Job, side_by_side, task_scores, votes
+from sparsemtl.training.stack import fit_together
 
 TASKS = ("mi", "me")
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
+CPU_STACK = 8  # EEGNets that train together on a CPU, chosen by benchmarks/eeg_batch.py; other trunks gain nothing
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
 
 def run(spec, root=None, device="cpu"):
     """Result dict of one spec: metrics, confusion matrices, sparsity, history, and for "or" the tasks' votes."""
-    p = dict(spec.params)
+    result = run_many([spec], root, device)[0]
+    if isinstance(result, SparseMTLError):
+        raise result
+    return result
+
+
+def batches(specs, device="cpu"):
+    """Lists of specs for `run_many`: those that share all but method and sparsity, no more than train together."""
+    cases = {}
+    for spec in specs:
+        shared = spec.to_dict() | {"method": "single" if spec.method in SINGLE else spec.method == CLASSICAL}
+        shared["params"].pop("sparsity", None)
+        cases.setdefault(canonical_json(shared), []).append(spec)
+    lists = []
+    for case in cases.values():
+        most = _together(case[0], device) or len(case)
+        lists += [case[i : i + most] for i in range(0, len(case), most)]
+    return lists
+
+
+def run_many(specs, root=None, device="cpu"):
+    """Results of specs that are one of `batches`, in their order; for one that failed its `SparseMTLError` instead."""
+    failures = {i: error for i, spec in enumerate(specs) if (error := _wrong(spec))}
+    outcomes = {i: [] for i in range(len(specs)) if i not in failures}
+    try:
+        data = _data(specs[0], root)
+        for k, fold in enumerate(stratified_folds(data, specs[0].params["folds"], specs[0].seed)):
+            arrays = {task: _scaled_split(data, task, fold) for task in TASKS}
+            well = [i for i in outcomes if i not in failures]
+            found = _run_fold([specs[i] for i in well], data, arrays, 1000 * specs[0].seed + k, device)
+            for i, outcome in zip(well, found, strict=True):
+                if isinstance(outcome, SparseMTLError):
+                    failures[i] = outcome
+                outcomes[i].append(outcome)
+    except SparseMTLError as error:  # in what they share
+        failures = {i: error for i in outcomes} | failures
+    return [failures.get(i) or _assemble(outcomes[i], data, spec.params) for i, spec in enumerate(specs)]
+
+
+def _together(spec, device):
+    """How many of a spec's networks train together at most; None: all that there are."""
+    if device != "cpu":
+        return None
+    return CPU_STACK if spec.params.get("backbone") == "eegnet" else 1
+
+
+def _wrong(spec):
+    """The `SpecError` of a spec that cannot run, or None."""
     if spec.method != CLASSICAL and spec.method not in PROCEDURES:
-        raise SpecError(f"unknown method {spec.method!r}: choose one of {CLASSICAL}, {', '.join(PROCEDURES)}")
-    if not 0 <= p["sparsity"] < 1:
-        raise SpecError(f"sparsity is {p['sparsity']}: it must be at least 0 and less than 1")
-    if p["labels"] not in ("true", "shuffled"):
-        raise SpecError(f"labels={p['labels']!r}: choose true or shuffled")
+        return SpecError(f"unknown method {spec.method!r}: choose one of {CLASSICAL}, {', '.join(PROCEDURES)}")
+    if not 0 <= spec.params["sparsity"] < 1:
+        return SpecError(f"sparsity is {spec.params['sparsity']}: it must be at least 0 and less than 1")
+    if spec.params["labels"] not in ("true", "shuffled"):
+        return SpecError(f"labels={spec.params['labels']!r}: choose true or shuffled")
+    return None
+
+
+def _data(spec, root):
     own = "trials_per_class" if spec.data.startswith("simulated") else "allow_missing_runs"
-    data = load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, own) if k in p})
-    if p["labels"] == "shuffled":
-        data = _shuffled(data, spec.seed)
-    outcomes = []
-    for k, fold in enumerate(stratified_folds(data, p["folds"], spec.seed)):
-        arrays = {task: _scaled_split(data, task, fold) for task in TASKS}
-        outcomes.append(_run_fold(spec.method, p, data, arrays, 1000 * spec.seed + k, device))
-    return _assemble(outcomes, data, p)
+    options = {k: spec.params[k] for k in (*EPOCH_OPTIONS, own) if k in spec.params}
+    data = load(spec.data, root, **options)
+    return _shuffled(data, spec.seed) if spec.params["labels"] == "shuffled" else data
 
 
 def _shuffled(data, seed):
@@ -64,14 +112,26 @@ def _scaled_split(data, task, fold):
     return x[train], trials.y[train], x[test], trials.y[test]
 
 
-def _run_fold(method, p, data, arrays, seed, device):
-    """Train on one fold; returns confusion matrices by task and, for networks, sparsity, history and votes."""
-    n_classes = len(data.classes)
-    if method == CLASSICAL:
-        return {"confusion": {task: _csp_lda(*arrays[task], n_classes) for task in TASKS}}
+def _run_fold(specs, data, arrays, seed, device):
+    """Train on one fold; for each spec its confusion matrices by task and, for networks, sparsity, history and votes.
+
+    A `SparseMTLError` takes the place of what failed. The specs are one of `batches`, or none of them is left.
+    """
+    if not specs:
+        return []
+    if specs[0].method == CLASSICAL:
+        return [{"confusion": {t: _csp_lda(*arrays[t], len(data.classes)) for t in TASKS}} for _ in specs]
     tensors = {t: tuple(torch.as_tensor(a, device=device) for a in arrays[t]) for t in TASKS}
-    groups = [(task,) for task in TASKS] if method in SINGLE else [TASKS]
-    parts = [_train_network(method, p, data, {t: tensors[t] for t in group}, seed, device) for group in groups]
+    groups = [(task,) for task in TASKS] if specs[0].method in SINGLE else [TASKS]
+    found = [_train_networks(specs, data, {t: tensors[t] for t in group}, seed, device) for group in groups]
+    return [_joined(parts) for parts in zip(*found, strict=True)]
+
+
+def _joined(parts):
+    """One outcome of those of a spec's networks, one of them for each task or one for both; or an error of theirs."""
+    for part in parts:
+        if isinstance(part, SparseMTLError):
+            return part
     out = {
         "confusion": {t: c for part in parts for t, c in part["confusion"].items()},
         "train_accuracy": {t: a for part in parts for t, a in part["train_accuracy"].items()},
@@ -83,34 +143,49 @@ def _run_fold(method, p, data, arrays, seed, device):
     return out | {"votes": parts[0]["votes"]} if "votes" in parts[0] else out
 
 
-def _train_network(method, p, data, tensors, seed, device):
-    tasks, n_classes = tuple(tensors), len(data.classes)
+def _train_networks(specs, data, tensors, seed, device):
+    """Train a network for each spec, all side by side; for each its outcome or its `SparseMTLError`."""
+    p = specs[0].params
     build = partial(
         DualTaskNet,
         len(data.channels),
         data.mi.x.shape[2],
-        n_classes,
+        len(data.classes),
         sfreq=data.sfreq,
         backbone=p["backbone"],
-        tasks=tasks,
+        tasks=tuple(tensors),
         **p.get("trunk", {}),
     )
-    net = build(generator=torch.Generator().manual_seed(seed)).to(device)
-    inputs = {t: tensors[t][0] for t in tasks}
-    targets = {t: tensors[t][1] for t in tasks}
-    steps = max(-(-len(y) // p["batch"]) for y in targets.values())
-    job = Job(
-        inputs, targets, _loss, partial(_fit, p=p, data=(inputs, targets), seed=seed), p["epochs"],
-        steps * p["epochs"], p["sparsity"], seed,
-    )  # fmt: skip
-    extra = {"votes": vote_analysis(net, job, data, build, seed)} if method == "or" and p["sparsity"] > 0 else {}
+    inputs, targets = ({t: tensors[t][i] for t in tensors} for i in (0, 1))
+    steps = _steps(p, targets)
+    runs = []
+    for spec in specs:
+        job = Job(inputs, targets, _loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
+        runs.append(_train_network(spec.method, job, build, data, tensors, device))
     torch.manual_seed(seed)  # dropout: the same for every method
-    history = (PROCEDURES[method] if p["sparsity"] > 0 else PROCEDURES["dense-multi"])(net, job)
-    test = predict(net, {t: tensors[t][2] for t in tasks})
-    train = predict(net, inputs)
+    train = partial(_train, p=p, data=(inputs, targets), seed=seed)
+    return side_by_side(runs, train, _generator(device), _together(specs[0], device))
+
+
+def _generator(device):
+    """What dropout draws from on this device."""
+    if device == "cpu":
+        return torch.default_generator
+    index = torch.device(device).index
+    return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+
+
+def _train_network(method, job, build, data, tensors, device):
+    """Procedure of one network, from its initial weights to what it gets right; a generator, as `pruning` has them."""
+    net = build(generator=torch.Generator().manual_seed(job.seed)).to(device)
+    extra = {"votes": vote_analysis(net, job, data, build, job.seed)} if method == "or" and job.sparsity > 0 else {}
+    history = yield from PROCEDURES[method if job.sparsity > 0 else "dense-multi"](net, job)
+    test = predict(net, {t: tensors[t][2] for t in tensors})
+    train = predict(net, job.inputs)
+    n_classes = len(data.classes)
     return extra | {
-        "confusion": {t: confusion_matrix(tensors[t][3].cpu().numpy(), test[t], n_classes) for t in tasks},
-        "train_accuracy": {t: float((train[t] == targets[t].cpu().numpy()).mean()) for t in tasks},
+        "confusion": {t: confusion_matrix(tensors[t][3].cpu().numpy(), test[t], n_classes) for t in tensors},
+        "train_accuracy": {t: float((train[t] == job.targets[t].cpu().numpy()).mean()) for t in tensors},
         "history": np.array(history),
         "sparsity": _realised(net),
         "weights": _sizes(net),
@@ -123,10 +198,15 @@ def _loss(outputs, targets):
     return sum(cross_entropy(outputs[task], targets[task]) for task in targets)
 
 
-def _fit(net, epochs, after_step=None, *, p, data, seed):
+def _steps(p, targets):
+    """Batches of an epoch."""
+    return max(-(-len(y) // p["batch"]) for y in targets.values())
+
+
+def _train(trainings, *, p, data, seed):
     """Adam on batches that hold both tasks: each task's trials, shuffled, are dealt over the same number of steps."""
     inputs, targets = data
-    steps = max(-(-len(y) // p["batch"]) for y in targets.values())
+    steps = _steps(p, targets)
 
     def batches(epoch):
         rng = np.random.default_rng([seed, epoch])
@@ -135,8 +215,7 @@ def _fit(net, epochs, after_step=None, *, p, data, seed):
             rows = {t: torch.as_tensor(d[i], device=targets[t].device) for t, d in dealt.items()}
             yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
 
-    optimizer = torch.optim.Adam(net.parameters(), lr=p["lr"])
-    return fit(net, batches, _loss, optimizer, epochs, after_step)
+    return fit_together(trainings, batches, _loss, partial(torch.optim.Adam, lr=p["lr"]))
 
 
 @torch.no_grad()

@@ -2,6 +2,9 @@
 
 All of them start from the same initial weights, see the same batches and take the same number of epochs for the
 weights that are reported; the lottery ticket and iterative pruning pay for their masks with extra epochs.
+
+A procedure is a generator: it yields each `Training` that it wants, is sent the loss of each epoch, and returns the
+history. So `side_by_side` can train the networks of many procedures together.
 """
 
 import copy
@@ -9,6 +12,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
+from sparsemtl.errors import SparseMTLError
 from sparsemtl.sparsity.masks import apply_masks, arbiter, budget_masks, topk_mask
 from sparsemtl.sparsity.saliency import gradients, grasp, magnitude, prunable, random_scores, snip, synflow
 
@@ -17,15 +24,13 @@ from sparsemtl.sparsity.saliency import gradients, grasp, magnitude, prunable, r
 class Job:
     """What a procedure needs besides the network.
 
-    inputs, targets: all training trials, dict task -> tensor. loss_fn: sum of the tasks' losses.
-    fit: (network, epochs, after_step=None) -> loss per epoch. epochs: number reported. steps: optimizer steps in
-    that many epochs. sparsity: target in [0, 1). seed: for random scores.
+    inputs, targets: all training trials, dict task -> tensor. loss_fn: sum of the tasks' losses. epochs: number
+    reported. steps: optimizer steps in that many epochs. sparsity: target in [0, 1). seed: for random scores.
     """
 
     inputs: dict
     targets: dict
     loss_fn: Callable
-    fit: Callable
     epochs: int
     steps: int
     sparsity: float
@@ -36,9 +41,18 @@ class Job:
         return {task: self.inputs[task]}, {task: self.targets[task]}
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a procedure waits for: `net` trained in place for `epochs`; after_step as `fit` calls it."""
+
+    net: nn.Module
+    epochs: int
+    after_step: Callable | None = None
+
+
 def dense(net, job):
     """No pruning."""
-    return job.fit(net, job.epochs)
+    return (yield Training(net, job.epochs))
 
 
 def _at_initialisation(score):
@@ -46,7 +60,7 @@ def _at_initialisation(score):
 
     def procedure(net, job):
         apply_masks(net, topk_mask(score(net, job), job.sparsity))
-        return job.fit(net, job.epochs)
+        return (yield Training(net, job.epochs))
 
     return procedure
 
@@ -65,13 +79,13 @@ def votes(net, job):
 def arbiter_or(net, job):
     """The method of Shin et al. 2023: one mask for each head, the shared part kept where either task votes for it."""
     apply_masks(net, arbiter(votes(net, job), rule="or"))
-    return job.fit(net, job.epochs)
+    return (yield Training(net, job.epochs))
 
 
 def arbiter_budget(net, job):
     """The same with the votes tightened until the joined mask meets the sparsity exactly (ours)."""
     apply_masks(net, budget_masks({task: task_scores(net, job, task) for task in job.inputs}, job.sparsity))
-    return job.fit(net, job.epochs)
+    return (yield Training(net, job.epochs))
 
 
 def partial_sparsity(sparsity, k, rounds):
@@ -93,23 +107,23 @@ def synflow_masks(net, job, rounds=100):
 def synflow_procedure(net, job):
     """SynFlow at initialisation."""
     apply_masks(net, synflow_masks(net, job))
-    return job.fit(net, job.epochs)
+    return (yield Training(net, job.epochs))
 
 
 def lottery_ticket(net, job):
     """Train, prune the smallest weights once, rewind to the initial weights, train again (Frankle and Carbin 2019)."""
     trained = copy.deepcopy(net)
-    job.fit(trained, job.epochs)
+    yield Training(trained, job.epochs)
     apply_masks(net, topk_mask(magnitude(trained), job.sparsity))
-    return job.fit(net, job.epochs)
+    return (yield Training(net, job.epochs))
 
 
 def iterative_magnitude(net, job, rounds=5):
     """Train, then prune in equal ratios and fine-tune in turn (Han et al. 2015), as long again as the training."""
-    history = job.fit(net, job.epochs)
+    history = yield Training(net, job.epochs)
     for k in range(1, rounds + 1):
         apply_masks(net, topk_mask(magnitude(net), partial_sparsity(job.sparsity, k, rounds)))
-        history += job.fit(net, math.ceil(job.epochs / rounds))
+        history += yield Training(net, math.ceil(job.epochs / rounds))
     return history
 
 
@@ -131,7 +145,7 @@ def rigl(net, job, drop=0.3, every=10, until=0.75):
             masks[name] = _moved(masks[name], weight.detach(), dense[name], share)
         apply_masks(net, masks)
 
-    return job.fit(net, job.epochs, after_step)
+    return (yield Training(net, job.epochs, after_step))
 
 
 def _moved(mask, weight, gradient, share):
@@ -163,3 +177,38 @@ PROCEDURES = {
     "or": arbiter_or,
     "budget": arbiter_budget,
 }
+
+
+def side_by_side(procedures, train, generator, most=None):
+    """What each procedure returns, in their order; in place of it the `SparseMTLError` of one that failed.
+
+    procedures: list of generators that yield `Training`, all of networks of one architecture. train: list of
+    `Training` -> for each its loss by epoch, or its error. most: networks trained together, None for all.
+    generator: the torch.Generator that training draws from; every procedure draws from its present state on, as if
+    it were the only one, so only those that have come equally far train together.
+    """
+    results, waiting = [None for _ in procedures], {}
+
+    def go_on(k, history, state):
+        try:
+            waiting[k] = procedures[k].send(history), state
+        except StopIteration as end:
+            results[k] = end.value
+        except SparseMTLError as error:
+            results[k] = error
+
+    start = generator.get_state()
+    for k in range(len(procedures)):
+        go_on(k, None, start)
+    while waiting:
+        first, state = next(iter(waiting.values()))
+        alike = [k for k, (t, s) in waiting.items() if t.epochs == first.epochs and torch.equal(s, state)][:most]
+        generator.set_state(state)
+        histories = train([waiting.pop(k)[0] for k in alike])
+        reached = generator.get_state()
+        for k, history in zip(alike, histories, strict=True):
+            if isinstance(history, SparseMTLError):
+                results[k] = history
+            else:
+                go_on(k, history, reached)
+    return results

@@ -1,0 +1,92 @@
+"""Networks of one architecture that see the same batches are trained together, each as if it were alone."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from sparsemtl.errors import SparseMTLError
+from sparsemtl.sparsity.masks import apply_masks, masks_of
+from sparsemtl.training.fit import diverged, fit
+
+
+class Stack(nn.Module):
+    """K networks of one architecture as one model: its outputs are theirs, stacked to (K, ...).
+
+    Parameters, buffers and masks of the stack are stacked likewise, and the networks' own become views of them: to
+    train the stack is to train the networks, and a mask put on a network holds in the stack. All networks get the
+    same inputs and the same dropout, drawn as it is for one of them.
+    """
+
+    def __init__(self, networks):
+        super().__init__()
+        self._networks = tuple(networks)  # a tuple hides them: their parameters are none of their own any more
+        for net in networks:
+            apply_masks(net, masks_of(net))  # a dense one gets a mask like the others
+        self.whole = copy.deepcopy(networks[0])
+        for whole, *parts in zip(self.whole.modules(), *(net.modules() for net in networks), strict=True):
+            for name in [name for name, value in whole._parameters.items() if value is not None]:
+                stacked = torch.stack([part._parameters[name].detach() for part in parts])
+                whole._parameters[name] = nn.Parameter(stacked)
+                for part, view in zip(parts, stacked, strict=True):
+                    part._parameters[name].data = view
+            for name in [name for name, value in whole._buffers.items() if value is not None]:
+                whole._buffers[name] = torch.stack([part._buffers[name] for part in parts])
+                for part, view in zip(parts, whole._buffers[name], strict=True):
+                    part._buffers[name] = view
+        apply_masks(self.whole, masks_of(self.whole))
+
+    def train(self, mode=True):
+        """Put the stack and its networks into training mode, or out of it; returns the stack."""
+        for net in self._networks:
+            net.train(mode)
+        return super().train(mode)
+
+    def forward(self, inputs):
+        """Outputs of all networks, stacked, for inputs that they share."""
+
+        def one(parameters, buffers):
+            return functional_call(self.whole, (parameters, buffers), (inputs,))
+
+        own = dict(self.whole.named_parameters()), dict(self.whole.named_buffers())
+        return torch.vmap(one, randomness="same")(*own)
+
+
+def fit_together(trainings, batches, loss_fn, optimizer):
+    """Train networks in place by one `fit`; returns for each its mean loss by epoch, or a `SparseMTLError`.
+
+    trainings: list of `pruning.Training` of one architecture and number of epochs. batches, loss_fn: as `fit` takes
+    them. optimizer: parameters -> optimizer that works element by element (Adam). A network whose loss is not finite
+    fails alone.
+    """
+    networks = [training.net for training in trainings]
+    # CPU kernels compute a network to the same bits in stacks of any size but one: a lone network gets a companion
+    stack = Stack(networks if len(networks) > 1 else [*networks, copy.deepcopy(networks[0])])
+    histories, failures, losses = [[] for _ in trainings], [None for _ in trainings], []
+
+    def summed(outputs, targets):
+        each = torch.vmap(lambda output: loss_fn(output, targets))(outputs)
+        losses.append(each.detach())
+        return torch.where(each.isfinite(), each, 0).sum()  # what has diverged must not stop the others
+
+    def after_step(*step):
+        for k, training in enumerate(trainings):
+            if training.after_step is not None and failures[k] is None:
+                try:
+                    training.after_step(*step)
+                except SparseMTLError as error:
+                    failures[k] = error
+
+    def after_epoch(epoch):
+        means = torch.stack(losses, 1).double().mean(1).tolist()
+        losses.clear()
+        for k, (history, mean) in enumerate(zip(histories, means, strict=False)):  # not the companion's
+            history.append(mean)
+            if failures[k] is None and not math.isfinite(mean):
+                failures[k] = diverged(mean, epoch)
+        return all(failures)
+
+    fit(stack, batches, summed, optimizer(stack.parameters()), trainings[0].epochs, after_step, after_epoch=after_epoch)
+    return [failure or history for failure, history in zip(failures, histories, strict=True)]
