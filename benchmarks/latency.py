@@ -33,7 +33,7 @@ def main():
     """Measure and write `results/benchmarks/latency-cpu.json`."""
     sys.argv[1:1] = ["--threads", "1", "--repeats", "50"]  # defaults of this benchmark: what is typed comes later
     args = arguments(__doc__.splitlines()[0], calls=20)
-    calls, marks, details = {}, [], {"networks": {}, "where time goes": {}}
+    calls, marks, details = {}, [], {"networks": {}, "profile": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name, backbone, size in CASES:
             data = load("simulated-eeg", tmin=0.5, tmax=3.5, **SIZES[size])
@@ -55,7 +55,7 @@ def main():
             calls |= whole_decodes(f"{case}, dense", dense, data, trials, args, folder)
             marks += case_marks(case)
             module, trial = plain(dense, TASK), trials[0][TASK][:1]
-            details["where time goes"][case] = where_time_goes(lambda m=module, x=trial: [m(x) for _ in range(200)])
+            details["profile"][case] = where_time_goes(lambda m=module, x=trial: [m(x) for _ in range(200)])
         taken = latencies(calls, args)
     decisions, _ = demonstration()
     taken |= {"streamed, to compute": list(decisions.compute_ms), "streamed, after its sample": list(decisions.late_ms)}

@@ -99,7 +99,7 @@ class Benchmark:
         path = Path(folder) / f"{self.name}-{kind}.json"
         value = self.content() | {"schema": SCHEMA, "digest": self.digest}
         with written_whole(path) as file:
-            file.write(json.dumps(value, indent=1, sort_keys=True) + "\n")
+            file.write(json.dumps(value, indent=1) + "\n")  # sides in the order in which they are shown
         return path
 
 

@@ -51,7 +51,9 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
 
 def test_a_missed_mark_says_by_how_much_and_where_the_time_goes(prox):
     told = efficiency.missed({("prox", "cpu"): prox})
-    assert told == ["Missed on the CPU by 20 %: gain (4, at least 5). Its time goes to sum 75 %, copy 20 %."]
+    assert told == ["Missed on the CPU by 20 %: gain (4, at least 5). Time goes to sum 75 %, copy 20 %."]
+    by_side = {"fast": [], "slo": [{"operation": "add", "share": 1.0}]}
+    assert efficiency.spent(by_side, prox.marks[0]) == "Time goes to add 100 %."
     met = Benchmark("prox", prox.sides, prox.marks[1:], {}, MACHINE)
     assert efficiency.missed({("prox", "cpu"): met}) == ["Every mark of these records is reached."]
 

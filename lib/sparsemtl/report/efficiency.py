@@ -24,6 +24,7 @@ TITLES = {
 }
 ON_GPU = ("prox", "step", "compaction", "eeg_batch", "training")
 MACHINES = {"cpu": "CPU", "gpu": "GPU"}
+MANY = 100  # values of a side, from which on its 99th percentile says something
 
 
 def benchmarks(results=None):
@@ -64,7 +65,7 @@ def sides(record, only=None):
         low, high = record.quartiles(label)
         row = {"side": label, "median": record.median(label) * scale, "lower quartile": low * scale}
         row |= {"upper quartile": high * scale, "unit": unit, "turns": len(side["values"])}
-        if len(side["values"]) >= 100:
+        if len(side["values"]) >= MANY:
             row["99th percentile"] = float(np.percentile(side["values"], 99)) * scale
         rows.append(row)
     return pd.DataFrame(rows).set_index("side")
@@ -90,15 +91,17 @@ def missed(found, names=None):
             ratio = record.ratio(mark)[0]
             gap = 1 - ratio / mark.wanted if mark.word == "at least" else ratio / mark.wanted - 1
             wanted = f"{ratio:.3g}, {mark.word} {mark.wanted:.3g}"
-            told.append(f"Missed on the {MACHINES[kind]} by {percent(gap)}: {mark.what} ({wanted}). {spent(record)}")
+            where = spent(record.details.get("profile", []), mark)
+            told.append(f"Missed on the {MACHINES[kind]} by {percent(gap)}: {mark.what} ({wanted}). {where}".strip())
     return told or ["Every mark of these records is reached."]
 
 
-def spent(record):
-    """Where the time of the profiled side goes, in a sentence."""
-    rows = record.details.get("profile", [])[:4]
-    parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in rows)
-    return f"Its time goes to {parts}." if parts else ""
+def spent(profile, mark):
+    """Where the time goes, in a sentence. profile: rows of operation and share, or {beginning of a side: such rows}."""
+    if isinstance(profile, dict):
+        profile = next((rows for start, rows in profile.items() if mark.side.startswith(start)), [])
+    parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in profile[:4])
+    return f"Time goes to {parts}." if parts else ""
 
 
 def records_of(found, name):
@@ -143,16 +146,28 @@ def _bars(ax, record):
     ax.set_yticks(range(len(labels)), labels)
 
 
-def tails(record, only=None):
-    """Share of latencies above each time, by side: how long the slowest decisions take."""
-    fig, ax = plt.subplots(figsize=(8, 4))
-    chosen = [s for s, side in record.sides.items() if len(side["values"]) >= 100 and (only is None or only(s))]
-    for label in chosen:
-        values = np.sort(record.sides[label]["values"]) * 1e3
-        ax.plot(values, 1 - np.arange(len(values)) / len(values), label=label, drawstyle="steps-post")
-    ax.set(xscale="log", yscale="log", xlabel="milliseconds for one decision", ylabel="share that takes longer")
-    ax.axhline(0.01, color=MUTED, ls=":", lw=1)
-    ax.legend(fontsize="x-small")
+def tails(found, name):
+    """Share of latencies above each time, by side: how long the slowest decisions take; a panel a group of sides.
+
+    Sides are grouped by what comes before the first comma of their label.
+    """
+    records = records_of(found, name)
+    if not records:
+        return empty_figure(f"{TITLES[name]}: {NOT_RUN}")
+    groups = {}
+    for label, side in records[0].sides.items():
+        if len(side["values"]) >= MANY:
+            group, _, rest = label.partition(", ")
+            groups.setdefault(group, {})[rest or label] = np.sort(side["values"]) * 1e3
+    fig, axes = plt.subplots(len(groups), 1, figsize=(8, 3.2 * len(groups)), squeeze=False)
+    for ax, (group, curves) in zip(axes.flat, groups.items(), strict=True):
+        for label, values in curves.items():
+            style = "--" if "ONNX" in label else "-"
+            ax.plot(values, 1 - np.arange(len(values)) / len(values), style, label=label, drawstyle="steps-post")
+        ax.axhline(0.01, color=MUTED, ls=":", lw=1)
+        ax.set(xscale="log", yscale="log", ylabel="share that takes longer", title=group)
+        ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes[-1, 0].set_xlabel("milliseconds")
     return fig
 
 
