@@ -32,8 +32,8 @@ def kept_pace(decisions, every):
     compute, late = np.percentile(decisions.compute_ms, [50, 99]), int(decisions.late.sum())
     share = percent(compute[0] / every / 1000, 1)
     return (
-        f"{len(decisions)} decisions, one in {1000 * every:.0f} ms: {late} came after the next was due. A decision took "
-        f"{compute[0]:.1f} ms (median; 99 % within {compute[1]:.1f} ms), {share} of the time between two."
+        f"{len(decisions)} decisions, one in {1000 * every:.0f} ms: {late} came after the next was due. A decision "
+        f"took {compute[0]:.1f} ms (median; 99 % within {compute[1]:.1f} ms), {share} of the time between two."
     )
 
 
