@@ -104,6 +104,89 @@ def test_ctrl_c_keeps_what_was_finished_and_the_same_call_goes_on(calls, tiny_sp
     assert execute(specs, store, progress=False).executed == 2
 
 
+@pytest.fixture
+def together(calls, monkeypatch):
+    """The runner does specs of one seed together, by tens; the lists that it was given are in `together`."""
+    given, runner = [], sys.modules["a_runner"]
+
+    def batches(specs, device):
+        of_seed = [[s for s in specs if s.seed == seed] for seed in dict.fromkeys(s.seed for s in specs)]
+        return [some[i : i + 10] for some in of_seed for i in range(0, len(some), 10)]
+
+    def run_many(specs, root=None, device="cpu"):
+        given.append(specs)
+        if isinstance(calls.fail.get(specs[0].seed), KeyboardInterrupt):
+            raise calls.fail[specs[0].seed]
+        return [calls.fail.get((s.seed, s.params["sparsity"]), {"value": s.params["sparsity"]}) for s in specs]
+
+    monkeypatch.setattr(runner, "batches", batches, raising=False)
+    monkeypatch.setattr(runner, "run_many", run_many, raising=False)
+    return given
+
+
+def grid(tiny_spec, seeds=(0, 1), sparsities=(0.1, 0.2, 0.3)):
+    """Seeds in turn, so that those of one seed do not lie together."""
+    return [tiny_spec("or", sparsity, seed) for sparsity in sparsities for seed in seeds]
+
+
+def test_what_a_runner_does_together_runs_in_one_batch_by_seed(together, calls, tiny_spec, tmp_path):
+    specs = [*grid(tiny_spec), tiny_spec("or", seed=2)]
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert [[(s.seed, s.params["sparsity"]) for s in batch] for batch in together] == [
+        [(seed, sparsity) for sparsity in (0.1, 0.2, 0.3)] for seed in (0, 1)
+    ]
+    assert [s.seed for s in calls.specs] == [2]  # one alone is a run like any other
+    assert (outcome.executed, outcome.failures) == (7, [])
+    for spec in specs[:-1]:
+        record = Store(tmp_path).read(spec)
+        assert record.result == {"value": spec.params["sparsity"]}
+        assert validate(record.to_dict()) == record
+    assert execute(specs, Store(tmp_path), progress=False).executed == 0
+    assert len(together) == 2
+
+
+def test_seconds_are_an_equal_share_of_the_batch(together, tiny_spec, tmp_path, monkeypatch):
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
+    outcome = execute(grid(tiny_spec, seeds=(0,)), Store(tmp_path), progress=False)
+    assert [r.run["seconds"] for r in outcome.records.values()] == [2.0] * 3
+
+
+def test_one_that_fails_in_a_batch_does_not_stop_the_others(together, calls, tiny_spec, tmp_path):
+    specs = grid(tiny_spec, seeds=(0,))
+    calls.fail = {(0, 0.2): DataError("the loss is nan in epoch 3"), (0, 0.3): {"loss": float("inf")}}
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert list(outcome.records) == [specs[0].hash] == [r.hash for r in Store(tmp_path).all()[0]]
+    assert outcome.failures[0] == f"{specs[1].label()}: the loss is nan in epoch 3"
+    assert outcome.failures[1].startswith(f"{specs[2].label()}: the result holds inf")
+    calls.fail = {}
+    assert execute(specs, Store(tmp_path), progress=False).executed == 2
+
+
+def test_a_batch_that_fails_whole_fails_for_each(together, calls, tiny_spec, tmp_path, monkeypatch):
+    def nothing(specs, root=None, device="cpu"):
+        raise DataError("no such folder")
+
+    monkeypatch.setattr(sys.modules["a_runner"], "run_many", nothing)
+    outcome = execute(grid(tiny_spec, seeds=(0,)), Store(tmp_path), progress=False)
+    assert [line.rpartition(": ")[2] for line in outcome.failures] == ["no such folder"] * 3
+
+
+def test_ctrl_c_keeps_the_batches_that_ended(together, calls, tiny_spec, tmp_path):
+    calls.fail = {1: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        execute(grid(tiny_spec), Store(tmp_path), progress=False)
+    assert [r.spec.seed for r in Store(tmp_path).all()[0]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("workers", "longest"), [(1, 10), (2, 10), (4, 6), (30, 1)])
+def test_no_batch_is_longer_than_a_workers_share(together, tiny_spec, workers, longest):
+    specs = grid(tiny_spec, sparsities=[k / 100 for k in range(12)])
+    lists = engine._batches(specs, workers, "cpu")
+    assert sorted((s for batch in lists for s in batch), key=specs.index) == specs
+    assert max(map(len, lists)) == longest
+
+
 @pytest.mark.parametrize(
     ("choice", "error", "message"),
     [
@@ -209,6 +292,22 @@ def test_two_workers_which_are_new_processes_give_the_same_bits(tiny_runs, tmp_p
     pool = execute(networks, Store(tmp_path), workers=2, progress=False)
     assert (pool.executed, pool.failures) == (3, [])
     assert digests(pool.records.values()) == digests(Store(tmp_path).all()[0]) == expected
+
+
+def test_in_company_a_run_gives_the_bits_that_it_gives_alone(tiny_spec, tmp_path):
+    choices = [
+        ("dense-multi", 0.0),
+        ("or", 0.4),
+        ("rigl", 0.8),
+        ("imp", 0.4),
+        ("dense-single", 0.0),
+        ("snip-single", 0.2),
+    ]
+    specs = [tiny_spec(*choice) for choice in choices]
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert (outcome.executed, outcome.failures) == (6, [])
+    for spec in specs:
+        assert run(spec).digest == outcome.records[spec.hash].digest, spec.label()
 
 
 def test_a_failure_in_a_worker_is_reported_and_the_others_go_on(tiny_spec, tmp_path):

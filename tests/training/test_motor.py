@@ -197,6 +197,47 @@ def test_only_the_known_truth_of_simulated_data_is_kept(tiny_spec, given):
     assert set(kept) == {"common", "mi", "me"}
 
 
+def test_batches_hold_what_differs_in_method_and_sparsity_alone(tiny_spec):
+    joint = [tiny_spec("or", s) for s in (0.2, 0.4)] + [tiny_spec("dense-multi", 0.0)]
+    single = [tiny_spec("dense-single", 0.0), tiny_spec("snip-single", 0.4)]
+    others = [tiny_spec(**other) for other in ({"seed": 1}, {"subject": 2}, {"labels": "shuffled"}, {"epochs": 3})]
+    found = motor.batches([others[0], single[0], *joint, *others[1:], tiny_spec("csp-lda", 0.0), single[1]])
+    assert found == [[others[0]], single, joint, *([spec] for spec in others[1:]), [tiny_spec("csp-lda", 0.0)]]
+
+
+def test_on_a_cpu_batches_are_no_longer_than_a_stack_and_other_trunks_go_alone(tiny_spec):
+    for backbone, cpu in (("eegnet", motor.CPU_STACK), ("shallow", 1), ("deep4", 1)):
+        specs = [tiny_spec("or", k / 100, backbone=backbone) for k in range(2 * motor.CPU_STACK)]
+        assert {len(batch) for batch in motor.batches(specs)} == {cpu}
+        assert motor.batches(specs, "cuda") == [specs]
+
+
+def test_of_many_specs_each_gets_its_result_or_its_own_error(tiny_spec, given, monkeypatch):
+    given(subject())
+    specs = [tiny_spec(*choice) for choice in (("or", 0.4), ("snap", 0.4), ("random", 1.0), ("snip-joint", 0.4))]
+    snip, calls = motor.PROCEDURES["snip-joint"], []
+
+    def in_the_second_fold(net, job):
+        calls.append(job.seed)
+        if len(calls) == 2:
+            raise DataError("the loss is nan while scoring")
+        return (yield from snip(net, job))
+
+    monkeypatch.setitem(motor.PROCEDURES, "snip-joint", in_the_second_fold)
+    good, *failures = motor.run_many(specs)
+    assert numbers(good) == numbers(motor.run(specs[0]))
+    assert [str(f).split(":")[0] for f in failures] == [
+        "unknown method 'snap'", "sparsity is 1.0", "the loss is nan while scoring"
+    ]  # fmt: skip
+    assert calls == [0, 1]
+
+
+def test_what_is_wrong_with_the_data_is_wrong_with_each(tiny_spec, given):
+    given(subject())
+    specs = [tiny_spec("or", 0.4, folds=7), tiny_spec("or", 1.0, folds=7)]
+    assert [type(error) for error in motor.run_many(specs)] == [DataError, SpecError]
+
+
 @pytest.mark.parametrize(
     ("choice", "error", "message"),
     [
