@@ -1,5 +1,7 @@
 """`compact` against the model it was given: same outputs, tensors as small as the pattern of zeros implies."""
 
+import operator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,12 +51,12 @@ def outputs(model, x):
     return y if isinstance(y, dict) else {"": y}
 
 
-def compacted(model, x, tolerance=1e-4):
+def compacted(model, x, tolerance=1e-4, **options):
     """The compacted model, after checks that it does the same and that the given one is as it was."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.random.get_rng_state()
     training = [module.training for module in model.modules()]
-    small = compact(model, x)
+    small = compact(model, x, **options)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert training == [module.training for module in model.modules()]
     assert torch.equal(random, torch.random.get_rng_state())
@@ -187,10 +189,10 @@ def chains(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(chains())
-def test_random_chains_are_exact_in_float64(case):
+@given(chains(), st.booleans())
+def test_random_chains_are_exact_in_float64(case, fold_norms):
     model, x = case
-    small = compacted(model, x, tolerance=1e-10)
+    small = compacted(model, x, tolerance=1e-10, fold_norms=fold_norms)
     assert n_parameters(small) <= n_parameters(model) + sum(m.weight.shape[0] for m in model if hasattr(m, "weight"))
 
 
@@ -300,6 +302,74 @@ def test_channels_last_and_a_second_time():
     with torch.no_grad():
         assert small(x).is_contiguous(memory_format=torch.channels_last)
     assert n_parameters(compacted(small, x)) == n_parameters(small)
+
+
+@pytest.mark.parametrize("options", [{}, {"fold_norms": True}])
+@pytest.mark.parametrize("share", [0.05, 0.7])
+def test_dilated_resnets_with_and_without_folded_norms(options, share):
+    torch.manual_seed(0)
+    model = pruned(settled(dilated_resnet(8, (2, 2, 2, 2))), share, filters=share / 5)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = noise(2, 3, 40, 32).to(memory_format=memory_format)
+        small = compacted(model.to(memory_format=memory_format), x, **options)
+        norms = [name for name, module in small.named_modules() if isinstance(module, nn.BatchNorm2d)]
+        assert bool(norms) == (not options)
+        assert backbone_convs(small).keys() <= backbone_convs(model).keys()
+
+
+class Norms(nn.Module):
+    """Batch norms that cannot be folded: their convolution is called twice, read twice, or there is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.shared, self.read = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.a, self.b, self.c, self.d = (nn.BatchNorm2d(6) for _ in range(4))
+        self.last, self.fold = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        h = self.first(x)
+        h = self.b(self.shared(self.a(self.shared(h))))
+        r = self.read(h)
+        return self.fold(self.last(F.relu(r + self.c(r)))) + self.d(F.relu(h))
+
+
+def test_only_norms_that_alone_read_a_convolution_called_once_are_folded():
+    model = pruned(settled(Norms()), 0.3)
+    apply_masks(model, {"last.weight": model.last.weight.detach() != 0})  # must not act on the folded weight
+    small = compacted(model, noise(2, 3, 8, 8), fold_norms=True)
+    assert {name for name, _ in small.named_children()} >= {"a", "b", "c", "d"}
+    assert not hasattr(small, "fold")
+    assert small.last.bias is not None
+
+
+@pytest.mark.parametrize("fold_norms", [False, True])
+def test_residual_sums_are_taken_in_place_only_where_nobody_else_reads(fold_norms):
+    torch.manual_seed(0)
+    model = pruned(settled(dilated_resnet(4, (2, 1, 1, 1))), 0.5)
+    x = noise(2, 3, 32, 32)
+    small = compacted(model, x, fold_norms=fold_norms)
+    assert [node.target for node in small.graph.nodes if "add" in node.name] == [operator.iadd] * 5
+    before = x.clone()
+    first, second = outputs(small, x)[""], outputs(small, x)[""]
+    assert torch.equal(first, second)  # neither the weights nor the picture were added to
+    assert torch.equal(before, x)
+
+
+class Reread(nn.Module):
+    """Sums of what others read as well, of another dtype, and of an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        h = self.first(x)
+        return {"h": h, "sum": h + x, "wide": self.second(h) + x.double(), "twice": x + x}
+
+
+def test_sums_keep_what_is_read_again():
+    small = compacted(Reread().eval(), noise(2, 3, 8, 8))
+    assert operator.iadd not in {node.target for node in small.graph.nodes}
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
