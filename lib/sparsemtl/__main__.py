@@ -79,6 +79,11 @@ def _parser():
     sub.add_argument("--workers", type=int, default=1, help="local processes (default: 1)")
     sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+    sub = command("ship", _ship, "train one vision network and write it as ONNX file with a model card")
+    grid(sub)
+    sub.add_argument("--out", type=Path, required=True, help="folder for the file and its card")
+    sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
     sub = command("show", _show, "print one record, or all that start with these hash digits")
     sub.add_argument("hash")
     sub.add_argument("--json", action="store_true", help="the whole record as JSON")
@@ -194,6 +199,15 @@ def _run(args):
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
         print(f"sparsemtl: failed: {labels[0]}{more}: {cause}", file=sys.stderr)
     return 2 if outcome.failures else 0
+
+
+def _ship(args):
+    from sparsemtl.ship import ship
+
+    chosen = _chosen(args)
+    if len(chosen) != 1:
+        raise SpecError(f"{len(chosen)} runs chosen: ship takes one, such as --hash {chosen[0].hash}")
+    print(f"{ship(chosen[0], args.out, args.data_dir, args.device)} written", file=sys.stderr)
 
 
 def _show(args):

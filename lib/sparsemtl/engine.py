@@ -50,7 +50,7 @@ def _run_batch(specs, root, device):
     Seconds of a record: an equal share of the time that the batch took from `started` to `ended`.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    with _reproducible(device):
+    with reproducible(device):
         results = _results_of(specs, root, device)
     seconds = round((time.perf_counter() - clock) / len(specs), 3)
     when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
@@ -86,7 +86,8 @@ def _runner(study):
 
 
 @contextlib.contextmanager
-def _reproducible(device):
+def reproducible(device):
+    """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:

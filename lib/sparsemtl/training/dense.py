@@ -278,6 +278,14 @@ class Training:
         parts = [{t: _reduced(t, p) for t, p in outputs.items()} for _, outputs in self._forward(rows)]
         return {t: torch.cat([part[t] for part in parts]) for t in self.tasks}
 
+    def scores(self):
+        """Test metrics by name of `net` as it is, for all tasks."""
+        rows = self.data.splits["test"]
+        found = self.predict(rows)
+        if "depth" in found:
+            found["depth"] = self._both_units(found["depth"], rows)
+        return self._scores(found, rows)
+
     def result(self):
         """Result dict; call after `fit`. Each task is tested at its own best checkpoint where tasks stop alone."""
         rows, found = self.data.splits["test"], {}
