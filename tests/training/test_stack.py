@@ -51,8 +51,8 @@ def job(sparsity, given):
     return Job(*given, motor._loss, EPOCHS, STEPS * EPOCHS, sparsity, 11)
 
 
-def adam(parameters, lr=0.01):
-    return torch.optim.Adam(parameters, lr=lr)
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
 
 
 def one_after_another(given, trainings):
@@ -117,11 +117,10 @@ def test_networks_of_one_task_do_too(task):
     compare([("dense-single", 0.0), ("snip-single", 0.2), ("snip-single", 0.8)], tasks=(task,))
 
 
-def trained(networks, given=None, epochs=EPOCHS, lr=0.01):
+def trained(networks, given=None):
     torch.manual_seed(1)
-    given = given or data()
-    trainings = [Training(net, epochs) for net in networks]
-    return fit_together(trainings, partial(batches, given=given), motor._loss, partial(adam, lr=lr))
+    trainings = [Training(net, EPOCHS) for net in networks]
+    return fit_together(trainings, partial(batches, given=given or data()), motor._loss, adam, least=2)
 
 
 def masked(k, dtype=torch.float32):

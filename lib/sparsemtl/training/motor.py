@@ -25,7 +25,9 @@ TASKS = ("mi", "me")
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
-CPU_STACK = 8  # EEGNets that train together on a CPU, chosen by benchmarks/eeg_batch.py; other trunks gain nothing
+# EEGNets that train together on a CPU, at most: chosen by benchmarks/eeg_batch.py. At least two, one of them a copy for
+# want of another: so a network gets the same bits in any company, which CPU kernels give in stacks of any size but one.
+CPU_STACK = 8
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
 
@@ -46,7 +48,7 @@ def batches(specs, device="cpu"):
         cases.setdefault(canonical_json(shared), []).append(spec)
     lists = []
     for case in cases.values():
-        most = _together(case[0], device) or len(case)
+        most = _stack(case[0], device)[1] or len(case)
         lists += [case[i : i + most] for i in range(0, len(case), most)]
     return lists
 
@@ -70,11 +72,11 @@ def run_many(specs, root=None, device="cpu"):
     return [failures.get(i) or _assemble(outcomes[i], data, spec.params) for i, spec in enumerate(specs)]
 
 
-def _together(spec, device):
-    """How many of a spec's networks train together at most; None: all that there are."""
+def _stack(spec, device):
+    """(least, most) networks of a stack; most is None for all that there are."""
     if device != "cpu":
-        return None
-    return CPU_STACK if spec.params.get("backbone") == "eegnet" else 1
+        return 1, None
+    return (2, CPU_STACK) if spec.params.get("backbone") == "eegnet" else (1, 1)  # other trunks gain nothing
 
 
 def _wrong(spec):
@@ -163,8 +165,9 @@ def _train_networks(specs, data, tensors, seed, device):
         job = Job(inputs, targets, _loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
         runs.append(_train_network(spec.method, job, build, data, tensors, device))
     torch.manual_seed(seed)  # dropout: the same for every method
-    train = partial(_train, p=p, data=(inputs, targets), seed=seed)
-    return side_by_side(runs, train, _generator(device), _together(specs[0], device))
+    least, most = _stack(specs[0], device)
+    train = partial(_train, p=p, data=(inputs, targets), seed=seed, least=least)
+    return side_by_side(runs, train, _generator(device), most)
 
 
 def _generator(device):
@@ -203,7 +206,7 @@ def _steps(p, targets):
     return max(-(-len(y) // p["batch"]) for y in targets.values())
 
 
-def _train(trainings, *, p, data, seed):
+def _train(trainings, *, p, data, seed, least=1):
     """Adam on batches that hold both tasks: each task's trials, shuffled, are dealt over the same number of steps."""
     inputs, targets = data
     steps = _steps(p, targets)
@@ -215,7 +218,7 @@ def _train(trainings, *, p, data, seed):
             rows = {t: torch.as_tensor(d[i], device=targets[t].device) for t, d in dealt.items()}
             yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
 
-    return fit_together(trainings, batches, _loss, partial(torch.optim.Adam, lr=p["lr"]))
+    return fit_together(trainings, batches, _loss, partial(torch.optim.Adam, lr=p["lr"]), least)
 
 
 @torch.no_grad()

@@ -54,16 +54,15 @@ class Stack(nn.Module):
         return torch.vmap(one, randomness="same")(*own)
 
 
-def fit_together(trainings, batches, loss_fn, optimizer):
+def fit_together(trainings, batches, loss_fn, optimizer, least=1):
     """Train networks in place by one `fit`; returns for each its mean loss by epoch, or a `SparseMTLError`.
 
     trainings: list of `pruning.Training` of one architecture and number of epochs. batches, loss_fn: as `fit` takes
-    them. optimizer: parameters -> optimizer that works element by element (Adam). A network whose loss is not finite
-    fails alone.
+    them. optimizer: parameters -> optimizer that works element by element (Adam). least: size of the stack up to
+    which copies of the first network fill it. A network whose loss is not finite fails alone.
     """
     networks = [training.net for training in trainings]
-    # CPU kernels compute a network to the same bits in stacks of any size but one: a lone network gets a companion
-    stack = Stack(networks if len(networks) > 1 else [*networks, copy.deepcopy(networks[0])])
+    stack = Stack(networks + [copy.deepcopy(networks[0]) for _ in range(least - len(networks))])
     histories, failures, losses = [[] for _ in trainings], [None for _ in trainings], []
 
     def summed(outputs, targets):
@@ -82,7 +81,7 @@ def fit_together(trainings, batches, loss_fn, optimizer):
     def after_epoch(epoch):
         means = torch.stack(losses, 1).double().mean(1).tolist()
         losses.clear()
-        for k, (history, mean) in enumerate(zip(histories, means, strict=False)):  # not the companion's
+        for k, (history, mean) in enumerate(zip(histories, means, strict=False)):  # none of a copy
             history.append(mean)
             if failures[k] is None and not math.isfinite(mean):
                 failures[k] = diverged(mean, epoch)
