@@ -36,7 +36,8 @@ def run(spec, root=None, device="cpu"):
     """Execute one spec and return its `RunRecord` (not yet written anywhere).
 
     On the CPU it uses one thread and deterministic kernels, so that the same spec and code give the same result
-    to the bit, in this process or another. root: folder of the data sets (default: SPARSEMTL_DATA).
+    to the bit, in this process or another, alone or in a batch of `execute`. root: folder of the data sets (default:
+    SPARSEMTL_DATA).
     """
     record = _run_batch([spec], root, device)[0]
     if isinstance(record, SparseMTLError):
