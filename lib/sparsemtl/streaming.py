@@ -366,15 +366,11 @@ def training_trials(data, held_out=None):
 
 def prune(network, inputs, targets, sparsity):
     """Put the masks of Shin et al. 2023 on a network: each task votes by SNIP, the shared part is joined by OR."""
-    from sparsemtl.sparsity.masks import apply_masks, arbiter, topk_mask
-    from sparsemtl.sparsity.saliency import snip
+    from sparsemtl.sparsity.masks import apply_masks, arbiter
+    from sparsemtl.training.pruning import Job, votes
 
-    def vote(task):
-        scores = snip(network, _loss, {task: inputs[task]}, {task: targets[task]})
-        own = {name: score for name, score in scores.items() if name.startswith(("shared.", f"{task}."))}
-        return topk_mask(own, sparsity)
-
-    apply_masks(network, arbiter({task: vote(task) for task in TASKS}))
+    job = Job(inputs, targets, _loss, epochs=0, steps=0, sparsity=sparsity, seed=0)
+    apply_masks(network, arbiter(votes(network, job)))
 
 
 def train(network, inputs, targets, optimizer, epochs, seed=0, after_step=None, batch=16):
