@@ -81,10 +81,8 @@ def measure(args, x):
             details["compile_failed"] = " ".join(str(error).split())[:300]
             print(f"torch.compile failed: {details['compile_failed']}", file=sys.stderr)
     taken = seconds(take_turns(sides, args))
-    details["where_time_goes"] = {
-        label: where_time_goes(sides[label], args.device)
-        for label in ("dense, norms folded", *(f"{case}: compacted, norms folded" for case in CASES))
-    }
+    folded = [f"{case}: compacted, norms folded" for case in CASES]
+    details["profile"] = {label: where_time_goes(sides[label], args.device) for label in folded}
     report("compaction", taken | sizes, marks(taken), args, details)
 
 

@@ -40,14 +40,14 @@ def main():
         )
         one, many = ONE_BY_ONE.format(profile), TOGETHER.format(profile)
         sides |= {one: case.one_after_another, many: partial(case.stacked, size)}
-        marks.append(Mark(f"gain of one batch, {profile}", one, many, "at least", 1.3 if on_cpu else 20.0))
+        marks.append(Mark(f"gain of one batch, {profile}", one, many, "at least", 1.0 if on_cpu else 20.0))
         if on_cpu and profile == "small":
             sides["each beside a copy, small"] = partial(case.stacked, 1)  # what a run costs that has no company
             sides |= {f"stacks of {k}, small": partial(case.stacked, k) for k in (4, 16, len(specs))}
     with engine.reproducible(args.device):
         found = seconds(take_turns(sides, args))
         # of a mark that is missed the page tells where the batch's time goes
-        profiles = {mark.side: where_time_goes(sides[mark.against], args.device) for mark in marks}
+        profiles = {mark.against: where_time_goes(sides[mark.against], args.device) for mark in marks}
     details = {"networks": len(specs), "stack": size, "steps": steps, "profile": profiles}
     report("eeg_batch", found, marks, args, details)
 

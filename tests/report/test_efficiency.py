@@ -51,8 +51,8 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
 
 def test_a_missed_mark_says_by_how_much_and_where_the_time_goes(prox):
     told = efficiency.missed({("prox", "cpu"): prox})
-    assert told == ["Missed on the CPU by 20 %: gain (4, at least 5). Time goes to sum 75 %, copy 20 %."]
-    by_side = {"fast": [], "slo": [{"operation": "add", "share": 1.0}]}
+    assert told == ["Missed on the CPU by 20.0 %: gain (4, at least 5). Time goes to sum 75 %, copy 20 %."]
+    by_side = {"slow": [], "fas": [{"operation": "add", "share": 1.0}]}
     assert efficiency.spent(by_side, prox.marks[0]) == "Time goes to add 100 %."
     met = Benchmark("prox", prox.sides, prox.marks[1:], {}, MACHINE)
     assert efficiency.missed({("prox", "cpu"): met}) == ["Every mark of these records is reached."]
@@ -65,6 +65,14 @@ def test_sides_are_in_units_that_can_be_read():
     assert list(table.unit) == ["ms", "s", "TFLOPs"]
     assert list(table["median"]) == pytest.approx([1.5, 3.0, 2.5])
     assert table["99th percentile"]["quick"] == pytest.approx(1.99)
+
+
+def test_speeds_of_training_are_those_of_the_record():
+    details = {"pictures a second": {"ours": 2.0, "theirs": 0.5}, "share of a matrix product's speed": {"ours": 0.8}}
+    table = efficiency.speeds({("training", "cpu"): Benchmark("training", {}, (), details, MACHINE)})
+    assert table["pictures a second"]["CPU", "theirs"] == 0.5
+    assert table["speed over a matrix product's"]["CPU", "ours"] == 0.8
+    assert efficiency.speeds({}).empty
 
 
 def test_growth_is_the_exponent_of_the_power_law(scaling):

@@ -92,14 +92,18 @@ def missed(found, names=None):
             gap = 1 - ratio / mark.wanted if mark.word == "at least" else ratio / mark.wanted - 1
             wanted = f"{ratio:.3g}, {mark.word} {mark.wanted:.3g}"
             where = spent(record.details.get("profile", []), mark)
-            told.append(f"Missed on the {MACHINES[kind]} by {percent(gap)}: {mark.what} ({wanted}). {where}".strip())
+            told.append(f"Missed on the {MACHINES[kind]} by {percent(gap, 1)}: {mark.what} ({wanted}). {where}".strip())
     return told or ["Every mark of these records is reached."]
 
 
 def spent(profile, mark):
-    """Where the time goes, in a sentence. profile: rows of operation and share, or {beginning of a side: such rows}."""
+    """Where the time of a missed mark's slow side goes, in a sentence, or nothing where that is not known.
+
+    profile: rows of operation and share, or {label of a side or its beginning: such rows}.
+    """
     if isinstance(profile, dict):
-        profile = next((rows for start, rows in profile.items() if mark.side.startswith(start)), [])
+        slow = mark.against if mark.word == "at least" else mark.side
+        profile = next((rows for start, rows in profile.items() if slow.startswith(start)), [])
     parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in profile[:4])
     return f"Time goes to {parts}." if parts else ""
 
@@ -169,6 +173,20 @@ def tails(found, name):
         ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     axes[-1, 0].set_xlabel("milliseconds")
     return fig
+
+
+def speeds(found):
+    """Training of the dense models (DataFrame): pictures a second, and speed beside a matrix product of its precision.
+
+    Above 1 the convolutions need fewer operations than are counted (Winograd's algorithm), or the product is slow.
+    """
+    rows = {}
+    for record in records_of(found, "training"):
+        on, details = MACHINES["cpu" if record.environment["device"] == "cpu" else "gpu"], record.details
+        for side, rate in details["pictures a second"].items():
+            share = details["share of a matrix product's speed"].get(side)
+            rows[on, side] = {"pictures a second": rate, "speed over a matrix product's": share}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["on", "side"]) if rows else pd.DataFrame()
 
 
 AXES = {
