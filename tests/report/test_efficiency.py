@@ -120,6 +120,22 @@ def test_the_evidence_of_a_benchmark_names_machine_command_and_record(prox):
     assert "notebooks/efficiency.html\\#prox" in cite
 
 
+def test_tails_are_shares_of_calls_in_milliseconds():
+    sides = seconds(**{"net, dense, torch": list(np.linspace(1e-3, 2e-3, 200))})
+    sides |= {"net, dense, ONNX Runtime": {"unit": "ms", "values": [0.5] * 200}}
+    sides |= {"net, 40%, torch": {"unit": "ms", "values": [0.5] * 200}} | seconds(once=[1.0])
+    (axis,) = efficiency.tails(
+        {("latency", "cpu"): Benchmark("latency", sides, (), {}, MACHINE)}, "latency", leave=("40%",)
+    ).axes
+    curves = {line.get_label(): line for line in axis.get_lines()[:2]}
+    assert list(curves) == ["dense, torch", "dense, ONNX Runtime"]
+    x, y = curves["dense, torch"].get_data()
+    assert x[y <= 0.5][0] == pytest.approx(1.5, abs=0.01)
+    assert curves["dense, torch"].get_color() == curves["dense, ONNX Runtime"].get_color()
+    assert "not run" in efficiency.tails({}, "latency").axes[0].texts[0].get_text()
+    plt.close("all")
+
+
 def test_figures_draw_every_timed_side(prox, scaling):
     figure = efficiency.bars({("prox", "cpu"): prox}, "prox")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["slow", "fast", "floor"]

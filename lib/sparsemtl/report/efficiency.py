@@ -5,6 +5,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparsemtl.benchmark import committed_benchmarks
 from sparsemtl.report.evidence import NOT_RUN, repository_root
@@ -143,33 +144,52 @@ def _bars(ax, record):
         low, high = (1e3 * v for v in record.quartiles(label))
         middle = 1e3 * record.median(label)
         ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color="#0072B2")
-        ax.annotate(f"{middle:.3g}", (middle, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        ax.annotate(
+            f"{middle:.0f}" if middle >= 100 else f"{middle:.3g}",
+            (middle, y),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
     device = record.environment["processor" if record.environment["device"] == "cpu" else "device"]
     ax.set(xscale="log", xlabel="milliseconds (median, quartiles)", ylim=(len(labels) - 0.4, -0.7))
+    _plain_ticks(ax.xaxis)
     ax.set_title(f"{device}, {record.environment['threads']} threads", fontsize="medium")
     ax.set_yticks(range(len(labels)), labels)
 
 
-def tails(found, name):
-    """Share of latencies above each time, by side: how long the slowest decisions take; a panel a group of sides.
+def _plain_ticks(axis):
+    """Numbers as they are read on a logarithmic axis: 1, 2, 5, 10."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
-    Sides are grouped by what comes before the first comma of their label.
+
+def tails(found, name, leave=()):
+    """Share of calls that take longer than a time, by side; a panel for what their labels have before the first comma.
+
+    Sides that differ only in the runtime, the last part of their label, have one colour. leave: parts of labels whose
+    sides are left out, so that the others can be told apart.
     """
     records = records_of(found, name)
     if not records:
         return empty_figure(f"{TITLES[name]}: {NOT_RUN}")
     groups = {}
     for label, side in records[0].sides.items():
-        if len(side["values"]) >= MANY:
+        if len(side["values"]) >= MANY and not any(part in label for part in leave):
             group, _, rest = label.partition(", ")
-            groups.setdefault(group, {})[rest or label] = np.sort(side["values"]) * 1e3
-    fig, axes = plt.subplots(len(groups), 1, figsize=(8, 3.2 * len(groups)), squeeze=False)
+            groups.setdefault(group, {})[rest] = np.sort(side["values"]) * (1e3 if side["unit"] == "s" else 1)
+    fig, axes = plt.subplots(len(groups), 1, figsize=(8, 2.6 * len(groups)), squeeze=False)
     for ax, (group, curves) in zip(axes.flat, groups.items(), strict=True):
+        networks = list(dict.fromkeys(label.rpartition(", ")[0] or label for label in curves))
         for label, values in curves.items():
-            style = "--" if "ONNX" in label else "-"
-            ax.plot(values, 1 - np.arange(len(values)) / len(values), style, label=label, drawstyle="steps-post")
+            style = {"color": f"C{networks.index(label.rpartition(', ')[0] or label)}", "ls": "-"}
+            style |= {"ls": "--"} if "ONNX" in label else {}
+            ax.plot(values, 1 - np.arange(len(values)) / len(values), label=label, drawstyle="steps-post", **style)
         ax.axhline(0.01, color=MUTED, ls=":", lw=1)
         ax.set(xscale="log", yscale="log", ylabel="share that takes longer", title=group)
+        _plain_ticks(ax.xaxis)
         ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     axes[-1, 0].set_xlabel("milliseconds")
     return fig
