@@ -53,19 +53,14 @@ def verdicts(found, names=None):
     return pd.DataFrame(rows).set_index(["benchmark", "on"])
 
 
-def sides(record, only=None):
-    """Both sides and all others of a benchmark (DataFrame): median, quartiles, 99th percentile where it says something.
-
-    only: function of a side's label that chooses sides.
-    """
+def sides(record):
+    """Both sides and all others of a benchmark (DataFrame): median, quartiles, 99th percentile where it says something."""
     rows = []
     for label, side in record.sides.items():
-        if only and not only(label):
-            continue
         unit, scale = _unit(side["unit"], record.median(label))
         low, high = record.quartiles(label)
-        row = {"side": label, "median": record.median(label) * scale, "lower quartile": low * scale}
-        row |= {"upper quartile": high * scale, "unit": unit, "turns": len(side["values"])}
+        row = {"side": label, "median": record.median(label) * scale}
+        row |= {"quartiles": f"{low * scale:.3f} to {high * scale:.3f}", "unit": unit, "turns": len(side["values"])}
         if len(side["values"]) >= MANY:
             row["99th percentile"] = float(np.percentile(side["values"], 99)) * scale
         rows.append(row)
