@@ -46,6 +46,8 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
     assert list(ours.outcome) == ["missed", "met", "not run"]
     assert list(ours.on) == ["CPU", "CPU", "GPU"]
     assert list(ours.ratio[:2]) == pytest.approx([4.0, 1.25])
+    told = efficiency.reached({("prox", "cpu"): prox})
+    assert told == "So far on a CPU 1 of 2 marks are reached and on a GPU nothing was measured yet."
     assert set(table[table.benchmark != efficiency.TITLES["prox"]].outcome) == {"not run"}
 
 

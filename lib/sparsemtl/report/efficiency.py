@@ -53,8 +53,19 @@ def verdicts(found, names=None):
     return pd.DataFrame(rows).set_index(["benchmark", "on"])
 
 
+def reached(found):
+    """How many marks are reached on which machine, in a sentence."""
+    table, told = verdicts(found), []
+    for on in MACHINES.values():
+        outcomes = table.xs(on, level="on").outcome
+        judged = outcomes[outcomes != NOT_RUN]
+        told.append(f"on a {on} {(judged == 'met').sum()} of {len(judged)} marks are reached" if len(judged) else
+                    f"on a {on} nothing was measured yet")  # fmt: skip
+    return f"So far {' and '.join(told)}."
+
+
 def sides(record):
-    """Both sides and all others of a benchmark (DataFrame): median, quartiles, 99th percentile where it says something."""
+    """All sides of a benchmark (DataFrame): median, quartiles, and the 99th percentile of those with many values."""
     rows = []
     for label, side in record.sides.items():
         unit, scale = _unit(side["unit"], record.median(label))
