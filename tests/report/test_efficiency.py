@@ -1,5 +1,7 @@
 """What the page on efficiency says follows from its records."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sparsemtl.report.evidence import Evidence
 from sparsemtl.report.page import Page
 from sparsemtl.studies import shin2023, upadhyay2023
 
+ROOT = Path(__file__).parents[2]
 MACHINE = {"script": "prox", "device": "cpu", "processor": "made up", "cores": 2, "threads": 2, "python": "3.11",
            "packages": {"torch": "2"}, "ended": "2026-01-01T00:00:00+00:00"}  # fmt: skip
 
@@ -49,6 +52,20 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
     told = efficiency.reached({("prox", "cpu"): prox})
     assert told == "So far on a CPU 1 of 2 marks are reached and on a GPU nothing was measured yet."
     assert set(table[table.benchmark != efficiency.TITLES["prox"]].outcome) == {"not run"}
+
+
+def test_the_story_gives_the_ratio_of_each_first_mark(prox):
+    told = efficiency.story({("prox", "cpu"): prox})
+    assert told.startswith("The proximal step takes one part in 4 of the published method's time; ")
+    assert f"{efficiency.TITLES['training']}: not run" in told
+
+
+def test_the_committed_records_have_the_first_marks_that_the_story_tells():
+    found = efficiency.benchmarks(ROOT / "results")
+    words = {"prox": "published", "compaction": "time gained", "training": "released", "latency": "one decision"}
+    assert words.keys() == efficiency.STORY.keys()
+    for name, word in words.items():
+        assert word in found[name, "cpu"].marks[0].what
 
 
 def test_a_missed_mark_says_by_how_much_and_where_the_time_goes(prox):
