@@ -16,6 +16,7 @@ from harness import Mark, arguments, counts, report, take_turns, where_time_goes
 from sparsemtl.data import load
 from sparsemtl.export import to_onnx
 from sparsemtl.models.dualtask import DualTaskNet
+from sparsemtl.report.style import percent
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.prox import ProxAdamW
 from sparsemtl.streaming import Decoder, demonstration, onnx_session, plain, prune, train, training_trials
@@ -96,11 +97,11 @@ def trained_networks(backbone, data, inputs, targets):
         masked = fresh()
         prune(masked, inputs, targets, sparsity)
         train(masked, inputs, targets, adam(masked), EPOCHS)
-        found[f"masks {sparsity:.0%}"] = masked, facts(masked)
+        found[f"masks {percent(sparsity)}"] = masked, facts(masked)
         sparse = fresh()
         zero = train_groups(sparse, inputs, targets, sparsity)
         small = compact(sparse, {TASK: inputs[TASK][:1]})
-        found[f"compacted {sparsity:.0%}"] = small, facts(small) | {"zero groups": zero}
+        found[f"compacted {percent(sparsity)}"] = small, facts(small) | {"zero groups": zero}
     return found
 
 
@@ -185,9 +186,9 @@ def case_marks(case):
     runtimes = ("torch", "ONNX Runtime")
     marks = [
         Mark(
-            f"masks over compacted at {share:.0%}, {case}, {runtime}",
-            f"{case}, masks {share:.0%}, {runtime}",
-            f"{case}, compacted {share:.0%}, {runtime}",
+            f"masks over compacted at {percent(share)}, {case}, {runtime}",
+            f"{case}, masks {percent(share)}, {runtime}",
+            f"{case}, compacted {percent(share)}, {runtime}",
             "at least",
             1.0,
         )
