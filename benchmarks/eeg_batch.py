@@ -25,13 +25,11 @@ ONE_BY_ONE, TOGETHER = "one after another, {}", "in one batch, {}"
 
 def main():
     """Measure and write `eeg_batch-*.json`."""
-    args = arguments(__doc__.splitlines()[0])
+    args = arguments(__doc__.splitlines()[0], threads=1)
     on_cpu = args.device == "cpu"
     steps = 2 if on_cpu else 30  # of an epoch: on a GPU so many that to stack, once for all steps, counts as in a run
     specs = [s for s in shin2023.specs("small", seeds=(0,), subjects=(1,), problem="left-right")
              if s.method not in (*motor.SINGLE, motor.CLASSICAL)]  # fmt: skip
-    if on_cpu:
-        args.threads = 1
     size = motor.CPU_STACK if on_cpu else len(specs)
     sides, marks = {}, []
     for profile in ("small", "full"):
@@ -52,12 +50,16 @@ def main():
     report("eeg_batch", found, marks, args, details)
 
 
+def shape_of(params):
+    """(electrodes, samples) of a trial under a profile's parameters."""
+    return CHANNELS[params["channels"]], round((params["tmax"] - params["tmin"]) * params["sfreq"])
+
+
 class Case:
     """Networks of a profile's size with random masks of the given sparsities, and one batch of noise, on a device."""
 
     def __init__(self, params, sparsities, steps, device):
-        samples = round((params["tmax"] - params["tmin"]) * params["sfreq"])
-        shape, generator = (CHANNELS[params["channels"]], samples), torch.Generator().manual_seed(0)
+        shape, generator = shape_of(params), torch.Generator().manual_seed(0)
         inputs = {t: torch.randn(params["batch"], *shape, generator=generator).to(device) for t in TASKS}
         targets = {t: (torch.arange(params["batch"]) % 2).to(device) for t in TASKS}
         self.batches, self.adam = [(inputs, targets)] * steps, partial(torch.optim.Adam, lr=params["lr"])

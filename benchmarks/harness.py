@@ -26,14 +26,16 @@ PACKAGES = ("sparsemtl", "torch", "torchvision", "numba", "numpy", "onnxruntime"
 
 
 def arguments(text, **more):
-    """Command line of a benchmark: --device, --threads, --repeats, --out; more: name -> default of others."""
+    """Command line of a benchmark: --device, --threads, --repeats, --out.
+
+    more: name -> default of others, or of these: threads (all cores), repeats (9).
+    """
+    more = {"threads": os.cpu_count(), "repeats": 9} | more
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch (default: all cores)")
-    parser.add_argument("--repeats", type=int, default=9, help="turns of each side (default: 9)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record (default: results/benchmarks)")
     for name, default in more.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"(default: {default})")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     return args

@@ -6,8 +6,10 @@ Each is measured at three sizes; the page fits the growth and works out what the
 import tempfile
 import time
 from functools import partial
+from itertools import repeat
 
 import torch
+from eeg_batch import shape_of
 from harness import arguments, report, seconds, take_turns
 from sparsemtl.data import load
 from sparsemtl.engine import execute
@@ -18,10 +20,9 @@ from sparsemtl.studies import shin2023, upadhyay2023
 from sparsemtl.training.dense import Training
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
+from training import our_step
 
 SIZES, TASKS = (64, 96, 128), ("seg", "seg+normal", upadhyay2023.ALL_NYU)
-EEG = {"small": (21, 240, 80.0), "full": (64, 480, 160.0)}  # electrodes, samples, Hz of the profiles
-TRIALS = 16  # of each task in a batch
 
 
 def main():
@@ -44,38 +45,26 @@ def picture_steps(device):
 
 def dense_step(tasks, size, device):
     """One training step as a function."""
-    params = {
+    small = upadhyay2023.PROFILE_SETTINGS["small"]["nyuv2"][1]
+    params = {name: small[name] for name in ("width", "layers", "head_width", "rates", "batch")} | {
         "size": size,
-        **{k: v for k, v in small_network().items() if k in ("width", "layers", "head_width", "rates")},
+        "n": 40,
     }
-    spec = upadhyay2023.specs("quick", (tasks,), (upadhyay2023.SPARSE,), seeds=(0,), n=40, batch=16, **params)[0]
-    run = Training(spec, load("rooms", size=size, n=40), device)
+    spec = upadhyay2023.specs("quick", (tasks,), (upadhyay2023.SPARSE,), seeds=(0,), **params)[0]
+    run = Training(spec, load("rooms", size=size, n=params["n"]), device)
     run.net.train()
-    inputs, targets = next(run._batches(0))
-
-    def step():
-        run.optimizer.zero_grad(set_to_none=True)
-        with run.context():
-            loss = run._loss(run.net(inputs), targets)
-        loss.backward()
-        run.optimizer.step()
-
-    return step
-
-
-def small_network():
-    """Parameters of the profile `small`."""
-    return upadhyay2023.PROFILE_SETTINGS["small"]["nyuv2"][1]
+    return partial(our_step, run, repeat(next(run._batches(0))))
 
 
 def eeg_steps(device):
     """Training steps of the dense dual-task network at the sizes of both profiles."""
     found = {}
-    for profile, (electrodes, samples, sfreq) in EEG.items():
-        options = shin2023.trunk_options("eegnet", sfreq)
-        net = DualTaskNet(electrodes, samples, 2, sfreq=sfreq, **options).to(device).train()
-        x = {task: torch.randn(TRIALS, electrodes, samples, device=device) for task in shin2023.TASKS}
-        y = torch.arange(TRIALS, device=device) % 2
+    for profile in ("small", "full"):
+        p = shin2023.PROFILE_SETTINGS[profile]["params"]
+        shape, options = shape_of(p), shin2023.trunk_options(p["backbone"], p["sfreq"])
+        net = DualTaskNet(*shape, 2, **options).to(device).train()
+        x = {task: torch.randn(p["batch"], *shape, device=device) for task in shin2023.TASKS}
+        y = torch.arange(p["batch"], device=device) % 2
         found[f"EEG step, {profile}"] = partial(eeg_step, net, torch.optim.Adam(net.parameters()), x, y)
     return found
 

@@ -7,7 +7,7 @@ Pictures are simulated.
 
 import tempfile
 from functools import partial
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +90,13 @@ def training(data, device, **params):
 
 def batches(run):
     """Batches as training takes them, without end."""
-    for epoch in range(10**9):
+    for epoch in count():
         yield from run._batches(epoch)
 
 
 def forever(loader):
     """Batches of a loader, without end."""
-    for _ in cycle([0]):
+    while True:
         yield from loader
 
 

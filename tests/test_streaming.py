@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from as_trained import settled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import butter, sosfilt, sosfilt_zi
@@ -15,7 +16,6 @@ from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.masks import apply_masks, topk_mask
 from sparsemtl.sparsity.saliency import random_scores
 from sparsemtl.streaming import Decoder, LiveFilter, RingBuffer, onnx_session, plain, replay, scaling, stream
-from torch import nn
 
 
 class Clock:
@@ -42,19 +42,13 @@ class Unfiltered:
         return block
 
 
-def settled(backbone="eegnet", masks=None):
+def small_network(backbone="eegnet", masks=None):
     """A small network as if trained: batch norms with statistics, scales and shifts of their own."""
     generator = torch.Generator().manual_seed(0)
     size, trunk = {"eegnet": (60, {"kernel": 8}), "shallow": (120, {"kernel": 5}), "deep4": (201, {"kernel": 4})}[
         backbone
     ]
-    net = DualTaskNet(5, size, 3, backbone=backbone, generator=generator, **trunk).eval()
-    for norm in net.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            norm.running_mean.normal_(0, 0.3, generator=generator)
-            norm.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(norm.bias, 0, 0.5, generator=generator)
+    net = settled(DualTaskNet(5, size, 3, backbone=backbone, generator=generator, **trunk))
     if masks:
         apply_masks(net, topk_mask(random_scores(net, 1), masks))
     return net
@@ -198,7 +192,7 @@ def test_a_recording_of_mne_comes_in_microvolts():
 def test_decoder_scales_and_gives_probabilities():
     trials = np.random.default_rng(0).normal(3, 2, (6, 5, 60)).astype(np.float32)
     mean, deviation = scaling(trials)
-    net = settled()
+    net = small_network()
     scaled = torch.from_numpy(((trials - mean) / deviation).astype(np.float32))
     assert abs(scaled.mean((0, 2))).max() < 1e-5
     with torch.no_grad():
@@ -213,7 +207,7 @@ def test_decoder_scales_and_gives_probabilities():
 @pytest.mark.parametrize("backbone", ["eegnet", "shallow", "deep4"])
 @pytest.mark.parametrize("masks", [None, 0.6])
 def test_plain_is_the_same_function(backbone, task, masks):
-    net = settled(backbone, masks)
+    net = small_network(backbone, masks)
     x = torch.randn(4, *net.input_shape, generator=torch.Generator().manual_seed(3))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
@@ -223,7 +217,7 @@ def test_plain_is_the_same_function(backbone, task, masks):
 
 @pytest.mark.parametrize(("backbone", "filters"), [("eegnet", 10), ("deep4", 19)])
 def test_plain_of_a_compacted_network_is_smaller(backbone, filters):
-    net = settled(backbone)
+    net = small_network(backbone)
     last = net.shared.separable_point if backbone == "eegnet" else net.shared.blocks[1]
     last.weight.data[:, 4:10] = 0  # of EEGNet's filters both that see one temporal filter must go
     x = torch.randn(2, *net.input_shape, generator=torch.Generator().manual_seed(3))
@@ -238,7 +232,7 @@ def test_onnx_runtime_and_torch_agree_on_a_masked_network(backbone, tmp_path):
     pytest.importorskip("onnxscript")
     from sparsemtl.export import to_onnx
 
-    net = settled(backbone, masks=0.6)
+    net = small_network(backbone, masks=0.6)
     windows = np.random.default_rng(0).normal(size=(3, *net.input_shape)).astype(np.float32)
     session = onnx_session(to_onnx(plain(net, "me"), torch.from_numpy(windows[:1]), tmp_path / "net.onnx"))
     ours, theirs = Decoder(net, "me"), Decoder(session)
@@ -277,22 +271,16 @@ IMPOSSIBLE = {
     "at least one sample apart, 0.01 s": lambda: _decide([np.zeros((2, 8))], Unfiltered(100), every=0.001),
     "sfreq=None": lambda: replay(np.zeros((2, 8))),
     "speed=0": lambda: replay(np.zeros((2, 8)), 160, speed=0),
-    "no head for task 'rest'": lambda: Decoder(settled(), "rest"),
+    "no head for task 'rest'": lambda: Decoder(small_network(), "rest"),
     "at least 1 channel": lambda: RingBuffer(2, 0),
 }
 
 
-@pytest.mark.parametrize("message", BAD)
-def test_bad_blocks_are_named(message):
-    with pytest.raises(DataError) as error:
-        BAD[message]()
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("message", IMPOSSIBLE)
-def test_impossible_values_are_named(message):
-    with pytest.raises(SpecError) as error:
-        IMPOSSIBLE[message]()
+@pytest.mark.parametrize(
+    ("kind", "message"), [*((DataError, message) for message in BAD), *((SpecError, message) for message in IMPOSSIBLE)]
+)
+def test_what_is_wrong_is_named_in_one_line(kind, message):
+    with pytest.raises(kind) as error:
+        (BAD | IMPOSSIBLE)[message]()
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -60,6 +60,11 @@ class Benchmark:
                 if not self.sides.get(side, {}).get("values"):
                     raise RecordError(f"benchmark {self.name}: no side {side!r}: it has {', '.join(self.sides)}")
 
+    @property
+    def kind(self):
+        """ "cpu" or "gpu"."""
+        return "cpu" if self.environment.get("device", "cpu") == "cpu" else "gpu"
+
     def median(self, side):
         """Median of a side, in its unit."""
         return median(self.sides[side]["values"])
@@ -95,11 +100,12 @@ class Benchmark:
 
     def write(self, folder):
         """Write the record into `folder` and return its path; `RecordError` where that fails."""
-        kind = "cpu" if self.environment.get("device", "cpu") == "cpu" else "gpu"
-        path = Path(folder) / f"{self.name}-{kind}.json"
+        path = Path(folder) / f"{self.name}-{self.kind}.json"
         value = self.content() | {"schema": SCHEMA, "digest": self.digest}
         with written_whole(path) as file:
-            file.write(json.dumps(value, indent=1) + "\n")  # sides in the order in which they are shown
+            # a line for each part; sides stay in the order in which they are shown
+            lines = [f'"{name}": {json.dumps(part)}' for name, part in value.items()]
+            file.write("{\n" + ",\n".join(lines) + "\n}\n")
         return path
 
 
@@ -141,8 +147,5 @@ def read(path):
 
 def committed_benchmarks(results="results"):
     """{(name, "cpu" or "gpu"): Benchmark} of every record in `results/benchmarks`."""
-    found = {}
-    for path in sorted((Path(results) / "benchmarks").glob("*.json")):
-        name, _, kind = path.stem.rpartition("-")
-        found[name, kind] = read(path)
-    return found
+    records = map(read, sorted((Path(results) / "benchmarks").glob("*.json")))
+    return {(record.name, record.kind): record for record in records}

@@ -65,6 +65,16 @@ def test_a_verdict_has_a_shape_of_its_own(word):
     assert len(set(MARKS.values())) == len(MARKS)
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("1e-06", None), ("0.212 ± 0.004", None), ("seg+normal+depth", None), ("EEGNet 21 x 240, dense, torch", "words"),
+     ("independent: compacted", "words"), ("in one batch, small", "words"), ("many words " * 4, "long"), (0.5, None)],
+)  # fmt: skip
+def test_text_may_break_into_lines_and_a_number_may_not(value, kind):
+    (cell,) = BeautifulSoup(show_table(pd.DataFrame({"x": [value]})).to_html(), "html.parser").tbody.find_all("td")
+    assert ({"long", "words"} & set(cell.get("class", []))) == ({kind} if kind else set())
+
+
 def test_the_fold_out_names_every_run_and_its_origin(evidence):
     page = soup(Page("shin2023_table1").table(TABLE, "methods", "Methods", evidence))
     fold = page.find("details", class_="evidence")

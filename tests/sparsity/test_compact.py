@@ -4,6 +4,7 @@ import operator
 
 import pytest
 import torch
+from as_trained import settled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsemtl.errors import SpecError
@@ -18,18 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18, resnet50
 
 CONVS = (nn.Conv1d, nn.Conv2d)
-
-
-def settled(model, seed=0):
-    """As if trained: batch norms with statistics, scales and shifts of their own; eval mode."""
-    g = torch.Generator().manual_seed(seed)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            norm.running_mean.normal_(0, 0.3, generator=g)
-            norm.running_var.uniform_(0.5, 1.5, generator=g)
-            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=g)
-            nn.init.normal_(norm.bias, 0, 0.5, generator=g)
-    return model.eval()
 
 
 def pruned(model, groups, filters=0.0, dead=(), seed=0):

@@ -67,9 +67,9 @@ def reached(found):
 # Benchmark -> what its first mark says, with the ratio for {}
 STORY = {
     "prox": "the proximal step takes one part in {} of the published method's time",
-    "compaction": "with seven of ten groups zero, the backbone without its dead channels is {} times as fast as dense",
+    "compaction": "without its dead channels ({groups} of the groups) the backbone is {} times as fast as dense",
     "training": "a training step of the three-task model is {} times as fast as one in the released code's way",
-    "latency": "one trial is decoded {} times within the tenth of a second between two decisions",
+    "latency": "one trial could be decoded {} times between two decisions of a stream",
 }
 
 
@@ -78,7 +78,12 @@ def story(found):
     parts = []
     for name, text in STORY.items():
         record = found.get((name, "cpu"))
-        parts.append(text.format(f"{record.ratio(record.marks[0])[0]:.3g}") if record else f"{TITLES[name]}: {NOT_RUN}")
+        if record is None:
+            parts.append(f"{TITLES[name]}: {NOT_RUN}")
+            continue
+        patterns = record.details.get("patterns", {})  # the first mark is about the first of them
+        groups = percent(next(iter(patterns.values()))["zero_groups"]) if patterns else ""
+        parts.append(text.format(f"{record.ratio(record.marks[0])[0]:.3g}", groups=groups))
     told = "; ".join(parts)
     return f"{told[0].upper()}{told[1:]}. {reached(found)}"
 
@@ -101,7 +106,7 @@ def _unit(unit, value):
     """(unit, factor) in which a value is easy to read."""
     if unit == "s" and value < 1:
         return "ms", 1e3
-    if unit in ("FLOPs", "bytes", "B"):
+    if unit in ("FLOPs", "bytes"):
         power = max(0, int(math.log10(max(value, 1))) // 3)
         return f"{['', 'k', 'M', 'G', 'T', 'P'][power]}{unit}".strip(), 1000.0**-power
     return unit, 1.0
@@ -142,7 +147,7 @@ def records_of(found, name):
 def told(page, found, name):
     """The sides of a benchmark as a table of the page, one machine under the other, with their evidence."""
     records = records_of(found, name)
-    tables = {MACHINES["cpu" if r.environment["device"] == "cpu" else "gpu"]: sides(r) for r in records}
+    tables = {MACHINES[r.kind]: sides(r) for r in records}
     table = pd.concat(tables, names=["on"]) if tables else pd.DataFrame()
     return page.table(table, name.replace("_", "-"), f"{TITLES[name].capitalize()}: all sides", records)
 
@@ -177,7 +182,7 @@ def _bars(ax, record):
             ha="center",
             fontsize=8,
         )
-    device = record.environment["processor" if record.environment["device"] == "cpu" else "device"]
+    device = record.environment["processor" if record.kind == "cpu" else "device"]
     ax.set(xscale="log", xlabel="milliseconds (median, quartiles)", ylim=(len(labels) - 0.4, -0.7))
     _plain_ticks(ax.xaxis)
     ax.set_title(f"{device}, {record.environment['threads']} threads", fontsize="medium")
@@ -227,7 +232,7 @@ def speeds(found):
     """
     rows = {}
     for record in records_of(found, "training"):
-        on, details = MACHINES["cpu" if record.environment["device"] == "cpu" else "gpu"], record.details
+        on, details = MACHINES[record.kind], record.details
         for side, rate in details["pictures a second"].items():
             share = details["share of a matrix product's speed"].get(side)
             rows[on, side] = {"pictures a second": rate, "speed over a matrix product's": share}
@@ -282,10 +287,10 @@ def growth_figure(found):
 def plan(found, evidences, tflops, share):
     """What the full grids cost (DataFrame): runs, and hours on one device; empty without the "scaling" benchmark.
 
-    evidences: committed ones of both studies, for the number of pictures and the
-    seconds of an EEG run. tflops: peak of the GPU in 10^12 operations a second; share: part of it that training
-    reaches. Vision: floating-point operations of all training steps up to the last epoch that early stopping allows,
-    so hours are at most these. EEG: seconds of the `small` runs on one core times the growth of steps and of a step.
+    evidences: committed ones of both studies, for the number of pictures and the seconds of an EEG run. tflops: peak
+    of the GPU in 10^12 operations a second; share: part of it that training reaches. Vision: floating-point operations
+    of all training steps up to the last epoch that early stopping allows, so hours are at most these. EEG: seconds of
+    the `small` runs on one core times the growth of steps and of a step.
     """
     if ("scaling", "cpu") not in found:
         return pd.DataFrame()
@@ -320,7 +325,7 @@ def _eeg(record, evidences):
         return []
     settings = shin2023.PROFILE_SETTINGS
     ratio = record.median("EEG step, full") / record.median("EEG step, small")
-    full, few = (settings[p]["params"] | {"epochs": settings[p]["params"]["epochs"]} for p in ("full", "small"))
+    full, few = (settings[p]["params"] for p in ("full", "small"))
     ratio *= full["epochs"] / few["epochs"] * full["folds"] / few["folds"]
     ratio *= (1 - 1 / full["folds"]) / (1 - 1 / few["folds"])  # trials that are trained on
     seconds, runs = np.mean([r.run["seconds"] for r in small]), len(shin2023.all_specs("full"))

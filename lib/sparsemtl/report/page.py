@@ -24,6 +24,7 @@ LABELS = {
     "n": "subjects", "mean": "mean difference", "low": "95 % from", "high": "to", "dz": "d_z", "p": "p (Wilcoxon)",
 }  # fmt: skip
 LONG = 40  # characters, from which on a cell may break into lines
+WORDS = re.compile(r"[A-Za-z]{3,}[,:]? .*[A-Za-z]{3,}")  # text, which may break on paper, where numbers must not
 # A shape beside the word: no verdict is told by its colour alone
 MARKS = {
     "reproduced": "✔", "not reproduced": "✘", "inconclusive": "◐", NOT_RUN: "○",
@@ -43,10 +44,17 @@ def show_table(table, caption="", digits=3, name="table"):
         table = table.assign(**{column: [f"{MARKS[word]} {word}" for word in table[column]]})
     shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=NOT_RUN)
     shown.set_table_attributes('class="results"')
-    shown.set_td_classes(table.map(lambda value: "long" if isinstance(value, str) and len(value) > LONG else ""))
+    shown.set_td_classes(table.map(_class))
     if "page" in table:
         shown.format('<a href="{0}.html">{0}</a>', subset=["page"])
     return shown.set_caption(html.escape(caption)) if caption else shown
+
+
+def _class(value):
+    """Class of a cell: what may break into lines everywhere, what may on paper, what is one number or name."""
+    if not isinstance(value, str):
+        return ""
+    return "long" if len(value) > LONG else "words" if WORDS.search(value) else ""
 
 
 def _without_index(table):
@@ -109,7 +117,7 @@ class Page:
         e, key = benchmark.environment, benchmark.digest[:16]
         packages = ", ".join(f"{package} {version}" for package, version in e["packages"].items())
         machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
-        device = "" if e["device"] == "cpu" else " --device cuda"
+        device = "" if benchmark.kind == "cpu" else " --device cuda"
         command = f"python benchmarks/{e['script']}.py --threads {e['threads']}{device}"
         told = f"Benchmark {benchmark.name}, record <code>{key}</code>, {e['ended'][:10]}: {machine}; {packages}"
         cite = self._citation(name, caption, f"benchmark record {key}", e["ended"][:4], key)
