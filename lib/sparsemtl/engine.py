@@ -25,7 +25,8 @@ from sparsemtl.records import RunRecord, Store, compact_numbers
 
 # A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, goes
 # into the record's `run`. Imported when first needed. Beside it there may be `batches`, (specs, device) -> lists of
-# specs that are cheaper together, and `run_many`, (list, root, device) -> their results, an error for one that failed.
+# specs that are cheaper together, and `run_many`, (list, root, device) -> their results, an error for one that failed;
+# and `finished`, which is told each spec whose record is safe.
 RUNNERS = {"shin2023": "sparsemtl.training.motor:run", "upadhyay2023": "sparsemtl.training.dense:run"}
 
 DOWNSTREAM = ("report", "__main__.py")
@@ -42,20 +43,28 @@ def run(spec, root=None, device="cpu"):
     record = _run_batch([spec], root, device)[0]
     if isinstance(record, SparseMTLError):
         raise record
+    _tell_finished(spec)
     return record
+
+
+def _tell_finished(spec):
+    module = _runner(spec.study)[0]
+    if hasattr(module, "finished"):
+        module.finished(spec)
 
 
 def _run_batch(specs, root, device):
     """Records of specs of one study that run together, for each that failed its `SparseMTLError` instead.
 
-    Seconds of a record: an equal share of the time that the batch took from `started` to `ended`.
+    Seconds of a record: an equal share of the time that the batch took from `started` to `ended`, and what it had
+    taken before it was cut off and resumed.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     with reproducible(device):
         results = _results_of(specs, root, device)
     seconds = round((time.perf_counter() - clock) / len(specs), 3)
     when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
-    return [_record(spec, result, when | _environment(device)) for spec, result in zip(specs, results, strict=True)]
+    return [_record(spec, result, when | environment(device)) for spec, result in zip(specs, results, strict=True)]
 
 
 def _results_of(specs, root, device):
@@ -75,7 +84,9 @@ def _record(spec, result, run):
         result = compact_numbers(result)
     except RecordError as error:
         return error
-    return RunRecord(spec, result, run | ({"timings": result.pop("timings")} if "timings" in result else {}))
+    if timings := result.pop("timings", None):
+        run = run | {"seconds": run["seconds"] + timings.get("resumed_seconds", 0), "timings": timings}
+    return RunRecord(spec, result, run)
 
 
 def _runner(study):
@@ -116,7 +127,8 @@ def _stamp(moment):
 
 
 @cache
-def _environment(device):
+def environment(device):
+    """What a record says of where it was made: device, threads, machine, packages, revision and code (dict)."""
     return {
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": 1 if device == "cpu" else torch.get_num_threads(),
@@ -251,6 +263,7 @@ def _run_and_write(specs, store, root, device):
             if isinstance(record, SparseMTLError):
                 raise record
             store.write(record)
+            _tell_finished(spec)
             done.append((spec, record, None))
         except SparseMTLError as error:
             done.append((spec, None, str(error)))

@@ -12,7 +12,7 @@ from sparsemtl.records import written_whole
 from sparsemtl.report.crate import SOURCES
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.studies import upadhyay2023 as study
-from sparsemtl.training.dense import Training, load_pictures
+from sparsemtl.training.dense import Training, finished, load_pictures
 
 MODEL, CARD = "model.onnx", "README.md"
 OUTPUTS = {
@@ -51,7 +51,7 @@ def ship(spec, folder, root=None, device="cpu"):
     training.net = _Runtime(session)
     with written_whole(folder / CARD) as file:
         file.write(card(spec, result, training.scores(), path.stat().st_size))
-    training.checkpoint.unlink(missing_ok=True)
+    finished(spec)
     return folder
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from sparsemtl import engine
 from sparsemtl.data.pictures import VOID
-from sparsemtl.errors import SparseMTLError, SpecError
+from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 from sparsemtl.models.dense import MultiTaskNet
+from sparsemtl.records import Store
 from sparsemtl.studies import upadhyay2023 as study
 from sparsemtl.training import dense
 from sparsemtl.training.dense import Training, load_pictures, predictions
@@ -32,7 +33,7 @@ def test_a_run_repeats_to_the_bit_and_keeps_its_times_out_of_the_result(record):
     again = engine.run(spec(protocol="released"))
     assert again.digest == record.digest
     assert "timings" not in record.result
-    assert len(record.run["timings"]["zeros_ms"]) == len(record.run["timings"]["compact_ms"]) == 5
+    assert [len(record.run["timings"][f"{name}_ms"]) for name in ("dense", "zeros", "compact")] == [dense.TURNS] * 3
 
 
 def test_a_record_holds_what_the_pages_draw(record):
@@ -81,16 +82,92 @@ def test_a_damaged_checkpoint_is_made_anew():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"PK\x03\x04 cut off")
     assert engine.run(chosen).digest == fresh.digest
+    assert path.with_suffix(".damaged").read_bytes() == b"PK\x03\x04 cut off"
+    path.with_suffix(".damaged").unlink()
 
 
-def test_a_checkpoint_of_other_data_is_not_taken(monkeypatch):
+@pytest.mark.parametrize("what", ["data", "code", "device", "packages"])
+def test_a_checkpoint_of_other_data_code_or_device_is_not_taken(what, capsys):
     first = training("depth")
     first.fit()
     other = training("depth")
-    object.__setattr__(other.data, "fingerprint", "other")
+    other._origin = lambda: first._origin() | {what: "other"}
     other._resume()
     assert other.history["val"] == []
+    assert f"{first.checkpoint} is of other" in capsys.readouterr().err
     first.checkpoint.unlink()
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_just_now_is_kept(error, monkeypatch):
+    first = training("depth")
+    first.fit()
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises((DataError, MemoryError)):
+        training("depth").fit()
+    assert first.checkpoint.exists()
+    first.checkpoint.unlink()
+
+
+def test_a_run_that_went_on_counts_the_seconds_before_the_cut():
+    chosen = spec("depth")
+    first = training("depth")
+    first.fit()
+    record = engine.run(chosen)
+    assert record.run["timings"]["resumed_seconds"] == pytest.approx(first.seconds)
+    assert record.run["seconds"] > record.run["timings"]["train_seconds"] - 1e-3
+
+
+def test_a_training_outlives_a_record_that_cannot_be_written(tmp_path, monkeypatch):
+    store, chosen = Store(tmp_path / "runs"), spec("depth")
+
+    def full(record):
+        raise RecordError("cannot write: No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    assert "No space left" in engine.execute([chosen], store, progress=False).failures[0]
+    assert dense.checkpoint_path(chosen).exists()
+    again = engine.execute([chosen], Store(tmp_path / "runs"), progress=False).records[chosen.hash]
+    assert again.run["timings"]["resumed_seconds"] > 0
+    assert not dense.checkpoint_path(chosen).exists()
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(monkeypatch):
+    run = training("depth")
+    losses = Training._losses
+
+    def broken(self, outputs, targets):
+        return {
+            t: value if self.net.training else value * torch.nan for t, value in losses(self, outputs, targets).items()
+        }
+
+    monkeypatch.setattr(Training, "_losses", broken)
+    with pytest.raises(SparseMTLError, match="the loss is nan in epoch 0: lower the learning rate"):
+        run.fit()
+
+
+def test_released_splits_have_a_fingerprint_of_their_own():
+    paper, released = (load_pictures(spec("male", data="celebamask", protocol=p)) for p in ("paper", "released"))
+    assert len(paper.splits["train"]) > len(released.splits["train"])
+    assert paper.fingerprint != released.fingerprint
+    assert load_pictures(spec("male", data="celebamask")).fingerprint == paper.fingerprint
+
+
+def test_released_code_adds_to_the_loss_the_penalty_of_the_run():
+    for penalty, of in (("l1", lambda w: w.abs().sum()), ("group_lasso", _group_lasso)):
+        run = training("depth", protocol="released", penalty=penalty, lam=1e-3)
+        images, targets = next(run._batches(0))
+        outputs = run.net(images)
+        added = run._loss(outputs, targets) - run.balance(run._losses(outputs, targets))
+        assert added.item() == pytest.approx(1e-3 * sum(of(w).item() for w in run.convs), rel=1e-3)
+
+
+def _group_lasso(w):
+    return sum(w.shape[1] ** 0.5 * w[:, i].norm() for i in range(w.shape[1]))
 
 
 def test_out_of_gpu_memory_names_the_batch_that_fits(monkeypatch):

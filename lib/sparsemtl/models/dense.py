@@ -51,10 +51,15 @@ def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain"):
             channels = 4 * planes
         net[f"layer{i + 1}"] = nn.Sequential(*blocks)
     net = nn.Sequential(net)
+    draw_weights(net)
+    return net
+
+
+def draw_weights(net):
+    """Redraw the weights of all convolutions in place, as torchvision does for a ResNet (He et al. 2015)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
 
 
 def dense_head(channels, outputs, width=256, rates=(12, 24, 36), activation=None):

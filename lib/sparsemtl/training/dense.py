@@ -5,7 +5,10 @@ once, at the end. A run writes checkpoints to the cache folder: cut off, it goes
 """
 
 import contextlib
+import copy
+import math
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,19 +20,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sparsemtl.data import load
 from sparsemtl.data.cache import cache_dir
-from sparsemtl.data.pictures import VOID, Pictures, random_split
+from sparsemtl.data.pictures import VOID, Pictures, random_split, sha256_of
+from sparsemtl.engine import environment
 from sparsemtl.errors import DataError, SparseMTLError, SpecError
-from sparsemtl.models.dense import DENSE_TASKS, MultiTaskNet, backbone_convs
+from sparsemtl.models.dense import DENSE_TASKS, MultiTaskNet, backbone_convs, draw_weights
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity, parameter_sparsity, zero_fraction
 from sparsemtl.sparsity.prox import ProxAdamW
 from sparsemtl.studies.upadhyay2023 import OPTIONAL, SWITCHES
 from sparsemtl.training import metrics as m
-from sparsemtl.training.fit import fit
+from sparsemtl.training.fit import diverged, fit
 from sparsemtl.training.losses import UncertaintyWeighting, binary_loss, depth_loss, normal_loss, segmentation_loss
 
 CHECKPOINT_SECONDS = 60.0  # at most so much work is lost when a run is cut off
 STRIDE = 8  # pixels of a picture for each of the features, along an axis
+TURNS = 5  # times that each form of the backbone is timed
 
 
 def run(spec, root=None, device="cpu"):
@@ -45,8 +50,17 @@ def run(spec, root=None, device="cpu"):
             f"out of GPU memory with batch={spec.params['batch']}: "
             + (f"--set batch={fits} would fit" if fits else "not even 2 pictures fit, take a smaller size")
         )
-    training.checkpoint.unlink(missing_ok=True)
     return result
+
+
+def finished(spec):
+    """The engine's word that the record of `spec` is safe: its checkpoint can go."""
+    checkpoint_path(spec).unlink(missing_ok=True)
+
+
+def checkpoint_path(spec):
+    """File from which a training of `spec` that was cut off goes on."""
+    return cache_dir() / "checkpoints" / f"{spec.hash}.pt"
 
 
 def predictions(spec, root=None, device="cpu", count=3):
@@ -60,7 +74,7 @@ def predictions(spec, root=None, device="cpu", count=3):
     rows = training.data.splits["test"][:count]
     truth = {t: training.targets[t][rows].cpu() for t in training.tasks}
     found = {t: p.cpu() for t, p in training.predict(rows).items()}
-    training.checkpoint.unlink(missing_ok=True)
+    finished(spec)
     return training.data.images[rows].cpu(), truth, found, training.net
 
 
@@ -86,7 +100,10 @@ def load_pictures(spec, root=None):
         splits = {split: rows[: max(2, int(p["share"] * len(rows)))] for split, rows in splits.items()}
     if len(splits["train"]) < 2:
         raise DataError(f"{spec.data} has {len(splits['train'])} training pictures: batch norm needs two or more")
-    return replace(data, splits=splits)
+    if splits is data.splits:
+        return data
+    rows = {split: rows.tolist() for split, rows in splits.items()}
+    return replace(data, splits=splits, fingerprint=sha256_of([data.fingerprint, rows]))
 
 
 @dataclass(eq=False)
@@ -120,8 +137,8 @@ class Training:
         self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
         self.optimizer = self._optimizer()
         self.history = {"train": [], "val": [], "group_sparsity": [], "parameter_sparsity": []}
-        self.best, self.stopped, self.seconds, self.seen = {}, [], 0.0, []
-        self.checkpoint = cache_dir() / "checkpoints" / f"{self.spec.hash}.pt"
+        self.best, self.stopped, self.seconds, self.resumed, self.seen = {}, [], 0.0, 0.0, []
+        self.checkpoint = checkpoint_path(self.spec)
 
     @cached_property
     def convs(self):
@@ -188,10 +205,15 @@ class Training:
         losses = self._losses(outputs, targets)
         self.seen.append({t: value.detach() for t, value in losses.items()})
         total = self.balance({t: value for t, value in losses.items() if t not in self.stopped})
-        if self.p["penalty_gradient"] and self.p["lam"]:  # sqrt of the number of groups (item 8)
-            norms = [w.shape[1] ** 0.5 * torch.linalg.vector_norm(w, dim=(0, 2, 3)).sum() for w in self.convs]
-            total = total + self.p["lam"] * sum(norms)
+        if self.p["penalty_gradient"] and self.p["lam"]:
+            total = total + self.p["lam"] * sum(map(self._penalty, self.convs))
         return total
+
+    def _penalty(self, w):
+        """What released code adds to the loss for one weight: group lasso times sqrt of the groups (item 8), or l1."""
+        if self.p["penalty"] == "l1":
+            return w.abs().sum()
+        return w.shape[1] ** 0.5 * torch.linalg.vector_norm(w, dim=(0, 2, 3)).sum()
 
     @torch.no_grad()
     def _forward(self, rows):
@@ -211,6 +233,8 @@ class Training:
         for part, outputs in self._forward(rows):
             for t, value in self._losses(outputs, {t: y[part] for t, y in self.targets.items()}).items():
                 sums[t] += value.item() * len(part) / len(rows)
+        if not math.isfinite(sum(sums.values())):  # nothing would ever be better than a NaN
+            raise diverged(sum(sums.values()), epoch)
         self.history["val"].append(sums)
         self.history["group_sparsity"].append(group_sparsity(self.convs))
         self.history["parameter_sparsity"].append(parameter_sparsity(self.convs))
@@ -237,7 +261,7 @@ class Training:
         self.seconds, self.clock, self.saved = self.seconds + now - self.clock, now, now
         state = {name: getattr(self, name) for name in ("history", "best", "stopped", "seconds")}
         state |= {name: getattr(self, name).state_dict() for name in ("net", "balance", "optimizer")}
-        state |= {"data": self.data.fingerprint, "rng": torch.get_rng_state()}
+        state |= {"origin": self._origin(), "rng": torch.get_rng_state()}
         if self.cuda:
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         part = self.checkpoint.with_name(f"{self.checkpoint.name}.{os.getpid()}.part")
@@ -254,24 +278,34 @@ class Training:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
+    def _origin(self):
+        """What a checkpoint must share with the run that takes it up: a record names one code and one device."""
+        made = environment(self.device)
+        return {"data": self.data.fingerprint} | {name: made[name] for name in ("code", "device", "packages")}
+
     def _resume(self):
-        """Take up the checkpoint, if there is one of the same data that can be read."""
+        """Take up the checkpoint, if there is one of the same data, code and device; else train from the start."""
         try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return
-        except Exception:  # whatever a damaged file makes torch raise, training starts anew
-            self.checkpoint.unlink(missing_ok=True)
-            return
-        if state["data"] != self.data.fingerprint:
-            return
+        except OSError as error:
+            raise DataError(f"cannot read {self.checkpoint} ({error.strerror}): repair it or delete it") from error
+        except MemoryError:
+            raise  # no fault of the file
+        except Exception:  # whatever else a damaged file makes torch raise
+            self.checkpoint.replace(self.checkpoint.with_suffix(".damaged"))
+            return print(f"{self.checkpoint} is damaged: training starts anew", file=sys.stderr)
+        if state.get("origin") != self._origin():
+            return print(f"{self.checkpoint} is of other data, code or device: training starts anew", file=sys.stderr)
         for name in ("net", "balance", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         for name in ("history", "best", "stopped", "seconds"):
             setattr(self, name, state[name])
-        torch.set_rng_state(state["rng"].cpu())
+        self.resumed = self.seconds
+        torch.set_rng_state(state["rng"])
         if self.cuda and "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def predict(self, rows):
         """Predictions for pictures `rows`: "seg" uint8 class, "normal" and "depth" float32, else float32 logits."""
@@ -310,14 +344,13 @@ class Training:
             "backbone": sizes,
             "history": self.history,
             "epochs": {"run": len(self.history["val"])} | {name: best["epoch"] for name, best in self.best.items()},
-            "log_variance": self.balance.log_variance,
             "data": {
                 "fingerprint": self.data.fingerprint,
                 "classes": self.data.classes,
                 "size": self.data.size,
                 "pictures": {split: len(rows) for split, rows in self.data.splits.items()},
             },
-            "timings": timings | {"train_seconds": self.seconds},
+            "timings": timings | {"train_seconds": self.seconds, "resumed_seconds": self.resumed},
         }
 
     def _both_units(self, p, rows):
@@ -368,19 +401,21 @@ class Training:
     def _backbone(self):
         """(sizes, timings) of the backbone: parameters and FLOPs of one picture, milliseconds a batch.
 
-        "zeros" runs the dense kernels on the weights as they are (Fig. 4d), "compact" without the dead channels.
+        "dense" has weights without a zero, "zeros" runs the same kernels on the weights as they are (Fig. 4d),
+        "compact" goes without the dead channels. They take turns, so that a load beside them meets all three.
         """
         example = self._images(self.data.splits["test"][: self.p["batch"]])
-        nets = {"zeros": self.net.shared.eval()}
-        nets["compact"] = compact(self.net.shared, example)
-        sizes, timings = {}, {}
+        nets = {"zeros": self.net.shared.eval(), "compact": compact(self.net.shared, example)}
+        sizes = {}
         for name, net in nets.items():
             with FlopCounterMode(display=False) as counter:
                 net(example[:1])
             parameters = sum(w.numel() for w in net.parameters())
             sizes[name] = {"parameters": parameters, "flops": counter.get_total_flops()}
-            timings[f"{name}_ms"] = [self._milliseconds(net, example) for _ in range(5)]
-        return sizes, timings
+        nets["dense"] = copy.deepcopy(self.net.shared)
+        draw_weights(nets["dense"])
+        turns = [{name: self._milliseconds(net, example) for name, net in nets.items()} for _ in range(TURNS)]
+        return sizes, {f"{name}_ms": [turn[name] for turn in turns] for name in nets}
 
     def _milliseconds(self, net, example, repeats=3):
         def wait():
