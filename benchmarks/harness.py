@@ -1,7 +1,8 @@
 """What every benchmark does alike: its command line, sides that take turns, a record of its own kind.
 
 A benchmark compares sides within one run on one machine: all sides warm up, then each takes its turn in every round, so
-that what disturbs the machine falls on all of them. Ratios are of medians. Run one from the top of the repository:
+that what disturbs the machine falls on all of them. A ratio is the median over the turns. Run one from the
+top of the repository:
 
     python benchmarks/NAME.py [--threads N] [--repeats N] [--device cuda] [--out FOLDER]
 """
@@ -37,6 +38,7 @@ def arguments(text, **more):
     for name, default in more.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"(default: {default})")
     args = parser.parse_args()
+    args.command = " ".join(f"--{name} {getattr(args, name)}" for name in more)
     torch.set_num_threads(args.threads)
     return args
 
@@ -103,6 +105,7 @@ def environment(args):
     """Where and when (dict)."""
     return {
         "script": Path(sys.argv[0]).stem,
+        "arguments": args.command,
         "device": "cpu" if args.device == "cpu" else torch.cuda.get_device_name(args.device),
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -144,8 +144,8 @@ def write(args, sides, flops):
     """Let the sides take turns and write the record."""
     taken = take_turns(sides, args)
     found = seconds(taken) | counts("FLOPs", {PASS: flops, f"FLOPs of a product of side {PRODUCT}": 2 * PRODUCT**3})
-    wanted = 2.5 if args.device == "cpu" else 8.0
-    marks = [Mark("the released code's time over ours", RELEASED, OURS, "at least", wanted)]
+    ours, wanted = (SAME, 2.5) if args.device == "cpu" else (OURS, 8.0)  # as runs train on such a device
+    marks = [Mark("the released code's time over ours", RELEASED, ours, "at least", wanted)]
     speeds = {side: flops / np.median(taken[side]) for side in (OURS, SAME)}
     peaks = {side: 2 * PRODUCT**3 / np.median(taken[side]) for side in (MATMUL16, MATMUL32)}
     details = {

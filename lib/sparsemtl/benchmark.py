@@ -4,7 +4,7 @@ A record is one JSON object, `results/benchmarks/NAME-cpu.json` or `NAME-gpu.jso
     schema       version of this layout
     name         of the benchmark
     sides        label -> {"unit": "s", "values": [...]}, one value for each turn; or a count with one value
-    marks        ratios of two sides' medians, each with what it is to reach
+    marks        ratios of two sides, each with what it is to reach
     details      what else is told of the case, JSON
     environment  machine, device, threads, versions, when
     digest       SHA-256 of the canonical JSON of all but schema and digest: a value changed by hand does not pass
@@ -26,7 +26,7 @@ FIELDS = ("name", "sides", "marks", "details", "environment")
 
 @dataclass(frozen=True)
 class Mark:
-    """The ratio median(side) / median(against), and what it is to reach.
+    """The ratio side / against, turn by turn, and what its median is to reach.
 
     what: the claim in a few words. word: "at least" or "at most". over: None, or two more sides whose ratio the
     first is divided by (a gain in time over the gain in operations).
@@ -74,15 +74,15 @@ class Benchmark:
         return _quartiles(self.sides[side]["values"])
 
     def ratio(self, mark):
-        """(ratio of medians, lower, upper quartile of the turns' ratios); equal where turns do not pair."""
+        """(median, lower, upper quartile) of the turns' ratios; where turns do not pair three times that of medians."""
         sides = [mark.side, mark.against, *(mark.over or ())]
-        whole = _divided([self.median(side) for side in sides])
         values = [self.sides[side]["values"] for side in sides]
         turns = max(map(len, values))
         if any(len(v) not in (1, turns) for v in values):
-            return whole, whole, whole
+            return (_divided([self.median(side) for side in sides]),) * 3
         paired = zip(*(v * turns if len(v) == 1 else v for v in values), strict=True)
-        return whole, *_quartiles([_divided(row) for row in paired])
+        ratios = [_divided(row) for row in paired]
+        return median(ratios), *_quartiles(ratios)
 
     def met(self, mark):
         """True where the mark is reached."""

@@ -33,5 +33,5 @@ def made_up_record(spec, make_record):
         "history": {"group_sparsity": [0.0, group]},
         "backbone": {n: {"parameters": 100, "flops": 100 - 50 * (n == "compact")} for n in ("zeros", "compact")},
     }  # fmt: skip
-    times = {"zeros_ms": [2.0 - lam * 1e4] * 5, "compact_ms": [1.0] * 5, "train_seconds": 1.0}
+    times = {"dense_ms": [2.0] * 5, "zeros_ms": [2.0 - lam * 1e4] * 5, "compact_ms": [1.0] * 5, "train_seconds": 1.0}
     return make_record(spec, result, timings=times)

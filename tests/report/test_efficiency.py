@@ -9,11 +9,12 @@ from bs4 import BeautifulSoup
 from sparsemtl.benchmark import Benchmark, Mark
 from sparsemtl.report import efficiency
 from sparsemtl.report.evidence import Evidence
-from sparsemtl.report.page import Page
+from sparsemtl.report.page import ANCHOR, Page
 from sparsemtl.studies import shin2023, upadhyay2023
 
 ROOT = Path(__file__).parents[2]
-MACHINE = {"script": "prox", "device": "cpu", "processor": "made up", "cores": 2, "threads": 2, "python": "3.11",
+MACHINE = {"script": "prox", "arguments": "--threads 2 --repeats 3", "device": "cpu", "processor": "made up",
+           "cores": 2, "threads": 2, "python": "3.11",
            "packages": {"torch": "2"}, "ended": "2026-01-01T00:00:00+00:00"}  # fmt: skip
 
 
@@ -134,9 +135,9 @@ def test_the_evidence_of_a_benchmark_names_machine_command_and_record(prox):
     fold = shown.find("details", class_="evidence")
     assert fold.summary.text == "Evidence: 1 benchmark record"
     command, cite = (code.text for code in fold.find_all("pre"))
-    assert command == "python benchmarks/prox.py --threads 2"
+    assert command == "python benchmarks/prox.py --threads 2 --repeats 3"
     assert prox.digest[:16] in cite
-    assert "notebooks/efficiency.html\\#prox" in cite
+    assert f"notebooks/efficiency.html\\#{ANCHOR}prox" in cite
 
 
 def test_tails_are_shares_of_calls_in_milliseconds():

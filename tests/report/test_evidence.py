@@ -1,14 +1,19 @@
 """Which records a page rests on, and that nothing damaged or failed gets onto it."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from sparsemtl import engine
+from sparsemtl.__main__ import _chosen, _parser
 from sparsemtl.errors import DataError, RecordError
 from sparsemtl.records import Store, write_jsonl
 from sparsemtl.report.evidence import Evidence, committed_evidence, local_evidence, repository_root
-from sparsemtl.studies import shin2023
+from sparsemtl.studies import shin2023, upadhyay2023
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 @pytest.fixture
@@ -123,3 +128,42 @@ def test_the_repository_is_found_from_within(tmp_path):
 def test_evidence_is_true_when_it_has_records(make_record):
     assert not Evidence("shin2023", "committed", "small", (), 5)
     assert Evidence("shin2023", "committed", "small", (make_record(),), 5)
+
+
+def evidence_of_all(study, profile, make_record):
+    specs = study.all_specs(profile)
+    return Evidence(study.NAME, "committed", profile, tuple(make_record(s) for s in specs), len(specs))
+
+
+PARTS = {
+    "left-right": (shin2023, lambda e: e.only(problem="left-right")),
+    "four-class": (shin2023, lambda e: e.only(problem="four-class")),
+    "votes": (shin2023, lambda e: e.only(labels="true")),
+    "chance": (shin2023, lambda e: e.only(labels="shuffled")),
+    "truth": (shin2023, lambda e: e.controls),
+    "all": (shin2023, lambda e: e),
+} | {
+    table: (upadhyay2023, lambda e, t=table: e.of(upadhyay2023.TABLES[t](e.profile), f"--table {t}"))
+    for table in upadhyay2023.TABLES
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_command_of_a_part_names_exactly_its_runs(name, make_record):
+    study, part = PARTS[name]
+    found = part(evidence_of_all(study, "small", make_record))
+    args = _parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
+    assert {spec.hash for spec in _chosen(args)} == {record.hash for record in found.records}
+    assert found.records
+
+
+def test_every_page_asks_for_a_part_that_is_tested():
+    told = "".join(path.read_text() for path in NOTEBOOKS.glob("*.ipynb"))
+    asked = set(re.findall(r"\.only\(([^)]*)\)", told))
+    assert asked == {
+        'problem=\\"left-right\\"',
+        'problem=\\"four-class\\"',
+        'labels=\\"true\\"',
+        'labels=\\"shuffled\\"',
+    }
+    assert set(re.findall(r"--table (\w+)", told)) <= set(PARTS)

@@ -86,7 +86,7 @@ def test_vision_sentences_tell_what_was_made_up(vision):
     assert "segmentation at 1e-05; surface normals at 1e-05; depth at 1e-05" in findings.performance(vision)
     assert "0.0 % at λ = 0" in findings.sparsity(vision)
     assert "100.0 % at λ = 0.01" in findings.sparsity(vision)
-    assert "compacted network 0.50" in findings.times(vision)
+    assert "removing the dead channels 50 %" in findings.times(vision)
     assert "seg: 50.0 %, 50.0 % and 50.0 %" in findings.channels(vision)
     sets = {(s.method, str(upadhyay2023.flipped(s))) for s in upadhyay2023.protocol_specs("full")
             if s.params["tasks"] == upadhyay2023.ALL_NYU}  # fmt: skip

@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from sparsemtl.__main__ import main
 from sparsemtl.records import set_hash, write_jsonl
 from sparsemtl.report.evidence import Evidence
-from sparsemtl.report.page import AUTHOR, MARKS, TITLE, Page, show_table
+from sparsemtl.report.page import ANCHOR, AUTHOR, MARKS, NONE, TITLE, Page, show_table
 from sparsemtl.report.statistics import VERDICTS
 
 TABLE = pd.DataFrame({"accuracy": [0.12345, np.nan]}, index=pd.Index(["or", "rigl"], name="method"))
@@ -39,10 +39,10 @@ def csv_of(link):
 def test_each_column_has_its_heading_and_gaps_are_told(evidence):
     page = soup(Page("shin2023_table1").table(TABLE, "methods", "Methods & more", evidence))
     table = page.find("table")
-    assert page.div["id"] == "methods"
+    assert page.div["id"] == f"{ANCHOR}methods"
     assert table.caption.text == "Methods & more"
     assert [th.text for th in table.thead.find_all("th")] == ["method", "accuracy"]
-    assert [td.text for td in table.tbody.find_all("td")] == ["or", "0.123", "rigl", "not run"]
+    assert [td.text for td in table.tbody.find_all("td")] == ["or", "0.123", "rigl", NONE]
 
 
 def test_headings_of_two_levels_keep_the_names_of_the_index_in_the_last():
@@ -122,7 +122,8 @@ def test_a_citation_has_the_anchor_and_the_set_of_records(evidence):
     page = soup(Page("shin2023_table1").table(TABLE, "methods", "Methods", evidence))
     bibtex, key = page.find_all("pre")[-1].text, set_hash(evidence.records)
     assert bibtex.startswith(f"@misc{{sparsemtl-shin2023-table1-methods-{key[:8]},")
-    assert f"notebooks/shin2023_table1.html\\#methods; 3 run records, set {key}" in bibtex
+    assert f"notebooks/shin2023\\_table1.html\\#{ANCHOR}methods; 3 run records, set {key}" in bibtex
+    assert not re.search(r"(?<!\\)[#$%&_]", bibtex.split("\n", 1)[1])  # TeX would read a command
     assert bibtex.count("{") == bibtex.count("}")
     assert "year   = {2024}" in bibtex
 
@@ -132,7 +133,7 @@ def test_runs_are_listed_once_a_page(evidence):
     page.table(TABLE, "first", "", evidence)
     again = soup(page.table(TABLE, "second", "", evidence))
     assert again.find("details").find("details") is None
-    assert again.find("a", href="#first")
+    assert again.find("a", href=f"#{ANCHOR}first")
 
 
 def test_evidence_that_is_not_there_says_how_to_make_it():

@@ -17,6 +17,7 @@ from sparsemtl.report.statistics import (
     estimate,
     holm,
     verdict,
+    weakest,
 )
 
 SAMPLES = st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=2, max_size=9)
@@ -113,6 +114,38 @@ def test_no_values_are_not_run():
     assert verdict(None) == verdict(estimate([])) == verdict(effect([])) == "not run"
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda v: np.std(v) > 1e-3), min_size=1, max_size=5
+    )
+)
+def test_a_claim_of_several_parts_needs_all_and_fails_by_one(parts):
+    found = verdict(weakest(dict(enumerate(parts)))[1])
+    tests = [stats.ttest_1samp(part, 0) for part in parts]
+    one_fails = any(t.confidence_interval(1 - 0.05 / len(parts)).high < 0 for t in tests)
+    all_hold = all(t.confidence_interval(0.95).low > 0 for t in tests)
+    assert found == ("not reproduced" if one_fails else "reproduced" if all_hold else "inconclusive")
+
+
+def test_the_part_that_decides_is_named():
+    low, high, none = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], []
+    assert weakest({"a": high, "b": low})[0] == "b"
+    assert (
+        weakest({"a": high, "b": [-0.50, -0.51, -0.52], "c": [-0.9, 0.1, 0.2]})[0] == "b"
+    )  # what fails, not what varies
+    assert weakest({"a": high, "b": [0.1]})[0] == "b"  # one seed cannot hold a claim
+    assert weakest({"a": high, "b": none}) == ("", None)
+
+
+def test_the_worst_of_many_parts_without_an_effect_is_seldom_called_a_failure():
+    rng = np.random.default_rng(0)
+    failed = [verdict(weakest(dict(enumerate(rng.normal(size=(10, 6)))))[1]) == "not reproduced" for _ in range(400)]
+    alone = [any(effect(d).high < 0 for d in rng.normal(size=(10, 6))) for _ in range(400)]
+    assert np.mean(failed) < 0.05  # 0.025 is meant
+    assert np.mean(alone) > 0.15  # what picking the worst would give without the correction
+
+
 @pytest.mark.parametrize(("n", "classes"), [(42, 2), (84, 4), (252, 2), (5, 2)])
 def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes):
     low, high = chance_interval(n, classes)
@@ -129,6 +162,9 @@ def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes
     [
         ([0.5, 0.7], 0.6, 0.0, 0.0, 0.0, "agrees"),
         ([0.5, 0.7], 0.1, 0.0, 0.5, 0.5 / math.sqrt(0.02), "higher"),
+        ([0.5, 0.6, 0.7], 0.36, None, 0.24, 0.24 * math.sqrt(300), "agrees"),  # the interval is 0.352 to 0.848
+        ([0.5, 0.6, 0.7], 0.34, None, 0.26, 0.26 * math.sqrt(300), "higher"),
+        ([0.6], 0.9, None, -0.3, math.nan, "no spread"),
         ([0.5, 0.7], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.03), "agrees"),
         ([0.6], 0.9, 0.1, -0.3, -0.3 / math.sqrt(0.02), "lower"),
         ([0.6], 0.9, 0.0, -0.3, math.nan, "no spread"),

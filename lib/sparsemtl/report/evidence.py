@@ -36,7 +36,8 @@ class Evidence:
     def only(self, **params):
         """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
         chosen = tuple(r for r in self.main if all(r.spec.params.get(k) == v for k, v in params.items()))
-        options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in params.items())])
+        without = {"control": "null"} if len(self.main) < len(self.records) else {}
+        options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in (params | without).items())]).strip()
         return replace(self, records=chosen, options=options)
 
     def of(self, specs, options=""):

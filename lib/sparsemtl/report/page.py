@@ -17,12 +17,15 @@ from sparsemtl.benchmark import Benchmark
 from sparsemtl.records import set_hash
 from sparsemtl.report.evidence import NOT_RUN, Evidence, provenance
 
+ANCHOR = "shown-"  # before a name: headings have ids of their own
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
 
 # What the columns of a statistic are called on a page
 LABELS = {
     "n": "subjects", "mean": "mean difference", "low": "95 % from", "high": "to", "dz": "d_z", "p": "p (Wilcoxon)",
+    "weakest": "weakest part", "published": "as published",
 }  # fmt: skip
+NONE = "–"  # no such value; what was never run says so in words
 LONG = 40  # characters, from which on a cell may break into lines
 WORDS = re.compile(r"[A-Za-z]{3,}[,:]? .*[A-Za-z]{3,}")  # text, which may break on paper, where numbers must not
 # A shape beside the word: no verdict is told by its colour alone
@@ -34,7 +37,7 @@ MARKED = ("verdict", "against published", "outcome")  # columns that hold such w
 
 
 def show_table(table, caption="", digits=3, name="table"):
-    """The table for a page (pandas Styler): floats with `digits` decimals, what was not run in words.
+    """The table for a page (pandas Styler): floats with `digits` decimals, `NONE` where there is no number.
 
     The index becomes columns, so that each column has its heading in the last row of the head. name: makes the ids
     in the HTML, which must not change from build to build.
@@ -42,7 +45,7 @@ def show_table(table, caption="", digits=3, name="table"):
     table = pd.DataFrame({"": [NOT_RUN]}) if table.empty else _without_index(table).rename(columns=LABELS)
     for column in [name for name in MARKED if name in table]:
         table = table.assign(**{column: [f"{MARKS[word]} {word}" for word in table[column]]})
-    shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=NOT_RUN)
+    shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=NONE)
     shown.set_table_attributes('class="results"')
     shown.set_td_classes(table.map(_class))
     if "page" in table:
@@ -71,7 +74,7 @@ def _without_index(table):
 class Page:
     """The results page of one notebook.
 
-    notebook: its name; with the name of a table or figure it makes the anchor that a citation points to.
+    notebook: its name; `ANCHOR` with the name of a table or figure makes the anchor that a citation points to.
     parameters: of the notebook, other than the defaults, that shaped what it shows.
     """
 
@@ -82,11 +85,11 @@ class Page:
     def table(self, table, name, caption="", behind=(), digits=3):
         """`show_table` with the evidence under it (IPython HTML).
 
-        name: anchor, unique on the page. behind: `Evidence` or `Benchmark`, or several, that the table was made of.
+        name: unique on the page. behind: `Evidence` or `Benchmark`, or several, that the table was made of.
         """
-        shown = show_table(table, caption, digits, name).to_html()
+        shown = show_table(table, caption, digits, ANCHOR + name).to_html()
         csv = _download(f"{self.notebook}-{name}.csv", "the table as CSV", table.to_csv())
-        return _html(f'<div id="{name}">{shown}{self._fold(name, caption, behind, csv)}</div>')
+        return _html(f'<div id="{ANCHOR}{name}">{shown}{self._fold(name, caption, behind, csv)}</div>')
 
     def claims(self, *evidences, **options):
         """The claims that this page is the evidence for, and what became of them. options: of the study's `claims`."""
@@ -94,14 +97,14 @@ class Page:
         report, study = (import_module(f"sparsemtl.{part}.{name}") for part in ("report", "studies"))
         mine = [claim.id for claim in study.CLAIMS if claim.page == self.notebook]
         table = report.claims(evidences, ids=mine, **options)
-        names = ["claim", "problem", "evidence", "effect", "low", "high", "subjects", "seeds", "dz", "verdict"]
-        table = table[[n for n in names if n in table]]
+        names = ["claim", "problem", "evidence", "effect", "low", "high", "weakest", "published", "subjects", "seeds"]
+        table = table[[n for n in (*names, "dz", "verdict") if n in table]]
         return self.table(table.set_index("claim"), "claims", "The claims of this page", evidences)
 
     def finding(self, text, name, *evidences):
         """What a figure shows, in a sentence made of its records, and its evidence (IPython HTML)."""
         said = f'<p class="finding"><strong>What it shows:</strong> {html.escape(text)}</p>'
-        return _html(f'<div id="{name}">{said}{self._fold(name, text, evidences)}</div>')
+        return _html(f'<div id="{ANCHOR}{name}">{said}{self._fold(name, name, evidences)}</div>')
 
     def _fold(self, name, caption, evidences, *links):
         evidences = [evidences] if isinstance(evidences, Evidence | Benchmark) else list(evidences)
@@ -118,7 +121,7 @@ class Page:
         packages = ", ".join(f"{package} {version}" for package, version in e["packages"].items())
         machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
         device = "" if benchmark.kind == "cpu" else " --device cuda"
-        command = f"python benchmarks/{e['script']}.py --threads {e['threads']}{device}"
+        command = f"python benchmarks/{e['script']}.py {e['arguments']}{device}"
         told = f"Benchmark {benchmark.name}, record <code>{key}</code>, {e['ended'][:10]}: {machine}; {packages}"
         cite = self._citation(name, caption, f"benchmark record {key}", e["ended"][:4], key)
         return f"<p>{told}</p><p>Make it again:</p>{_code(command)}<p>Cite it:</p>{_code(cite)}"
@@ -137,7 +140,9 @@ class Page:
             inner = re.sub(r">\s+<", "><", inner)
             parts.append(f"<details><summary>The runs</summary>{inner}</details>")
         else:
-            parts.append(f'<p>The runs are listed under <a href="#{self.listed[key]}">an earlier table</a>.</p>')
+            parts.append(
+                f'<p>The runs are listed under <a href="#{ANCHOR}{self.listed[key]}">an earlier table</a>.</p>'
+            )
         year = max(r.run["ended"] for r in evidence.records)[:4]
         cite = self._citation(name, caption, f"{len(evidence.records)} run records, set {key}", year, key)
         parts.append(f"<p>Make it again, here or on another machine:</p>{_code(commands)}")
@@ -152,15 +157,20 @@ class Page:
         yield f"papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
 
     def _citation(self, name, caption, note, year, key):
-        title = f"{TITLE}: {self.notebook}, {caption.split('. ')[0] or name}"
+        title = _tex(f"{TITLE}: {self.notebook}, {caption.split('. ')[0] or name}")
         return "\n".join([
             f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}-{name}-{key[:8]},",
             f"  author = {{{{{AUTHOR}}}}},",
             f"  title  = {{{title}}},",
             f"  year   = {{{year}}},",
-            f"  note   = {{notebooks/{self.notebook}.html\\#{name}; {note}}},",
+            f"  note   = {{{_tex(f'notebooks/{self.notebook}.html#{ANCHOR}{name}; {note}')}}},",
             "}",
         ])  # fmt: skip
+
+
+def _tex(text):
+    """Text in which TeX reads no command."""
+    return re.sub(r"([#$%&_])", r"\\\1", text)
 
 
 def _counted(evidences):

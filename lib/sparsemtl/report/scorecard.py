@@ -23,7 +23,8 @@ def scorecard(evidences):
 
     evidences: as `evidence_of_all` gives them. A claim is judged on the largest profile that has the runs for it, and
     on that alone. effect, low, high: mean paired difference and its 95 % interval, in percent of what the column `of`
-    says (NaN where nothing was run, or one unit gives no interval).
+    says (NaN where nothing was run, or one unit gives no interval); of a claim with several parts those of the weakest.
+    as published: the same quantity of the published values, as far as they are known.
     """
     rows = []
     for study, found in evidences.items():
@@ -38,9 +39,9 @@ def scorecard(evidences):
                 {
                     "claim": row.claim, "short": told[claim].short, "tested on": problems.get(problem, problem),
                     "verdict": row.verdict, "effect": 100 * row.effect, "low": 100 * row.low, "high": 100 * row.high,
-                    "of": told[claim].unit, "paired over": f"{n} {units}", "dz": row.dz, "profile": row.profile,
-                    "runs": row.runs, "page": told[claim].page, "paper": PAPERS[study], "made in": row["where"],
-                    "quantity": quantity,
+                    "weakest part": row.weakest, "as published": 100 * row.published, "of": told[claim].unit,
+                    "paired over": f"{n} {units}", "dz": row.dz, "profile": row.profile, "runs of the page": row.runs,
+                    "page": told[claim].page, "paper": PAPERS[study], "made in": row["where"], "quantity": quantity,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -72,6 +73,8 @@ def story(table):
     if len(ran) and (alone := ran[ran.low.isna()]).size:
         have = "has" if len(alone) == 1 else "have"
         lines.append(f"{len(alone)} {have} one seed, which gives no interval: inconclusive whatever the effect.")
+    for claim, said in table.loc[table["as published"] < 0, ["claim", "as published"]].itertuples(index=False):
+        lines.append(f"*{claim}* The published tables themselves say otherwise: {said:+.2f} %.")
     return " ".join(lines)
 
 
@@ -94,14 +97,16 @@ def effects(table):
         if np.isfinite(row.low):
             ax.plot([row.low, row.high], [y, y], color=colour, lw=2)
         ax.plot(row.effect, y, marker, ms=8, color=colour, mfc=colour if np.isfinite(row.low) else "white")
+        ax.plot(row["as published"], y, "d", ms=6, color=MUTED, mfc="none")
     for word in VERDICTS:
         colour, marker = VERDICT_STYLE[word]
         if word != NOT_RUN:
             ax.plot([], [], marker, color=colour, label=word)
     ax.plot([], [], "o", color=MUTED, mfc="white", label="no interval: one seed")
+    ax.plot([], [], "d", color=MUTED, mfc="none", label="as published")
     ax.axvline(0, color=MUTED, lw=1)
     ax.set_xscale("symlog", linthresh=10, linscale=2)  # intervals from two seeds are an order of magnitude longer
-    reach = np.nanmax(np.abs(rows[["effect", "low", "high"]].to_numpy(float)), initial=10) * 1.3
+    reach = np.nanmax(np.abs(rows[["effect", "low", "high", "as published"]].to_numpy(float)), initial=10) * 1.3
     ax.set_xlim(-reach, reach)
     ticks = [t for t in (-1000, -100, -10, -5, 0, 5, 10, 100, 1000) if abs(t) <= reach]
     ax.set_xticks(ticks, [f"{t:+g}" if t else "0" for t in ticks])

@@ -195,7 +195,7 @@ def training_history(records, problem, title=""):
         runs = [
             r.result["history"]
             for r in records
-            if (r.spec.method, r.spec.params["sparsity"]) == (method, sparsity)
+            if "control" not in r.spec.params and (r.spec.method, r.spec.params["sparsity"]) == (method, sparsity)
             and r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
         ]  # fmt: skip
         if runs:

@@ -38,17 +38,43 @@ def estimate(values):
     if n < 2:
         return Estimate(n, float(mean), math.nan, math.nan, math.nan)
     sd = values.std(ddof=1)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / math.sqrt(n)
+    half = _half_width(sd, n)
     return Estimate(n, float(mean), float(sd), float(mean - half), float(mean + half))
 
 
-def effect(differences):
-    """`Effect` of paired differences, one for each unit of analysis."""
+def _half_width(sd, n, picked_from=1):
+    """Of the t interval of a mean, at 1 - 0.05 / picked_from."""
+    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / picked_from, n - 1) * sd / math.sqrt(n)
+
+
+def effect(differences, picked_from=1):
+    """`Effect` of paired differences, one for each unit of analysis.
+
+    picked_from: number of effects of which this may be picked as the worst; its upper end is then that of the interval
+    at 1 - 0.05 / picked_from (Bonferroni).
+    """
     d = np.asarray(differences, dtype=np.float64)
     e = estimate(d)
+    high = e.mean + _half_width(e.sd, e.n, picked_from) if e.n > 1 else e.high
     dz = e.mean / e.sd if e.sd and math.isfinite(e.sd) else math.nan
     p = float(stats.wilcoxon(d).pvalue) if len(d) > 1 and d.any() else math.nan
-    return Effect(e.n, e.mean, e.sd, e.low, e.high, dz, p)
+    return Effect(e.n, e.mean, e.sd, e.low, high, dz, p)
+
+
+def weakest(parts):
+    """(name, `Effect`) of the part that decides a claim about several effects, all of which must be above zero.
+
+    parts: dict name -> paired differences. The claim holds where every lower end is above zero: each may be taken at
+    95 %, since all have to pass (intersection-union test, Berger 1982). It fails where an upper end is below zero;
+    there one worst part is enough, so upper ends allow for the number of parts (see `effect`). ("", None) where a part
+    was not run: the worst of some is not the worst of all.
+    """
+    effects = {name: effect(differences, len(parts)) for name, differences in parts.items()}
+    if not all(e.n for e in effects.values()):
+        return "", None
+    failed = [name for name, e in effects.items() if e.high < 0]
+    name = min(failed or effects, key=lambda name: (np.nan_to_num(effects[name].low, nan=-np.inf), effects[name].mean))
+    return name, effects[name]
 
 
 def holm(p_values):
@@ -75,35 +101,52 @@ def verdict(found):
     return "inconclusive"
 
 
-def against_published(found, published, sd=0.0):
+def against_published(found, published, sd=None):
     """(difference, difference in units of the spread, word) of our `Estimate` (None: not run) and a published value.
 
-    The spread is the root of the squared standard deviations, ours and the published one (sd); where one seed or
-    subject gives ours none, the published one stands for it. Up to two spreads count as agreement.
+    sd: the published standard deviation. The spread is then the root of both squared standard deviations; where one
+    seed gives ours none, the published one stands for it; up to two spreads count as agreement. Without a published
+    sd the spread is the standard error of our mean, and the value agrees where our 95 % interval holds it.
     """
     if found is None or not found.n:
         return math.nan, math.nan, "not run"
     difference = found.mean - published
-    spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
-    units = difference / spread if spread else math.nan
-    word = "agrees" if abs(units) <= 2 else "no spread" if math.isnan(units) else None
-    return difference, units, word or ("higher" if difference > 0 else "lower")
+    if sd is None:
+        spread, agrees = found.sd / math.sqrt(found.n), found.low <= published <= found.high
+    else:
+        spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
+        agrees = abs(difference) <= 2 * spread
+    if not spread > 0:
+        return difference, math.nan, "no spread"
+    return difference, difference / spread, "agrees" if agrees else "higher" if difference > 0 else "lower"
 
 
-def claim_row(claim, evidence, found, units, runs):
+def claim_row(claim, evidence, parts, published, units, runs):
     """One line of a table of claims (dict): sentence, evidence, effect, interval and verdict.
 
-    found: `Effect` or None where nothing was run. units: what is paired ("subjects", "seeds"), the name of a column.
-    runs: number of records behind it.
+    parts: paired differences, or a dict of them by part of the claim (see `weakest`). published: the same of the
+    published values. units: what is paired ("subjects", "seeds"), the name of a column. runs: number of records on the
+    claim's page.
     """
+    part, found = weakest({name: d.dropna() for name, d in _parts(parts).items()})
     ran = found is not None and found.n > 0
     numbers = {"effect": "mean", "low": "low", "high": "high", "dz": "dz"}
     return {
         "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
         "profile": evidence.profile if evidence else "", "runs": runs if ran else 0,
         **{name: getattr(found, field) if ran else math.nan for name, field in numbers.items()},
+        "weakest": part, "published": _smallest_mean(_parts(published)),
         units: found.n if ran else 0, "verdict": verdict(found),
     }  # fmt: skip
+
+
+def _parts(quantity):
+    return quantity if isinstance(quantity, dict) else {"": quantity}
+
+
+def _smallest_mean(parts):
+    """Of the parts that have a value; NaN where none has."""
+    return min((d.mean() for d in parts.values() if d.notna().any()), default=math.nan)
 
 
 def chance_interval(n_trials, n_classes):

@@ -199,6 +199,7 @@ TABLES = MappingProxyType(
     {
         "three-tasks": lambda profile: specs(profile, (ALL_NYU,), TABLE_LAMBDAS),
         "table1": table1_specs,
+        "fig3": fig3_specs,
         "table2": table2_specs,
         "fig4": fig4_specs,
         "table3": table3_specs,
