@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 from sparsemtl.benchmark import Benchmark, Mark
+from sparsemtl.errors import RecordError
+from sparsemtl.records import check_writable
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["Mark", "arguments", "counts", "report", "seconds", "take_turns", "where_time_goes"]
@@ -38,6 +40,14 @@ def arguments(text, **more):
     for name, default in more.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"(default: {default})")
     args = parser.parse_args()
+    if args.repeats < 1 or args.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"no device {args.device!r} on this machine: choose cpu")
+    try:
+        check_writable(args.out)
+    except RecordError as error:
+        parser.error(str(error))
     args.command = " ".join(f"--{name} {getattr(args, name)}" for name in more)
     torch.set_num_threads(args.threads)
     return args

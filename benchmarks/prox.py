@@ -87,7 +87,8 @@ def proximal_step(args, weights, scales, thresholds, details):
     ]
     taken = seconds(take_turns(sides, args, refill))
     refill()
-    report("prox", taken, marks, args, details | {"farthest": apart, "profile": where_time_goes(sides[PUBLISHED])})
+    profile = {side: where_time_goes(sides[side], args.device) for side in (OURS, PUBLISHED)}
+    report("prox", taken, marks, args, details | {"farthest": apart, "profile": profile})
 
 
 def farthest(sides, refill, thetas):

@@ -154,7 +154,7 @@ def write(args, sides, flops):
         "share of a matrix product's speed": {
             OURS: speeds[OURS] / peaks[MATMUL16], SAME: speeds[SAME] / peaks[MATMUL32]
         },
-        "profile": where_time_goes(sides[OURS], args.device),
+        "profile": {ours: where_time_goes(sides[ours], args.device)},
     }  # fmt: skip
     report("training", found, marks, args, details)
 

@@ -210,6 +210,67 @@ def test_import_tells_of_conflicts_and_replaces_what_is_damaged(capsys, make_rec
     assert store.read(ours.spec) == theirs
 
 
+def test_an_export_keeps_the_other_records_of_its_file(capsys, make_record, tiny_spec):
+    old, again, other = (make_record(tiny_spec(seed=s), {"value": v}) for s, v in ((0, 1.0), (0, 2.0), (1, 3.0)))
+    write_jsonl("a.jsonl", [old, other])
+    Store("runs").write(again)
+    assert call(capsys, "export", "shin2023", "a.jsonl")[2] == ["2 records written to a.jsonl, 1 of them were there"]
+    assert {r.digest for r in read_jsonl("a.jsonl")} == {again.digest, other.digest}
+
+
+def test_an_export_goes_through_a_link_and_not_onto_a_folder(capsys, make_record):
+    Store("runs").write(make_record())
+    os.mkdir("there")
+    os.symlink("there/a.jsonl", "link.jsonl")
+    assert call(capsys, "export", "shin2023", "link.jsonl")[0] == 0
+    assert len(read_jsonl("there/a.jsonl")) == 1
+    assert os.path.islink("link.jsonl")
+    status, _, err = call(capsys, "export", "shin2023", ".")
+    assert (status, err) == (2, ["sparsemtl: . is a folder: name a file in it"])
+
+
+def test_an_import_takes_the_lines_that_are_records(capsys, make_record, tiny_spec):
+    write_jsonl("a.jsonl", [make_record(tiny_spec(seed=s)) for s in range(3)])
+    with open("a.jsonl", "r+") as file:
+        text = file.read()
+        file.truncate(len(text) - 30)
+    status, _, err = call(capsys, "import", "a.jsonl")
+    assert status == 2
+    assert "left out: a.jsonl line 3: damaged" in err[0]
+    assert err[-1] == "2 of 2 records taken into runs"
+    assert len(Store("runs").all()[0]) == 2
+
+
+def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
+    for value, said in {"epochs=0": "epochs is 0", "lr=abc": "lr is 'abc'", "batch=1.5": "batch is 1.5"}.items():
+        status, _, err = call(capsys, "run", "shin2023", *ONE, "--set", value)
+        assert status == 2
+        assert err[0].startswith(f"sparsemtl: {said}: it must be")
+    assert Store("runs").all() == ([], [])
+
+
+def test_setting_what_differs_makes_one_run_of_many(capsys):
+    choice = (*ONE[2:], "--param", "labels=true")
+    assert len(call(capsys, "list", "shin2023", *choice)[1]) == 3
+    assert len(call(capsys, "list", "shin2023", *choice, "--set", "subject=1")[1]) == 1
+
+
+def test_a_filter_by_a_list_or_by_what_is_absent(capsys):
+    def count(*words):
+        return len(call(capsys, "list", *words)[1])
+
+    small = ("shin2023", "--profile", "small")
+    assert count(*small, "--param", "control=null") + count(*small, "--param", "control=truth") == count(*small)
+    vision = ("upadhyay2023", "--table", "fig3")
+    assert count(*vision, "--param", "layers=[1,1,1,1]") == count(*vision)
+
+
+def test_a_queue_without_results_is_a_mistake(capsys):
+    status, out, err = call(capsys, "queue")
+    assert (status, out) == (2, [])
+    assert "no committed records at results: run this in the repository" in err[0]
+
+
 def test_export_leaves_out_what_is_damaged_and_says_so(capsys, make_record, tiny_spec):
     store = Store("runs")
     good, bad = make_record(tiny_spec()), make_record(tiny_spec(seed=1))
@@ -254,6 +315,8 @@ MISTAKES = {
     ("run", "shin2023", "--store", "file/runs"): "cannot write file/runs",
     ("run", "shin2023", "--workers", "0"): "workers is 0: at least 1",
     ("run", "shin2023", "--device", "tpu"): "unknown device 'tpu': choose cpu or cuda",
+    ("list", "shin2023", "--param", "foo=1"): "unknown parameter 'foo': these runs have",
+    ("list", "shin2023", "--param", "label=1"): "unknown parameter 'label'",
     ("show", "ffff"): "no record starts with 'ffff' in runs or results",
     ("export", "shin2023", "a.jsonl"): "no record of shin2023 in runs",
     ("import", "absent.jsonl"): "absent.jsonl: no such file",

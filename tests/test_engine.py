@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,31 @@ def test_one_failing_run_does_not_stop_the_others(calls, tiny_spec, tmp_path):
     assert set(outcome.records) == {specs[0].hash, specs[3].hash} == {r.hash for r in store.all()[0]}
     calls.fail = {}
     assert execute(specs, store, progress=False).executed == 2
+
+
+def test_a_fault_that_nobody_thought_of_does_not_stop_the_others_either(calls, tiny_spec, tmp_path):
+    specs = [tiny_spec(seed=s) for s in range(3)]
+    calls.fail = {0: RuntimeError("a shape\nthat does not fit")}
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert outcome.failures == [f"{specs[0].label()}: RuntimeError: a shape that does not fit"]
+    assert set(outcome.records) == {s.hash for s in specs[1:]}
+    with pytest.raises(RuntimeError):  # who calls for one run sees it as it is
+        run(specs[0])
+
+
+def test_a_library_inside_another_project_has_no_revision(tmp_path):
+    package = tmp_path / "project" / ".venv" / "sparsemtl"
+    shutil.copytree(Path(engine.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "project" / ".gitignore").write_text(".venv\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path / "project")]
+    for words in (["init", "-q"], ["add", ".gitignore"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    code = "from sparsemtl.engine import revision; print(revision())"
+    env = os.environ | {"PYTHONPATH": str(package.parent)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert found.stdout.strip() == "unknown"
 
 
 def test_a_result_that_is_not_finite_fails_by_name(calls, tiny_spec, tmp_path, monkeypatch):
@@ -172,6 +198,25 @@ def test_a_batch_that_fails_whole_fails_for_each(together, calls, tiny_spec, tmp
     assert [line.rpartition(": ")[2] for line in outcome.failures] == ["no such folder"] * 3
 
 
+def test_a_fault_in_a_batch_is_that_of_one_run(together, tiny_spec, tmp_path, monkeypatch):
+    specs = [tiny_spec("or", s) for s in (0.1, 0.2, 0.3)]
+    alone = sys.modules["a_runner"].run
+
+    def fail(spec, **options):
+        if spec == specs[1]:
+            raise RuntimeError("no such thing")
+        return alone(spec, **options)
+
+    def fail_all(specs, **options):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(sys.modules["a_runner"], "run", fail)
+    monkeypatch.setattr(sys.modules["a_runner"], "run_many", fail_all)
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert outcome.failures == [f"{specs[1].label()}: RuntimeError: no such thing"]
+    assert set(outcome.records) == {specs[0].hash, specs[2].hash}
+
+
 def test_ctrl_c_keeps_the_batches_that_ended(together, calls, tiny_spec, tmp_path):
     calls.fail = {1: KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
@@ -193,6 +238,7 @@ def test_no_batch_is_longer_than_a_workers_share(together, tiny_spec, workers, l
         ({"workers": 0}, SpecError, "workers is 0"),
         ({"workers": -1}, SpecError, "workers is -1"),
         ({"device": "gpu"}, SpecError, "unknown device 'gpu'"),
+        ({"device": "cpu:0"}, SpecError, "unknown device 'cpu:0': choose cpu or cuda"),
         ({"device": "cuda:99"}, SpecError, "no device 'cuda:99' on this machine"),
         ({"store": Store("/proc/nowhere")}, RecordError, "cannot write /proc/nowhere"),
     ],
@@ -330,8 +376,8 @@ def first():
     return run(shin2023.specs("quick", methods=("dense-single",), subjects=(1,), seeds=(0,))[0])
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers, first, capsys):
+@pytest.mark.parametrize(("workers", "sent"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)])
+def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers, sent, first, capsys):
     store, give_up = Store(tmp_path / "runs"), time.monotonic() + 300
     words = [*GRID, "--store", str(store.folder)]
     process = subprocess.Popen(
@@ -342,7 +388,10 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers,
     )  # fmt: skip
     while not store.all()[0] and process.poll() is None and time.monotonic() < give_up:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the workers too
+    else:
+        process.send_signal(sent)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == ""

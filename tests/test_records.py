@@ -174,12 +174,49 @@ def test_a_full_disk_leaves_what_was_there(record, make_record, tmp_path, monkey
 def test_a_store_that_cannot_be_written_is_named(record, tmp_path):
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "runs")
-    for action in (store.check_writable, lambda: store.write(record)):
+    for action in (lambda: store.check_writable([record.spec]), lambda: store.write(record)):
         with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
             action()
     assert store.read(record.spec) is None
-    Store(tmp_path / "new").check_writable()
+    Store(tmp_path / "new").check_writable([record.spec])
     assert files(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("inside", ["shin2023", "the record"])
+def test_a_store_with_something_in_the_way_is_named_before_the_work(record, tmp_path, inside):
+    store = Store(tmp_path)
+    if inside == "the record":
+        store.path(record.spec).mkdir(parents=True)
+    else:
+        (tmp_path / inside).write_text("")
+    with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
+        store.check_writable([record.spec])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("packages", []), ("seconds", None), ("seconds", -1.0), ("device", 3), ("threads", "one")]
+)
+def test_what_run_says_has_its_kind(record, name, value):
+    changed = record.to_dict() | {"run": record.run | {name: value}}
+    with pytest.raises(RecordError, match=f"run {record.hash}: its {name} cannot be"):
+        validate(changed)
+
+
+def test_a_line_too_deep_to_read_is_damaged(tmp_path):
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(RecordError, match=r"deep\.jsonl line 1: damaged"):
+        read_jsonl(tmp_path / "deep.jsonl")
+
+
+def test_lines_that_are_no_records_may_be_left_out_by_name(three, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", three)
+    text = (tmp_path / "a.jsonl").read_text()
+    (tmp_path / "a.jsonl").write_text(text[:-40])
+    problems = []
+    assert len(read_jsonl(tmp_path / "a.jsonl", problems)) == 2
+    assert len(problems) == 1
+    assert "a.jsonl line 3: damaged" in problems[0]
+    assert "take the file again from where it came" in problems[0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00", b"[1]", b'{"schema": 1}', b"nul"])

@@ -15,7 +15,8 @@ from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.masks import apply_masks, topk_mask
 from sparsemtl.sparsity.saliency import random_scores
-from sparsemtl.streaming import Decoder, LiveFilter, RingBuffer, onnx_session, plain, replay, scaling, stream
+from sparsemtl.streaming import Decoder, LiveFilter, RingBuffer, onnx_session, plain, replay, stream
+from sparsemtl.training.motor import scaling
 
 
 class Clock:

@@ -1,23 +1,26 @@
-"""Command line: python -m sparsemtl {list, run, show, export, import, data, queue, crate}."""
+"""Command line: python -m sparsemtl {list, run, ship, show, export, import, queue, crate, data}."""
 
 import argparse
 import json
 import os
+import signal
 import sys
-from dataclasses import replace
+import warnings
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
-from sparsemtl.records import Store, committed, merge, read_jsonl, set_hash, write_jsonl
-from sparsemtl.spec import PROFILES
+from sparsemtl.records import Store, committed, merge, read_jsonl, repository_root, set_hash, write_jsonl
+from sparsemtl.spec import PROFILES, RunSpec, check_values
 
 STUDIES = {name: f"sparsemtl.studies.{name}" for name in ("shin2023", "upadhyay2023")}
 
 
 def main(argv=None):
-    """Run one command; returns the exit status: 0, 2 for a user's mistake or a failed run, 130 for Ctrl-C."""
+    """Run one command; returns the exit status: 0, 2 for a user's mistake or a failed run, 130 when stopped."""
     args = _parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         status = args.command(args) or 0
         sys.stdout.flush()
@@ -34,6 +37,13 @@ def main(argv=None):
             file=sys.stderr,
         )
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_):
+    """On a signal what Ctrl-C does: worker processes end too."""
+    raise KeyboardInterrupt
 
 
 def _parser():
@@ -63,11 +73,13 @@ def _parser():
         sub.add_argument("--set", **pair, help="set parameters otherwise: other runs, which no table of the book shows")
 
     def store(sub):
-        sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or ./runs)")
+        sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or runs/)")
 
     def results(sub):
-        text = "committed records (default: ./results)"
-        sub.add_argument("--results", type=Path, default=Path("results"), help=text)
+        text = "committed records (default: results/ of the repository)"
+        sub.add_argument(
+            "--results", type=_folder, default=Path(os.path.relpath(repository_root() / "results")), help=text
+        )
 
     sub = command("list", _list, "list the runs of a study and which of them have a record")
     grid(sub)
@@ -111,6 +123,12 @@ def _parser():
     return parser
 
 
+def _folder(text):
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
+
+
 def _study(name):
     if name not in STUDIES:
         raise SpecError(f"unknown study {name!r}: choose one of {', '.join(STUDIES)}")
@@ -126,6 +144,10 @@ def _pair(text):
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
+ABSENT = ("control",)  # parameters that a run may lack, which `null` then names
 
 
 def _chosen(args):
@@ -144,9 +166,12 @@ def _chosen(args):
     ):  # fmt: skip
         if not wanted:
             continue
-        have = {s: s.params.get(field, getattr(s, field, None)) for s in chosen}
+        if not any(field in (*s.params, *ABSENT, *OWN) for s in chosen):
+            raise SpecError(f"unknown parameter {field!r}: these runs have {', '.join((*chosen[0].params, *OWN))}")
+        have = {s: s.params.get(field, getattr(s, field) if field in OWN else None) for s in chosen}
         names = {v for v in have.values() if isinstance(v, str)}  # labels=true is a name there, not JSON's true
         wanted = [text if (text := str(value).lower()) in names else value for value in wanted]
+        wanted = [tuple(value) if isinstance(value, list) else value for value in wanted]
         unknown = [value for value in wanted if value not in have.values()]
         if unknown:
             known = ", ".join(str(v) for v in dict.fromkeys(have.values()))
@@ -160,7 +185,8 @@ def _chosen(args):
     for name, _ in args.set:
         if unknown := [s for s in chosen if name not in (*s.params, *optional)]:
             raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
-    return [replace(s, params=s.params | dict(args.set)) for s in chosen] if args.set else chosen
+    check_values(dict(args.set), study.RULES)
+    return list(dict.fromkeys(replace(s, params=s.params | dict(args.set)) for s in chosen)) if args.set else chosen
 
 
 def _list(args):
@@ -189,6 +215,7 @@ def _state(spec, shipped, store):
 def _run(args):
     from sparsemtl.engine import execute
 
+    warnings.filterwarnings("ignore", r"\d+ tasks", module="joblib")  # what it says of runs that Ctrl-C cut off
     outcome = execute(_chosen(args), Store(args.store), args.workers, args.data_dir, args.device)
     print(f"{outcome.executed} runs executed, {len(outcome.records)} records in all", file=sys.stderr)
     causes = {}
@@ -255,12 +282,21 @@ def _export(args):
     if not chosen:
         wanted = " ".join(filter(None, (args.study, args.profile, args.problem)))
         raise SpecError(f"no record of {wanted} in {Store(args.store).folder}: execute its runs first")
-    print(f"{write_jsonl(args.file, chosen)} records written to {args.file}", file=sys.stderr)
+    if args.file.is_dir():
+        raise RecordError(f"{args.file} is a folder: name a file in it")
+    file, kept = args.file.resolve(), []
+    if file.is_file():  # a record made again takes the place of the old one, all others stay
+        names = {r.hash for r in chosen}
+        kept = [r for r in read_jsonl(file) if r.hash not in names]
+    n = write_jsonl(file, [*chosen, *kept])
+    print(f"{n} records written to {args.file}{f', {len(kept)} of them were there' if kept else ''}", file=sys.stderr)
 
 
 def _import(args):
-    store = Store(args.store)
-    incoming = read_jsonl(args.file)
+    store, damaged = Store(args.store), []
+    incoming = read_jsonl(args.file, damaged)
+    if damaged and not incoming:
+        raise RecordError(damaged[0])
     present = store.all()[0]
     kept, conflicts = merge(present, incoming)
     have = {r.hash for r in present}
@@ -269,13 +305,23 @@ def _import(args):
         store.write(record)
     for conflict in conflicts:
         print(f"sparsemtl: {conflict}", file=sys.stderr)
+    for problem in damaged:
+        print(f"sparsemtl: left out: {problem}", file=sys.stderr)
     print(f"{len(new)} of {len(incoming)} records taken into {store.folder}", file=sys.stderr)
+    return 2 if damaged else 0
 
 
 def _queue(args):
     from sparsemtl.report.queue import queue
 
-    records = merge(Store(args.store).all()[0], committed(args.results))[0]
+    own, problems = Store(args.store).all()
+    for problem in problems:
+        print(f"sparsemtl: left out: {problem}", file=sys.stderr)
+    if not args.results.is_dir():
+        raise SpecError(
+            f"there are no committed records at {args.results}: run this in the repository, or give --results"
+        )
+    records = merge(own, committed(args.results))[0]
     print(queue([_study(name) for name in STUDIES], records))
 
 

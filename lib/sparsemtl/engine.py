@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -115,10 +116,10 @@ def reproducible(device):
 
 
 def _check_device(device):
-    kind, _, index = str(device).partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(device))
+    if not found:
         raise SpecError(f"unknown device {device!r}: choose cpu or cuda")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+    if device != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
         raise SpecError(f"no device {device!r} on this machine: choose cpu")
 
 
@@ -156,6 +157,7 @@ def revision():
         return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout
 
     try:
+        git("ls-files", "--error-unmatch", "engine.py")  # installed inside another project's folder, it is not tracked
         return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", ".").strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -190,7 +192,7 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
     same_code: a record that other code made counts as missing (cheap runs, which must show what the code does now).
     Specs that their study's runner does together end together, and each record takes an equal share of the seconds.
-    A run that fails with a `SparseMTLError` is noted in `Outcome.failures` and the others go on.
+    A run that fails is noted in `Outcome.failures` and the others go on.
     Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
     `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written.
     """
@@ -205,8 +207,7 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
             missing.append(spec)
         else:
             outcome.records[spec.hash] = record
-    if missing:
-        store.check_writable()
+    store.check_writable(missing)
     missing.sort(key=lambda spec: spec.seed)  # stopped early, the table has few seeds rather than holes
     batches = _batches(missing, workers, device)
     bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
@@ -247,6 +248,7 @@ def _results(batches, store, workers, root, device):
     """Yield (spec, record, failure) as batches end; joblib's backend may be set from outside, to Dask for example."""
     jobs = (delayed(_run_and_write)(batch, store, root, device) for batch in batches)
     try:
+        workers = max(1, min(workers, len(batches)))
         for done in Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs):
             yield from done
     except TerminatedWorkerError:
@@ -257,8 +259,14 @@ def _results(batches, store, workers, root, device):
 
 def _run_and_write(specs, store, root, device):
     """(spec, record, None) of each spec of a batch, or (spec, None, what went wrong)."""
+    try:
+        records = _run_batch(specs, root, device)
+    except Exception as error:  # a fault of the library, or a value that nobody thought of: the others go on
+        if len(specs) > 1:
+            return [done for spec in specs for done in _run_and_write([spec], store, root, device)]
+        records = [SparseMTLError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
     done = []
-    for spec, record in zip(specs, _run_batch(specs, root, device), strict=True):
+    for spec, record in zip(specs, records, strict=True):
         try:
             if isinstance(record, SparseMTLError):
                 raise record

@@ -1,5 +1,7 @@
 """Errors that a user can act on: each message is one line that names the thing and the way out."""
 
+from importlib.util import find_spec
+
 
 class SparseMTLError(Exception):
     """Base of every error that a user's input or machine causes; the command line prints it and exits with 2."""
@@ -15,3 +17,9 @@ class SpecError(SparseMTLError, ValueError):
 
 class RecordError(SparseMTLError):
     """A run record that cannot be read, written or trusted."""
+
+
+def needs(what, extra, *packages):
+    """Raise `SpecError` where a package is missing that `what` needs; `extra` of this library brings it."""
+    if absent := [name for name in packages if find_spec(name) is None]:
+        raise SpecError(f"{what}: no package {absent[0]}; pip install 'sparsemtl[{extra}]'")

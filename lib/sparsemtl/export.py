@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils import _pytree as pytree
 
-from sparsemtl.errors import RecordError, SpecError
+from sparsemtl.errors import RecordError, SpecError, needs
 
 
 def to_onnx(model, example, path):
@@ -25,11 +25,7 @@ def to_onnx(model, example, path):
     any n, and RecordError where the file cannot be written.
     """
     name, path = type(model).__name__, Path(path)
-    try:
-        import onnx  # noqa: F401  (torch imports it late, in the midst of the export)
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise SpecError(f"to_onnx: no package {error.name}; pip install 'sparsemtl[speed]'") from error
+    needs("to_onnx", "speed", "onnx", "onnxscript")  # torch imports them late, in the midst of the export
     try:
         program = _exported(copy.deepcopy(model).eval(), example)
     except Exception as error:  # the exporter, and the model's code in it, may raise anything

@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -26,7 +27,13 @@ from sparsemtl.spec import RunSpec, canonical_json
 
 SCHEMA = 1
 DIGITS = 6  # significant digits kept of a float: below the spread of any metric, and compact
-REQUIRED_RUN = ("started", "ended", "seconds", "device", "threads", "python", "packages", "revision")
+# What `run` must say, and of which kind
+REQUIRED_RUN = MappingProxyType(
+    {"started": str, "ended": str, "seconds": (int, float), "device": str, "threads": int, "python": str,
+     "packages": dict, "revision": str}
+)  # fmt: skip
+MADE_HERE = "delete it and run the same command again to re-make it"
+BROUGHT_HERE = "take the file again from where it came (`git checkout`, or another copy)"
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,11 @@ def compact_numbers(value):
     return value
 
 
-def validate(value, where="record"):
-    """Return the `RunRecord` of a plain dict, or raise `RecordError` that names `where` and what is wrong."""
+def validate(value, where="record", remedy=MADE_HERE):
+    """Return the `RunRecord` of a plain dict, or raise `RecordError` that names `where`, what is wrong and a remedy."""
 
     def wrong(what):
-        return RecordError(f"{where}: {what}; delete it and run the same command again to re-make it")
+        return RecordError(f"{where}: {what}; {remedy}")
 
     if not isinstance(value, dict):
         raise wrong("not a JSON object")
@@ -107,6 +114,10 @@ def validate(value, where="record"):
     absent = [k for k in REQUIRED_RUN if k not in record.run]
     if absent:
         raise wrong(f"run {record.hash} does not say its {', '.join(absent)}")
+    for name, kind in REQUIRED_RUN.items():
+        said = record.run[name]
+        if not isinstance(said, kind) or (name == "seconds" and not 0 <= said < math.inf):
+            raise wrong(f"run {record.hash}: its {name} cannot be {said!r}")
     return record
 
 
@@ -132,22 +143,39 @@ def written_whole(path):
             part.unlink(missing_ok=True)
 
 
+def check_writable(folder):
+    """Raise `RecordError` where no file can be written in `folder`, which is made where it is absent."""
+    probe = Path(folder) / f".writable.{os.getpid()}"
+    with written_whole(probe):
+        pass
+    probe.unlink(missing_ok=True)
+
+
+def repository_root(start=None):
+    """The folder of this checkout: the nearest one above `start` (default: here) that holds `_toc.yml`, else here."""
+    here = Path(start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "_toc.yml").exists()), here)
+
+
 class Store:
-    """Folder of finished records, one `HASH.json` each; many processes may write to it at once."""
+    """Folder of finished records, one `HASH.json` each; many processes may write to it at once.
+
+    folder: default SPARSEMTL_RUNS, or `runs` in the repository.
+    """
 
     def __init__(self, folder=None):
-        self.folder = Path(folder or os.environ.get("SPARSEMTL_RUNS") or "runs")
+        self.folder = Path(folder or os.environ.get("SPARSEMTL_RUNS") or os.path.relpath(repository_root() / "runs"))
 
     def path(self, spec):
         """Where the record of `spec` lies or would lie."""
         return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
 
-    def check_writable(self):
-        """Raise `RecordError` where records could not be written: said before hours of work, not after."""
-        probe = self.folder / f".writable.{os.getpid()}"
-        with written_whole(probe):
-            pass
-        probe.unlink(missing_ok=True)
+    def check_writable(self, specs):
+        """Raise `RecordError` where records of `specs` could not be written: said before hours of work, not after."""
+        for folder in {self.path(spec).parent for spec in specs}:
+            check_writable(folder)
+        if taken := [path for path in map(self.path, specs) if path.is_dir()]:
+            raise RecordError(f"cannot write {taken[0]}: a folder has this name; move it away")
 
     def write(self, record):
         """Write one record: first under a temporary name, then renamed."""
@@ -177,16 +205,16 @@ def _read(path):
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read ({error}); delete it and run the same command again") from error
-    return _parse(text, path)
+        raise RecordError(f"{path}: cannot be read ({error}); {MADE_HERE}") from error
+    return _parse(text, path, MADE_HERE)
 
 
-def _parse(text, where):
+def _parse(text, where, remedy):
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise RecordError(f"{where}: damaged ({error}); delete it and run the same command again") from error
-    return validate(value, where)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where}: damaged ({error}); {remedy}") from error
+    return validate(value, where, remedy)
 
 
 def write_jsonl(path, records: Iterable[RunRecord]):
@@ -198,8 +226,11 @@ def write_jsonl(path, records: Iterable[RunRecord]):
     return len(unique)
 
 
-def read_jsonl(path):
-    """Every record of a JSON-lines file; raises `RecordError` that names file, line and cause."""
+def read_jsonl(path, problems=None):
+    """Every record of a JSON-lines file; raises `RecordError` that names file, line and cause.
+
+    problems: a list that takes one text for each line that is no record, so that the others are read.
+    """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -207,7 +238,15 @@ def read_jsonl(path):
         raise RecordError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read ({error})") from error
-    return [_parse(line, f"{path} line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    records = []
+    for i, line in enumerate(lines, 1):
+        try:
+            records += [_parse(line, f"{path} line {i}", BROUGHT_HERE)] if line.strip() else []
+        except RecordError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return records
 
 
 def committed(results="results"):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sparsemtl.engine import reproducible
-from sparsemtl.errors import RecordError, SpecError
+from sparsemtl.errors import RecordError, SpecError, needs
 from sparsemtl.export import to_onnx
 from sparsemtl.records import written_whole
 from sparsemtl.report.crate import SOURCES
@@ -32,10 +32,9 @@ def ship(spec, folder, root=None, device="cpu"):
     """
     if spec.study != study.NAME:
         raise SpecError(f"ship: {spec.label()} is not a run of {study.NAME}, the study whose networks can be shipped")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise SpecError("ship: no package onnxruntime; pip install 'sparsemtl[speed]'") from error
+    needs("ship", "speed", "onnx", "onnxscript", "onnxruntime")  # said before the training, not after
+    import onnxruntime
+
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

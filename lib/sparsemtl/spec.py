@@ -18,6 +18,33 @@ def canonical_json(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
+def whole(least):
+    """Rule for `check_values`: a whole number, `least` or more."""
+    return f"a whole number of {least} or more", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least
+
+
+def number(words, test=lambda v: True):
+    """Rule for `check_values`: a finite number that passes a test."""
+
+    def passes(v):
+        return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and test(v)
+
+    return words, passes
+
+
+def one_of(*values):
+    """Rule for `check_values`: one of these values, of the same kind (1 is not True)."""
+    words = " or ".join(repr(v) for v in values)
+    return words, lambda v: any(type(v) is type(known) and v == known for known in values)
+
+
+def check_values(params, rules):
+    """Raise `SpecError` for the first parameter that breaks its rule. rules: name -> (what it must be, its test)."""
+    for name, (words, passes) in rules.items():
+        if name in params and not passes(params[name]):
+            raise SpecError(f"{name} is {params[name]!r}: it must be {words}")
+
+
 def _frozen(value):
     """A JSON value with read-only mappings and tuples for its objects and arrays."""
     if isinstance(value, dict):

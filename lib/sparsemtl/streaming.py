@@ -6,7 +6,7 @@
 `demonstration` goes all the way with simulated recordings. For a network of one's own and blocks of any source:
 
     live = LiveFilter(len(channels), 160.0, fmin=4.0, fmax=38.0, rate=80.0)
-    decode = Decoder(network, "mi", *scaling(training_trials))
+    decode = Decoder(network, "mi", *motor.scaling(training_trials))
     blocks = replay(raw, block=8)
     for decision in stream(blocks, live, RingBuffer(len(channels), 240), decode, every=0.1):
         print(decision.time_s, decision.probabilities, decision.compute_ms, decision.late_ms)
@@ -18,16 +18,20 @@ half as steeply. A network trained on the loaders' trials meets signals of a sli
 
 import math
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.signal import butter, sosfilt, sosfilt_zi
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.models.dualtask import TASKS, DualTaskNet, EEGNet, ShallowConvNet
+from sparsemtl.sparsity.masks import apply_masks, arbiter
+from sparsemtl.training.fit import fit
+from sparsemtl.training.motor import dealt, multitask_loss, scaling
+from sparsemtl.training.pruning import Job, votes
 
 TRIALS = 60  # of each class and task in the demonstration: with 42 in all, the network hardly learns
 
@@ -117,18 +121,12 @@ def _check_channels(block, channels):
         )
 
 
-def scaling(trials):
-    """Mean and standard deviation of each channel, float64 (channels, 1), of trials (n, channels, samples)."""
-    mean = trials.mean(axis=(0, 2), dtype=np.float64)[:, None]
-    return mean, trials.std(axis=(0, 2), dtype=np.float64)[:, None]
-
-
 class Decoder:
     """Class probabilities of one window: scaled by channel, through the network, softmax.
 
     network: a DualTaskNet, of which `task` is decoded; an nn.Module from (1, channels, samples) to logits
     (1, classes); or any other function that does this with float32 arrays (`onnx_session`). mean, deviation: of the
-    training trials, from `scaling`.
+    training trials, from `motor.scaling`.
     """
 
     def __init__(self, network, task=None, mean=0.0, deviation=1.0):
@@ -352,7 +350,7 @@ def demonstration(seed=0, seconds=10.0, speed=1.0, every=0.1, task="me"):
 
 
 def training_trials(data, held_out=None):
-    """(inputs, targets, moments) of a `MotorData`: scaled trials and classes {task: tensor}, and their `scaling`.
+    """(inputs, targets, moments) of a `MotorData`: scaled trials and classes {task: tensor}, and their `motor.scaling`.
 
     held_out: number of a recording whose trials are left out.
     """
@@ -366,34 +364,17 @@ def training_trials(data, held_out=None):
 
 def prune(network, inputs, targets, sparsity):
     """Put the masks of Shin et al. 2023 on a network: each task votes by SNIP, the shared part is joined by OR."""
-    from sparsemtl.sparsity.masks import apply_masks, arbiter
-    from sparsemtl.training.pruning import Job, votes
-
-    job = Job(inputs, targets, _loss, epochs=0, steps=0, sparsity=sparsity, seed=0)
+    job = Job(inputs, targets, multitask_loss, epochs=0, steps=0, sparsity=sparsity, seed=0)
     apply_masks(network, arbiter(votes(network, job)))
 
 
 def train(network, inputs, targets, optimizer, epochs, seed=0, after_step=None, batch=16):
-    """Train in place on batches that hold about `batch` trials of each task; `after_step` as in `fit`."""
-    from sparsemtl.training.fit import fit
-
-    generator = torch.Generator().manual_seed(seed)
-    steps = math.ceil(min(map(len, targets.values())) / batch)
-
-    def batches(_):
-        dealt = {task: torch.randperm(len(y), generator=generator).tensor_split(steps) for task, y in targets.items()}
-        for rows in zip(*dealt.values(), strict=True):
-            chosen = dict(zip(dealt, rows, strict=True))
-            yield {t: inputs[t][r] for t, r in chosen.items()}, {t: targets[t][r] for t, r in chosen.items()}
-
+    """Train in place on batches as `motor.dealt` makes them; `after_step` as in `fit`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout
-        fit(network, batches, _loss, optimizer, epochs, after_step)
+        batches = partial(dealt, inputs, targets, batch, seed)
+        fit(network, batches, multitask_loss, optimizer, epochs, after_step)
     network.eval()
-
-
-def _loss(outputs, targets):
-    return sum(cross_entropy(outputs[task], targets[task]) for task in targets)
 
 
 def _recording(data, seed, task):

@@ -1,5 +1,7 @@
 """The simulated EEG: reproducible, decodable, and with the sources it says it has."""
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -110,3 +112,9 @@ def test_truth_says_which_channels_see_which_sources():
 def test_bad_options(options, message):
     with pytest.raises(SpecError, match=message):
         load("simulated-eeg", **options)
+
+
+def test_a_missing_package_is_named_with_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "moabb", None)
+    with pytest.raises(SpecError, match=r"simulated-eeg: no package moabb; pip install 'sparsemtl\[eeg\]'"):
+        load("simulated-eeg")

@@ -25,7 +25,7 @@ def seconds(**sides):
 @pytest.fixture
 def prox():
     marks = (Mark("gain", "slow", "fast", "at least", 5.0), Mark("cost", "fast", "floor", "at most", 1.5))
-    profile = [{"operation": "sum", "share": 0.75}, {"operation": "copy", "share": 0.2}]
+    profile = {"fast": [{"operation": "sum", "share": 0.75}, {"operation": "copy", "share": 0.2}]}
     sides = seconds(slow=[4.0, 4.0, 4.0], fast=[1.0, 1.0, 1.0], floor=[0.8, 0.8, 0.8])
     return Benchmark("prox", sides, marks, {"profile": profile}, MACHINE)
 

@@ -9,8 +9,8 @@ import pytest
 from sparsemtl import engine
 from sparsemtl.__main__ import _chosen, _parser
 from sparsemtl.errors import DataError, RecordError
-from sparsemtl.records import Store, write_jsonl
-from sparsemtl.report.evidence import Evidence, committed_evidence, local_evidence, repository_root
+from sparsemtl.records import Store, repository_root, write_jsonl
+from sparsemtl.report.evidence import Evidence, committed_evidence, local_evidence
 from sparsemtl.studies import shin2023, upadhyay2023
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"

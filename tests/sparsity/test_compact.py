@@ -406,15 +406,40 @@ class Branches(nn.Module):
 
 
 class InPlace(nn.Module):
-    def __init__(self):
+    def __init__(self, scale=1.0):
         super().__init__()
+        self.scale = scale
         self.first, self.relu, self.second = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3)
         self.first.weight.data[0] = 0
         self.first.bias.data[0] = -2.0
 
     def forward(self, x):
         h = self.first(x)
-        return self.relu(h).mean() + self.second(h)  # h itself is not what it was
+        return self.scale * (self.relu(h).mean() + self.second(h))  # h itself is not what it was
+
+
+class ReadBeside(nn.Module):
+    """A weight that is read without its module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.first.weight.data[0] = self.first.bias.data[0] = 0
+        self.second.weight.data[:, 0] = 0
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.second(h) + F.conv2d(h, self.second.weight)
+
+
+@pytest.mark.parametrize("divisor", [None, 1, 7])
+def test_an_average_with_a_divisor_of_its_own_is_no_map_of_constants(divisor):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2, divisor_override=divisor)]
+    model = settled(nn.Sequential(*layers, nn.Conv2d(6, 4, 3)))
+    model[0].weight.data[:3] = 0  # constants of batch norm go on
+    model[1].bias.data.abs_()
+    compacted(model.double(), noise(2, 3, 12, 12, dtype=torch.float64), tolerance=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -422,6 +447,8 @@ class InPlace(nn.Module):
     [
         (Branches(), noise(1, 3, 8, 8), "cannot trace Branches"),
         (InPlace(), noise(1, 3, 8, 8), "InPlace gives other outputs"),
+        (InPlace(1e-3), noise(1, 3, 8, 8), "InPlace gives other outputs"),
+        (ReadBeside(), noise(1, 3, 8, 8), "ReadBeside does not run when compacted"),
         (nn.Conv2d(3, 4, 3), noise(1, 5, 8, 8), "Conv2d does not take the example"),
     ],
 )

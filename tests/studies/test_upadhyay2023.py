@@ -59,8 +59,8 @@ def test_protocols_have_their_own_values():
     [
         (lambda: study.specs("tiny", ("seg",), (0.0,)), "unknown profile"),
         (lambda: study.specs("small", ("edges",), (0.0,)), "unknown task 'edges'"),
-        (lambda: study.specs("small", ("seg",), (-1.0,)), "lambda is -1"),
-        (lambda: study.specs("small", ("seg",), (float("nan"),)), "lambda is nan"),
+        (lambda: study.specs("small", ("seg",), (-1.0,)), "lam is -1"),
+        (lambda: study.specs("small", ("seg",), (float("nan"),)), "lam is nan"),
         (lambda: study.specs("small", ("seg",), (0.0,), protocol="draft"), "unknown protocol"),
         (lambda: study.specs("small", ("seg",), (0.0,), "cityscapes"), "unknown data"),
         (lambda: study.specs("small", ("seg",), (0.0,), colour="red"), "unknown parameter 'colour'"),

@@ -245,7 +245,12 @@ def test_what_is_wrong_with_the_data_is_wrong_with_each(tiny_spec, given):
         ({"sparsity": 1.0}, SpecError, r"sparsity is 1\.0"),
         ({"sparsity": -0.1}, SpecError, r"sparsity is -0\.1"),
         ({"folds": 7}, DataError, "too few MI trials for 7 folds"),
-        ({"folds": 1}, SpecError, "n_folds=1"),
+        ({"folds": 1}, SpecError, "folds is 1: it must be a whole number of 2 or more"),
+        ({"folds": 2.5}, SpecError, r"folds is 2\.5"),
+        ({"epochs": 0}, SpecError, "epochs is 0: it must be a whole number of 1 or more"),
+        ({"batch": 0}, SpecError, "batch is 0"),
+        ({"lr": -1.0}, SpecError, r"lr is -1\.0: it must be a number above 0"),
+        ({"labels": True}, SpecError, "labels is True: it must be 'true' or 'shuffled'"),
         ({"backbone": "vgg"}, SpecError, "unknown backbone 'vgg'"),
     ],
 )
@@ -291,7 +296,7 @@ def analysed(monkeypatch, mi, me):
     monkeypatch.setattr(motor, "votes", votes)
     inputs = {t: torch.tensor(getattr(data, t).x) for t in TASKS}
     targets = {t: torch.tensor(getattr(data, t).y) for t in TASKS}
-    job = motor.Job(inputs, targets, motor._loss, 1, 1, 0.5, 0)
+    job = motor.Job(inputs, targets, motor.multitask_loss, 1, 1, 0.5, 0)
     return net, motor.vote_analysis(net, job, data, build, 0)
 
 
@@ -343,7 +348,7 @@ def test_halves_split_each_class_between_them():
     data = subject()
     job = motor.Job(
         {t: torch.tensor(getattr(data, t).x) for t in TASKS}, {t: torch.tensor(getattr(data, t).y) for t in TASKS},
-        motor._loss, 1, 1, 0.5, 0,
+        motor.multitask_loss, 1, 1, 0.5, 0,
     )  # fmt: skip
     halves = [motor._half(job, k) for k in (0, 1)]
     for task in TASKS:

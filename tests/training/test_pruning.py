@@ -60,7 +60,7 @@ def weights(net):
 
 def job(sparsity, tasks=TASKS):
     inputs, targets = data(tasks)
-    return Job(inputs, targets, motor._loss, EPOCHS, EPOCHS * 3, sparsity, 11)
+    return Job(inputs, targets, motor.multitask_loss, EPOCHS, EPOCHS * 3, sparsity, 11)
 
 
 def train(procedure, fits):
@@ -111,7 +111,7 @@ def test_the_or_arbiter_keeps_what_either_task_voted_for_and_no_more(sparsity):
     fresh, (inputs, targets) = network(), data()
     kept = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in prunable(fresh).items()}
     for task in TASKS:
-        score = snip(fresh, motor._loss, {task: inputs[task]}, {task: targets[task]})
+        score = snip(fresh, motor.multitask_loss, {task: inputs[task]}, {task: targets[task]})
         pool = {n: s for n, s in score.items() if n.split(".")[0] in ("shared", task)}
         flat = torch.cat([s.flatten() for s in pool.values()]).double()
         cut = flat.sort().values[exactly(sparsity, len(flat))]  # the smallest score that is kept

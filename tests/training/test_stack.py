@@ -48,7 +48,7 @@ def batches(epoch, given):
 
 
 def job(sparsity, given):
-    return Job(*given, motor._loss, EPOCHS, STEPS * EPOCHS, sparsity, 11)
+    return Job(*given, motor.multitask_loss, EPOCHS, STEPS * EPOCHS, sparsity, 11)
 
 
 def adam(parameters):
@@ -59,12 +59,12 @@ def one_after_another(given, trainings):
     """Plain `fit` of each network, with nothing of the library's stack."""
     (training,) = trainings
     net = training.net
-    return [fit(net, partial(batches, given=given), motor._loss, adam(net.parameters()), training.epochs,
+    return [fit(net, partial(batches, given=given), motor.multitask_loss, adam(net.parameters()), training.epochs,
                 training.after_step)]  # fmt: skip
 
 
 def together(given, trainings):
-    return fit_together(trainings, partial(batches, given=given), motor._loss, adam)
+    return fit_together(trainings, partial(batches, given=given), motor.multitask_loss, adam)
 
 
 def procedures(choices, backbone="eegnet", tasks=TASKS):
@@ -120,7 +120,7 @@ def test_networks_of_one_task_do_too(task):
 def trained(networks, given=None):
     torch.manual_seed(1)
     trainings = [Training(net, EPOCHS) for net in networks]
-    return fit_together(trainings, partial(batches, given=given or data()), motor._loss, adam, least=2)
+    return fit_together(trainings, partial(batches, given=given or data()), motor.multitask_loss, adam, least=2)
 
 
 def masked(k, dtype=torch.float32):
@@ -167,7 +167,7 @@ def test_a_lone_network_that_diverges_stops_at_once():
         epochs.append(epoch)
         return batches(epoch, data())
 
-    (failure,) = fit_together([Training(net, EPOCHS)], noted, motor._loss, adam)
+    (failure,) = fit_together([Training(net, EPOCHS)], noted, motor.multitask_loss, adam)
     assert "the loss is nan in epoch 0" in str(failure)
     assert epochs == [0]
 
@@ -183,7 +183,7 @@ def test_what_goes_wrong_between_two_steps_is_the_failure_of_its_network():
     nets = [network(), network()]
     given = data()
     trainings = [Training(nets[0], EPOCHS, wrong), Training(nets[1], EPOCHS)]
-    failure, history = fit_together(trainings, partial(batches, given=given), motor._loss, adam)
+    failure, history = fit_together(trainings, partial(batches, given=given), motor.multitask_loss, adam)
     assert str(failure) == "the loss is nan while scoring"
     assert len(history) == EPOCHS
     assert seen == [0, 1, 2, 3, 4]

@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsemtl.data import eeg_files as files
 from sparsemtl.data.cache import cached
-from sparsemtl.errors import DataError, SpecError
+from sparsemtl.errors import DataError, SpecError, needs
 
 CODE_VERSION = 1  # part of every cache key: raise it when a change here changes the epochs
 
@@ -254,6 +254,7 @@ def load_jeong2020(
 
 def check_options(name, subject, problem, **epochs):
     """(subject, classes, `EpochOptions`) of a loader's arguments; raises `SpecError` for what the set does not have."""
+    needs(name, "eeg", "mne", "moabb")
     facts = SETS[name]
     if not isinstance(subject, Integral) or not 1 <= subject <= facts.subjects:
         raise SpecError(f"{name} has no subject {subject!r}: choose 1 to {facts.subjects}")

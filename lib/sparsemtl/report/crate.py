@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 from sparsemtl.benchmark import read as read_benchmark
-from sparsemtl.errors import RecordError
-from sparsemtl.records import read_jsonl
+from sparsemtl.errors import RecordError, needs
+from sparsemtl.records import read_jsonl, written_whole
 
 NAME = "ro-crate-metadata.json"
 VERSION = "1.2"  # of the RO-Crate specification; the first whose context has `sha256`
@@ -68,6 +68,7 @@ def crate(results="results"):
     clock is read. Raises `RecordError` for a record that does not validate, for no records at all, and where one of
     the two files is missing.
     """
+    needs("crate", "book", "rocrate", "yaml")
     from rocrate.rocrate import ROCrate
 
     results = Path(results)
@@ -122,10 +123,8 @@ def write(results="results"):
     """Write the description of `results` into it; returns the file's path. Errors as `crate`."""
     path = Path(results) / NAME
     text = as_text(crate(results))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"cannot write {path} ({error.strerror})") from error
+    with written_whole(path) as file:
+        file.write(text)
     return path
 
 

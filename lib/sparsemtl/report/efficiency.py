@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparsemtl.benchmark import committed_benchmarks
-from sparsemtl.report.evidence import NOT_RUN, repository_root
+from sparsemtl.records import repository_root
+from sparsemtl.report.evidence import NOT_RUN
 from sparsemtl.report.style import HIGHLIGHT, MUTED, empty_figure, percent
 from sparsemtl.studies import shin2023, upadhyay2023
 
@@ -122,7 +123,7 @@ def missed(found, names=None):
             ratio = record.ratio(mark)[0]
             gap = 1 - ratio / mark.wanted if mark.word == "at least" else ratio / mark.wanted - 1
             wanted = f"{ratio:.3g}, {mark.word} {mark.wanted:.3g}"
-            where = spent(record.details.get("profile", []), mark)
+            where = spent(record.details.get("profile", {}), mark)
             told.append(f"Missed on the {MACHINES[kind]} by {percent(gap, 1)}: {mark.what} ({wanted}). {where}".strip())
     return told or ["Every mark of these records is reached."]
 
@@ -130,12 +131,11 @@ def missed(found, names=None):
 def spent(profile, mark):
     """Where the time of a missed mark's slow side goes, in a sentence, or nothing where that is not known.
 
-    profile: rows of operation and share, or {label of a side or its beginning: such rows}.
+    profile: {label of a side or its beginning: rows of operation and share}.
     """
-    if isinstance(profile, dict):
-        slow = mark.against if mark.word == "at least" else mark.side
-        profile = next((rows for start, rows in profile.items() if slow.startswith(start)), [])
-    parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in profile[:4])
+    slow = mark.against if mark.word == "at least" else mark.side
+    rows = next((rows for start, rows in profile.items() if slow.startswith(start)), [])
+    parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in rows[:4])
     return f"Time goes to {parts}." if parts else ""
 
 

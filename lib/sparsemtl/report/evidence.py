@@ -2,13 +2,12 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 
 from sparsemtl.engine import execute
 from sparsemtl.errors import RecordError
-from sparsemtl.records import Store, committed
+from sparsemtl.records import Store, committed, repository_root
 from sparsemtl.spec import PROFILES
 
 NOT_RUN = "not run"
@@ -104,12 +103,6 @@ def _joined(values):
     return ", ".join(map(str, sorted(set(values)))) or NOT_RUN
 
 
-def repository_root(start=None):
-    """The folder of this checkout: the nearest one above `start` (default: here) that holds `_toc.yml`, else here."""
-    here = Path(start or Path.cwd()).resolve()
-    return next((folder for folder in (here, *here.parents) if (folder / "_toc.yml").exists()), here)
-
-
 def committed_evidence(study, results=None):
     """Evidence from the repository's `results/`: the largest profile that has records, empty where none has."""
     return committed_evidences(study, results)[0]
@@ -135,8 +128,7 @@ def local_evidence(study, profile, specs=None, data_dir=None, workers=None, devi
     Raises `RecordError` naming the first run that failed, after the others have finished.
     """
     specs = study.all_specs(profile) if specs is None else specs
-    store = Store(store or os.environ.get("SPARSEMTL_RUNS") or repository_root() / "runs")
-    outcome = execute(specs, store, workers or os.cpu_count(), data_dir, device, same_code=profile == "quick")
+    outcome = execute(specs, Store(store), workers or os.cpu_count(), data_dir, device, same_code=profile == "quick")
     if outcome.failures:
         raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
     return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

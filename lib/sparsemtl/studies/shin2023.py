@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
-from sparsemtl.spec import PROFILES, RunSpec
+from sparsemtl.spec import PROFILES, RunSpec, check_values, number, one_of, whole
 from sparsemtl.studies.claim import Claim
 
 NAME = "shin2023"
@@ -75,6 +75,17 @@ PROFILE_SETTINGS = MappingProxyType(
 )  # fmt: skip
 
 
+# What a parameter may be; what chooses the data is checked by their loader
+RULES = MappingProxyType(
+    {
+        "sparsity": number("at least 0 and less than 1", lambda v: 0 <= v < 1),
+        "labels": one_of("true", "shuffled"),
+        "epochs": whole(1), "batch": whole(1), "folds": whole(2),
+        "lr": number("a number above 0", lambda v: v > 0),
+    }
+)  # fmt: skip
+
+
 def trunk_options(backbone, sfreq):
     """Arguments of a trunk that depend on the sampling rate (Hz) or on how short the training is: dict.
 
@@ -101,8 +112,7 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
         if method not in METHODS:
             raise SpecError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     for sparsity in sparsities:
-        if not 0 <= sparsity < 1:
-            raise SpecError(f"sparsity is {sparsity}: it must be at least 0 and less than 1")
+        check_values(params | {"sparsity": sparsity}, RULES)
     base = settings["params"] | {"version": VERSION} | params
     if "allow_missing_runs" in settings:
         base["allow_missing_runs"] = settings["allow_missing_runs"]

@@ -1,13 +1,12 @@
 """Upadhyay et al. 2023 (arXiv 2308.12114): which runs make its tables and figures, what it published and claims."""
 
 import csv
-import math
 from collections import namedtuple
 from pathlib import Path
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
-from sparsemtl.spec import PROFILES, RunSpec
+from sparsemtl.spec import PROFILES, RunSpec, check_values, number, one_of, whole
 from sparsemtl.studies.claim import Claim
 
 NAME = "upadhyay2023"
@@ -58,6 +57,24 @@ SWITCHES = MappingProxyType(
 # Parameters that a spec may have, with their values. precision: of the forward passes, while weights and their updates
 # are float32; without it float32 on a CPU, bfloat16 on a GPU.
 OPTIONAL = MappingProxyType({"precision": ("float32", "bfloat16")})
+
+_POSITIVE = number("a number above 0", lambda v: v > 0)
+_DECAY = number("a number of 0 or more", lambda v: v >= 0)
+_SIZES = ("whole numbers of 1 or more", lambda v: isinstance(v, tuple | list) and all(map(whole(1)[1], v)))
+# What a parameter may be
+RULES = MappingProxyType(
+    {name: one_of(s.paper, s.released) for name, s in SWITCHES.items() if isinstance(s.paper, str | bool)}
+    | {name: one_of(*values) for name, values in OPTIONAL.items()}
+    | {
+        "weight_decay": _DECAY, "dense_decay": (f"{_DECAY[0]}, or none", lambda v: v is None or _DECAY[1](v)),
+        "share": number("above 0 and at most 1", lambda v: 0 < v <= 1),
+        "threshold": number("between 0 and 1", lambda v: 0 < v < 1),
+        "lam": number("zero or positive, and finite", lambda v: v >= 0), "lr": _POSITIVE,
+        "penalty": one_of("group_lasso", "l1"), "compile": one_of(False, True),
+        "epochs": whole(1), "patience": whole(0), "batch": whole(2), "size": whole(1),
+        "width": whole(1), "head_width": whole(1), "layers": _SIZES, "rates": _SIZES,
+    }
+)  # fmt: skip
 
 _FULL = {"width": 64, "layers": (3, 4, 6, 3), "head_width": 256, "rates": (12, 24, 36), "compile": False}
 _SMALL = _FULL | {"width": 16, "head_width": 64, "rates": (3, 6, 9)}
@@ -138,8 +155,7 @@ def specs(profile, tasks, lambdas, data="nyuv2", protocol="paper", penalty="grou
     found = []
     for name in map(canonical, tasks):
         for lam in lambdas:
-            if not 0 <= lam < math.inf:
-                raise SpecError(f"lambda is {lam}: it must be zero or positive, and finite")
+            check_values(params | {"lam": lam, "penalty": penalty}, RULES)
         default = settings["more_seeds" if name == ALL_NYU else "seeds"]
         found += [
             RunSpec(NAME, profile, source, protocol, seed, base | params | {"tasks": name, "lam": lam})

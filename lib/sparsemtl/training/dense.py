@@ -27,7 +27,8 @@ from sparsemtl.models.dense import DENSE_TASKS, MultiTaskNet, backbone_convs, dr
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity, parameter_sparsity, zero_fraction
 from sparsemtl.sparsity.prox import ProxAdamW
-from sparsemtl.studies.upadhyay2023 import OPTIONAL, SWITCHES
+from sparsemtl.spec import check_values
+from sparsemtl.studies.upadhyay2023 import RULES
 from sparsemtl.training import metrics as m
 from sparsemtl.training.fit import diverged, fit
 from sparsemtl.training.losses import UncertaintyWeighting, binary_loss, depth_loss, normal_loss, segmentation_loss
@@ -81,13 +82,7 @@ def predictions(spec, root=None, device="cpu", count=3):
 def load_pictures(spec, root=None):
     """The spec's data as `Pictures`, cut into the protocol's splits (notes, item 11)."""
     p = spec.params
-    for name, switch in SWITCHES.items():
-        known = (switch.paper, switch.released)
-        if isinstance(switch.paper, str | bool) and p.get(name, switch.paper) not in known:
-            raise SpecError(f"{name} is {p[name]!r}: choose {known[0]!r} or {known[1]!r}")
-    for name, known in OPTIONAL.items():
-        if p.get(name, known[0]) not in known:
-            raise SpecError(f"{name} is {p[name]!r}: choose {' or '.join(known)}")
+    check_values(p, RULES)
     data = load(spec.data, root, size=p["size"], **({"n": p["n"]} if p["n"] else {}))
     if absent := [task for task in p["tasks"].split("+") if task not in data.targets]:
         raise SpecError(f"{spec.data} has no task {absent[0]!r}: it has {', '.join(data.targets)}")

@@ -19,18 +19,16 @@ def segmentation_loss(logits, y, void=255):
     return total / (y != void).sum().clamp(min=1)
 
 
-def normal_loss(p, y, valid=None):
-    """1 - cosine similarity. p, y: (n, 3, H, W); valid: bool (n, H, W), None: where y is not the zero vector."""
+def normal_loss(p, y):
+    """1 - cosine similarity. p, y: (n, 3, H, W); pixels where y is the zero vector do not count."""
     _check(p.shape, y.shape)
-    return _masked_mean(
-        1 - F.cosine_similarity(p.float(), y.float(), dim=1), (y != 0).any(1) if valid is None else valid
-    )
+    return _masked_mean(1 - F.cosine_similarity(p.float(), y.float(), dim=1), (y != 0).any(1))
 
 
-def depth_loss(p, y, valid=None):
-    """Mean squared error. p, y: (n, 1, H, W); valid: bool (n, 1, H, W), None: where y > 0."""
+def depth_loss(p, y):
+    """Mean squared error. p, y: (n, 1, H, W); only pixels where y > 0 count."""
     _check(p.shape, y.shape)
-    return _masked_mean((p.float() - y.float()).square(), y > 0 if valid is None else valid)
+    return _masked_mean((p.float() - y.float()).square(), y > 0)
 
 
 def binary_loss(logits, y, double_sigmoid=False):

@@ -34,12 +34,6 @@ def accuracy(c):
     return float(np.trace(c) / c.sum()) if c.sum() else float("nan")
 
 
-def majority_rate(c):
-    """Accuracy of always answering the most frequent true class. c: confusion matrix (n, n)."""
-    c = np.asarray(c, dtype=np.float64)
-    return float(c.sum(1).max() / c.sum()) if c.sum() else float("nan")
-
-
 def macro_f1(c):
     """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN). c: confusion matrix (n, n).
 
@@ -89,12 +83,6 @@ def pixel_confusion(p, y, n, void=255):
     return torch.bincount(cells, minlength=n * n).reshape(n, n).cpu().numpy()
 
 
-def pixel_accuracy(p, y, void=255):
-    """Share of correct pixels per picture. p, y: predicted and true class, integer tensors (n, H, W)."""
-    hits, total = _hits(p, y, void)
-    return hits / total
-
-
 def micro_iou(p, y, void=255):
     """Micro IoU per picture, the "IoU" of Upadhyay et al. (2023): pixels of all classes pooled.
 
@@ -106,17 +94,17 @@ def micro_iou(p, y, void=255):
     return hits / (hits + wrong + wrong)
 
 
-def cosine_similarity(p, y, valid=None):
+def cosine_similarity(p, y):
     """Mean cosine of the angle between predicted and true normals per picture.
 
-    p, y: (n, 3, H, W), of any length. valid: bool (n, H, W); None takes the pixels where y is not the zero vector.
+    p, y: (n, 3, H, W), of any length; pixels where y is the zero vector do not count.
     """
-    return _mean_per_picture(_cosine(p, y), _where_normal(y, valid))
+    return _mean_per_picture(_cosine(p, y), _where_normal(y))
 
 
-def normal_angles(p, y, valid=None):
+def normal_angles(p, y):
     """Angles in degrees between predicted and true normals, float64 (number of valid pixels,); see above."""
-    return torch.rad2deg(torch.arccos(_cosine(p, y).clamp(-1, 1)))[_where_normal(y, valid)]
+    return torch.rad2deg(torch.arccos(_cosine(p, y).clamp(-1, 1)))[_where_normal(y)]
 
 
 def angle_statistics(angles):
@@ -131,15 +119,10 @@ def angle_statistics(angles):
     return {"mean": float(angles.mean()), "median": float(np.median(angles)), **shares}
 
 
-def depth_mae(p, y, scale=None, valid=None):
-    """Mean absolute error of depth per picture.
-
-    p, y: (n, 1, H, W) in one unit, metres or relative. scale: (n,) metres per unit of each picture, for errors of
-    relative depth in metres. valid: bool (n, 1, H, W); None takes the pixels where y > 0.
-    """
+def depth_mae(p, y):
+    """Mean absolute error of depth per picture. p, y: (n, 1, H, W) in one unit; only pixels where y > 0 count."""
     _same_shape("depth_mae", p, y)
-    error = _mean_per_picture((p.double() - y.double()).abs(), y > 0 if valid is None else valid)
-    return error if scale is None else error * scale
+    return _mean_per_picture((p.double() - y.double()).abs(), y > 0)
 
 
 def _same_shape(name, p, y):
@@ -158,8 +141,8 @@ def _cosine(p, y):
     return F.cosine_similarity(p.double(), y.double(), dim=1)
 
 
-def _where_normal(y, valid):
-    return (y != 0).any(1) if valid is None else valid
+def _where_normal(y):
+    return (y != 0).any(1)
 
 
 def _mean_per_picture(values, valid):

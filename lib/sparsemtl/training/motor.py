@@ -16,12 +16,12 @@ from sparsemtl.errors import SparseMTLError, SpecError
 from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
-from sparsemtl.spec import canonical_json
+from sparsemtl.spec import canonical_json, check_values
+from sparsemtl.studies.shin2023 import RULES, TASKS
 from sparsemtl.training.metrics import accuracy, cohen_kappa, confusion_matrix, macro_f1
 from sparsemtl.training.pruning import PROCEDURES, Job, side_by_side, task_scores, votes
 from sparsemtl.training.stack import fit_together
 
-TASKS = ("mi", "me")
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
@@ -57,6 +57,8 @@ def run_many(specs, root=None, device="cpu"):
     """Results of specs that are one of `batches`, in their order; for one that failed its `SparseMTLError` instead."""
     failures = {i: error for i, spec in enumerate(specs) if (error := _wrong(spec))}
     outcomes = {i: [] for i in range(len(specs)) if i not in failures}
+    if not outcomes:
+        return list(failures.values())
     try:
         data = _data(specs[0], root)
         for k, fold in enumerate(stratified_folds(data, specs[0].params["folds"], specs[0].seed)):
@@ -83,10 +85,10 @@ def _wrong(spec):
     """The `SpecError` of a spec that cannot run, or None."""
     if spec.method != CLASSICAL and spec.method not in PROCEDURES:
         return SpecError(f"unknown method {spec.method!r}: choose one of {CLASSICAL}, {', '.join(PROCEDURES)}")
-    if not 0 <= spec.params["sparsity"] < 1:
-        return SpecError(f"sparsity is {spec.params['sparsity']}: it must be at least 0 and less than 1")
-    if spec.params["labels"] not in ("true", "shuffled"):
-        return SpecError(f"labels={spec.params['labels']!r}: choose true or shuffled")
+    try:
+        check_values(spec.params, RULES)
+    except SpecError as error:
+        return error
     return None
 
 
@@ -106,12 +108,16 @@ def _shuffled(data, seed):
 
 def _scaled_split(data, task, fold):
     """(x_train, y_train, x_test, y_test) of one task; each channel scaled by its training trials of both tasks."""
-    seen = np.concatenate([getattr(data, t).x[fold[t][0]] for t in TASKS])
-    mean = seen.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
-    std = seen.std(axis=(0, 2), keepdims=True, dtype=np.float64)
+    mean, deviation = scaling(np.concatenate([getattr(data, t).x[fold[t][0]] for t in TASKS]))
     trials, (train, test) = getattr(data, task), fold[task]
-    x = ((trials.x - mean) / std).astype(np.float32)
+    x = ((trials.x - mean) / deviation).astype(np.float32)
     return x[train], trials.y[train], x[test], trials.y[test]
+
+
+def scaling(trials):
+    """Mean and standard deviation of each channel, float64 (channels, 1), of trials (n, channels, samples)."""
+    mean = trials.mean(axis=(0, 2), dtype=np.float64)[:, None]
+    return mean, trials.std(axis=(0, 2), dtype=np.float64)[:, None]
 
 
 def _run_fold(specs, data, arrays, seed, device):
@@ -159,10 +165,10 @@ def _train_networks(specs, data, tensors, seed, device):
         **p.get("trunk", {}),
     )
     inputs, targets = ({t: tensors[t][i] for t in tensors} for i in (0, 1))
-    steps = _steps(p, targets)
+    steps = _steps(targets, p["batch"])
     runs = []
     for spec in specs:
-        job = Job(inputs, targets, _loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
+        job = Job(inputs, targets, multitask_loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
         runs.append(_train_network(spec.method, job, build, data, tensors, device))
     torch.manual_seed(seed)  # dropout: the same for every method
     least, most = _stack(specs[0], device)
@@ -196,29 +202,32 @@ def _train_network(method, job, build, data, tensors, device):
     }
 
 
-def _loss(outputs, targets):
+def multitask_loss(outputs, targets):
     """Multitask loss: the tasks' mean cross entropies, summed with equal weights (the paper's weights are unknown)."""
     return sum(cross_entropy(outputs[task], targets[task]) for task in targets)
 
 
-def _steps(p, targets):
+def _steps(targets, batch):
     """Batches of an epoch."""
-    return max(-(-len(y) // p["batch"]) for y in targets.values())
+    return max(-(-len(y) // batch) for y in targets.values())
+
+
+def dealt(inputs, targets, batch, seed, epoch):
+    """Yield the (inputs, targets) of an epoch: every batch holds all tasks, at most `batch` trials of each.
+
+    Each task's trials are shuffled, by `seed` and `epoch` alone, and dealt over the same number of steps.
+    """
+    rng, steps = np.random.default_rng([seed, epoch]), _steps(targets, batch)
+    shuffled = {t: np.array_split(rng.permutation(len(y)), steps) for t, y in targets.items()}
+    for i in range(steps):
+        rows = {t: torch.as_tensor(d[i], device=targets[t].device) for t, d in shuffled.items()}
+        yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
 
 
 def _train(trainings, *, p, data, seed, least=1):
-    """Adam on batches that hold both tasks: each task's trials, shuffled, are dealt over the same number of steps."""
-    inputs, targets = data
-    steps = _steps(p, targets)
-
-    def batches(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        dealt = {t: np.array_split(rng.permutation(len(y)), steps) for t, y in targets.items()}
-        for i in range(steps):
-            rows = {t: torch.as_tensor(d[i], device=targets[t].device) for t, d in dealt.items()}
-            yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
-
-    return fit_together(trainings, batches, _loss, partial(torch.optim.Adam, lr=p["lr"]), least)
+    """Adam on batches that hold both tasks."""
+    batches = partial(dealt, *data, p["batch"], seed)
+    return fit_together(trainings, batches, multitask_loss, partial(torch.optim.Adam, lr=p["lr"]), least)
 
 
 @torch.no_grad()
