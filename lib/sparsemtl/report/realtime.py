@@ -5,7 +5,7 @@ import numpy as np
 
 from sparsemtl.report.style import MUTED, percent
 
-SECONDS = (0.5, 3.5)  # after its cue: the window that the network was trained on
+END = 3.5  # seconds after a cue: the end of the window that the network was trained on
 
 
 def decisions_figure(decisions, cues):
@@ -16,7 +16,7 @@ def decisions_figure(decisions, cues):
         top.plot(decisions.time_s, decisions[name], color=colour, label=name.replace("_", " "))
         for at in (at for at, label in cues if label == name):
             top.axvline(at, color=colour, ls="--", lw=1)
-            top.axvspan(at + SECONDS[1] - 0.25, at + SECONDS[1] + 0.25, color=colour, alpha=0.15, lw=0)
+            top.axvspan(at + END - 0.25, at + END + 0.25, color=colour, alpha=0.15, lw=0)
     top.set(ylabel="probability", ylim=(-0.02, 1.02), xlim=(decisions.time_s.min(), decisions.time_s.max()))
     top.legend(loc="upper left", bbox_to_anchor=(1, 1))
     bottom.plot(decisions.time_s, decisions.compute_ms, ".", color=MUTED, label="to compute")
@@ -39,7 +39,7 @@ def kept_pace(decisions, every):
 
 def said_after_cues(decisions, cues):
     """How often the decision on the whole window after a cue names the cue's class, in a sentence."""
-    ends = [(at + SECONDS[1], label) for at, label in cues if at + SECONDS[1] <= decisions.time_s.max()]
+    ends = [(at + END, label) for at, label in cues if at + END <= decisions.time_s.max()]
     classes = [c for c in decisions if c not in ("time_s", "compute_ms", "late_ms", "late")]
     hits = 0
     for end, label in ends:

@@ -144,15 +144,15 @@ def chance(records):
     return pd.DataFrame(rows).set_index(["problem", "method", "task"])
 
 
-def comparisons(records, problem, sparsity=PUBLISHED_SPARSITY, metric="accuracy"):
-    """Proposed method minus each other one at the same sparsity, paired over subjects (DataFrame).
+def comparisons(records, problem, sparsity=PUBLISHED_SPARSITY):
+    """Accuracy of the proposed method minus each other one at the same sparsity, paired over subjects (DataFrame).
 
     Mean difference, 95 % interval, d_z, Wilcoxon's p and p after Holm's correction over all rows.
     """
     table, rows = select(frame(records), problem), []
     if table.empty:
         return pd.DataFrame()
-    values = per_subject(table, metric)
+    values = per_subject(table)
     for task, method in product(TASKS, METHODS):
         if method == PROPOSED:
             continue
@@ -251,7 +251,8 @@ def findings(evidence):
     for claim in CLAIMS:
         lines.append(f"- *{claim.sentence}*")
         for row in table.loc[[claim.id]].itertuples():
-            numbers = f", {row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if row.subjects else ""
+            part = f"; weakest part: {row.weakest}" if row.weakest else ""
+            numbers = f", {row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f}{part})" if row.subjects else ""
             lines.append(f"  - {PROBLEMS.get(row.problem, 'all problems')}: **{row.verdict}**{numbers}")
     return "\n".join(lines)
 

@@ -271,7 +271,8 @@ def findings(evidence, protocol="paper"):
     """The claims and what became of them, in words that follow from the verdicts (Markdown list)."""
     lines = [f"From {len(evidence.records)} runs ({evidence.title}):", ""]
     for row in claims([evidence], protocol).itertuples():
-        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if row.seeds > 1 else " (one seed)"
+        part = f"; weakest part: {row.weakest}" if row.weakest else ""
+        interval = f" ({f'{row.low:+.3f} to {row.high:+.3f}' if row.seeds > 1 else 'one seed'}{part})"
         number = f": {row.effect:+.3f}{interval}" if row.seeds else ""
         lines.append(f"- *{row.claim}* **{row.verdict}**{number}.")
     return "\n".join(lines)
