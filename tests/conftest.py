@@ -5,8 +5,12 @@ import os
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
+from hypothesis import settings
 from sparsemtl.records import RunRecord
 from sparsemtl.spec import RunSpec
+
+settings.register_profile("ours", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("ours")
 
 TINY = {
     "epochs": 2, "folds": 2, "batch": 4, "lr": 0.002, "labels": "true", "backbone": "eegnet",

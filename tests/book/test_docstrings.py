@@ -1,6 +1,8 @@
+import ast
 import importlib.util
 import inspect
 import pkgutil
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -46,3 +48,19 @@ def test_every_module_text_of_the_library_is_valid():
     assert len(found) > 20
     for name in found:
         text_of(docstrings.as_rst(inspect.getdoc(import_module(name)).splitlines()))
+
+
+INCLUDED = re.compile(r"\{literalinclude\} (\S+)\n:pyobject: (\S+)")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "book").glob("*.md")), ids=lambda page: page.stem)
+def test_code_that_a_page_shows_is_there(page):
+    for path, name in INCLUDED.findall(page.read_text(encoding="utf-8")):
+        node = ast.parse((page.parent / path).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            node = next((n for n in node.body if getattr(n, "name", None) == part), None)
+            assert node is not None, f"{page.name}: no {name} in {path}"
+
+
+def test_some_page_shows_code():
+    assert sum(len(INCLUDED.findall(page.read_text(encoding="utf-8"))) for page in (ROOT / "book").glob("*.md")) > 5

@@ -269,6 +269,30 @@ def test_checksum_list(own):
         load("eegmmidb", own, channels=("C3",))
 
 
+@pytest.mark.parametrize("content", [b"word\n", b"\xff\xfe"])
+def test_a_damaged_checksum_list_is_named(own, content):
+    (own / "SHA256SUMS.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"SHA256SUMS.txt is no list of checksums .* fetch it again"):
+        load("eegmmidb", own)
+
+
+@pytest.mark.parametrize("name", ["ofner2017", "jeong2020"])
+def test_a_download_asks_the_server_who_it_is(name, tmp_path, monkeypatch):
+    import requests
+
+    asked = []
+
+    def get(url, **options):
+        asked.append((url.partition(":")[0], options.get("verify")))
+        raise requests.exceptions.SSLError("certificate verify failed")
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(DataError, match=rf"cannot download {name} subject 1 .*certificate verify failed"):
+        load(name, tmp_path, download=True)
+    assert asked
+    assert {verify for _, verify in asked} <= {True, None}  # None: requests' own default, which verifies
+
+
 def test_other_sampling_rate_needs_a_word(own):
     for run in (4, 8, 12, 3, 7, 11):
         write_edf(own, 88, run, sfreq=128)

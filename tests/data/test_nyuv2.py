@@ -276,6 +276,17 @@ def damage_truncated_npy(folder):
     return "00003.npy"
 
 
+def damage_npy_header(folder):
+    path = folder / "depth" / "00003.npy"
+    path.write_bytes(path.read_bytes().replace(b"}", b" ", 1))
+    return "00003.npy"
+
+
+def damage_huge_picture(folder):
+    Image.new("L", (14000, 13000)).save(folder / "segmentation" / "00003.png")
+    return "00003.png"
+
+
 def damage_object_npy(folder):
     np.save(folder / "depth" / "00003.npy", np.array([{"a": 1}]), allow_pickle=True)
     return "00003.npy"

@@ -145,7 +145,15 @@ def test_a_group_with_nan_stays_nan():
     assert prox_l1(theta, 2.0).isnan().sum() == 1
 
 
-def test_many_tensors_and_large_ones_agree_with_one_group_at_a_time():
+@pytest.mark.parametrize("chunk", [None, 72 * 11])
+def test_many_tensors_and_large_ones_agree_with_one_group_at_a_time(chunk, monkeypatch):
+    if chunk:  # the GPU's way, with tensors joined and cut
+        monkeypatch.setattr(prox, "_CHUNK", chunk)
+
+        def joined(thetas, scales, thresholds, dim, adam):
+            prox._on_gpu_(thetas, prox._metric(scales, *adam) if adam else scales, thresholds, dim)
+
+        monkeypatch.setattr(prox, "_on_cpu_", joined)
     torch.manual_seed(3)
     weights = [torch.nn.Parameter(torch.randn(s)) for s in ((300, 700), (300, 5), (4, 7, 3, 3), (4, 2, 3, 3), (3, 7))]
     before = [w.detach().clone() for w in weights]

@@ -1,5 +1,8 @@
 """One run of the vision study: reproducible, resumable, its switches do what they say, its numbers are right."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,9 @@ from sparsemtl.models.dense import MultiTaskNet
 from sparsemtl.records import Store
 from sparsemtl.studies import upadhyay2023 as study
 from sparsemtl.training import dense
-from sparsemtl.training.dense import Training, load_pictures, predictions
+from sparsemtl.training.dense import Training, finished, load_pictures, predictions
 
+LONGER = {"n": 400, "width": 8, "epochs": 12, "lr": 3e-3, "batch": 16}  # whether a mouth smiles is a small thing
 TINY = {"n": 20, "size": 24, "epochs": 4, "batch": 4, "patience": 4}
 
 
@@ -225,6 +229,120 @@ def test_early_stopping_takes_the_best_epoch(monkeypatch):
     assert alone.stopped == ["seg", "sum", "depth"]
 
 
+def test_the_network_that_is_tested_is_that_of_the_best_epoch(monkeypatch):
+    script, seen, after = [3.0, 1.0, 2.0, 1.5], [], Training._after_epoch
+    losses = Training._losses
+
+    def scripted(self, outputs, targets):
+        found = losses(self, outputs, targets)
+        return found if self.net.training else {t: torch.tensor(script[len(self.history["val"])]) for t in found}
+
+    def noted(self, epoch):
+        seen.append({k: v.clone() for k, v in self.net.state_dict().items()})
+        return after(self, epoch)
+
+    monkeypatch.setattr(Training, "_losses", scripted)
+    monkeypatch.setattr(Training, "_after_epoch", noted)
+    run = training("depth")
+    run.fit()
+    assert len(seen) == 4
+    assert all(torch.equal(value, seen[1][name]) for name, value in run.net.state_dict().items())
+    assert any(not torch.equal(value, seen[1][name]) for name, value in seen[3].items())
+    finished(run.spec)
+
+
+def test_each_task_is_tested_at_its_own_best_epoch_where_tasks_stop_alone(monkeypatch):
+    script = {"seg": [1.0, 2.0, 3.0, 9.0], "depth": [9.0, 3.0, 2.0, 1.0]}
+    losses, after, seen = Training._losses, Training._after_epoch, []
+
+    def scripted(self, outputs, targets):
+        found, epoch = losses(self, outputs, targets), len(self.history["val"])
+        return found if self.net.training else {t: torch.tensor(script[t][epoch]) for t in found}
+
+    def noted(self, epoch):
+        state = copy.deepcopy(self.net.state_dict())
+        seen.append(self.scores())
+        self.net.load_state_dict(state)
+        return after(self, epoch)
+
+    monkeypatch.setattr(Training, "_losses", scripted)
+    monkeypatch.setattr(Training, "_after_epoch", noted)
+    run = training("seg+depth", stopping="per-task")
+    run.fit()
+    found = run.result()["metrics"]
+    assert found["seg_iou"] == pytest.approx(seen[0]["seg_iou"])
+    assert found["depth_mae_m"] == pytest.approx(seen[3]["depth_mae_m"])
+    assert seen[0]["depth_mae_m"] != pytest.approx(seen[3]["depth_mae_m"])
+    finished(run.spec)
+
+
+def test_nothing_of_the_test_pictures_gets_into_training():
+    chosen = spec("seg+depth")
+    data = load_pictures(chosen)
+    rows = data.splits["test"]
+    garbled = replace(data, images=data.images.clone(), targets={t: y.clone() for t, y in data.targets.items()})
+    garbled.images[rows] = 255 - garbled.images[rows]
+    garbled.targets["seg"][rows] = 0
+    garbled.targets["depth"][rows] = 9.0
+    runs = []
+    for each in (data, garbled):
+        runs.append(Training(chosen, each))
+        runs[-1].fit()
+        finished(chosen)
+    assert runs[0].history == runs[1].history
+    weights = [run.net.state_dict() for run in runs]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert runs[0].scores() != runs[1].scores()
+
+
+def test_attributes_are_scored_by_hand_at_the_threshold():
+    run = training("male+smile", data="celebamask", threshold=0.4)
+    rows = run.data.splits["test"]
+    logits = torch.linspace(-2, 2, len(rows))
+    found = run._scores({"male": logits, "smile": -logits}, rows)
+    for task, p in (("male", logits), ("smile", -logits)):
+        y, yes = run.data.targets[task][rows].numpy(), 1 / (1 + np.exp(-p.numpy())) > 0.4
+        assert found[f"{task}_acc"] == pytest.approx((y == yes).mean())
+        parts = [2 * (yes == c)[y == c].sum() / ((yes == c).sum() + (y == c).sum()) for c in (0, 1)]
+        assert found[f"{task}_f1"] == pytest.approx(np.mean(parts))
+
+
+def test_a_double_sigmoid_squashes_before_the_loss():
+    values = {}
+    for double in (False, True):
+        run = training("male", data="celebamask", double_sigmoid=double)
+        logits, y = torch.tensor([-3.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
+        values[double] = run._losses({"male": logits}, {"male": y})["male"].item()
+        p = 1 / (1 + np.exp(-logits.numpy().astype(float)))
+        p = 1 / (1 + np.exp(-p)) if double else p
+        by_hand = -np.mean(np.where(y.numpy() == 1, np.log(p), np.log(1 - p)))
+        assert values[double] == pytest.approx(by_hand, rel=1e-5)
+    assert values[True] != pytest.approx(values[False])
+
+
+def test_constant_predictors_are_the_commonest_class_the_mean_normal_and_the_commoner_answer():
+    run = training("seg+normal")
+    rows, train = run.data.splits["test"], run.data.splits["train"]
+    scores = run._scores(run._constant(rows), rows)
+    y = run.data.targets["seg"][train].numpy()
+    common = np.bincount(y[y != VOID]).argmax()
+    acc = [np.mean((picture == common)[picture != VOID]) for picture in run.data.targets["seg"][rows].numpy()]
+    assert scores["seg_iou"] == pytest.approx(np.mean([a / (2 - a) for a in acc]))
+    mean = run.data.targets["normal"][train].double().sum((0, 2, 3)).numpy()
+    mean /= np.linalg.norm(mean)
+    cosines = []
+    for picture in run.data.targets["normal"][rows].double().numpy():
+        known = (picture != 0).any(0)
+        directions = picture[:, known] / np.linalg.norm(picture[:, known], axis=0)
+        cosines.append((mean @ directions).mean())
+    assert scores["normal_cs"] == pytest.approx(np.mean(cosines), abs=1e-4)
+    faces = training("male", data="celebamask")
+    rows, train = faces.data.splits["test"], faces.data.splits["train"]
+    answer = faces.data.targets["male"][train].float().mean() > 0.5
+    expected = (faces.data.targets["male"][rows].bool() == answer).float().mean().item()
+    assert faces._scores(faces._constant(rows), rows)["male_acc"] == pytest.approx(expected)
+
+
 def test_relative_depth_is_clipped_per_picture():
     run = training("depth", depth="relative")
     metres = run.data.targets["depth"].float()
@@ -312,7 +430,7 @@ def test_metrics_and_constants_agree_with_numpy():
     assert result["constant"]["depth_mae_m"] == pytest.approx(constant, rel=1e-5)
 
 
-def test_zeroed_channels_are_exactly_zero_and_compaction_keeps_predictions():
+def test_zeroed_channels_are_exactly_zero_in_the_network_of_the_gallery():
     images, truth, found, net = predictions(spec("normal", lam=0.5, epochs=6), count=2)
     zero = [(w == 0).transpose(0, 1).flatten(1).all(1) for w in dense.backbone_convs(net).values()]
     assert torch.cat(zero).any()
@@ -327,6 +445,7 @@ def test_zeroed_channels_are_exactly_zero_and_compaction_keeps_predictions():
         ("normal", "nyuv2", "normal_cs", 1, {}),
         ("depth", "nyuv2", "depth_mae", -1, {"depth": "relative", "epochs": 20}),
         ("seg", "nyuv2", "seg_miou", 1, {"epochs": 16}),
+        ("smile", "celebamask", "smile_acc", 1, LONGER),
     ],
 )
 def test_a_dense_single_task_model_learns(tasks, data, metric, sign, params):

@@ -55,11 +55,12 @@ def test_every_epoch_trains_in_train_mode():
     model.eval()
 
     def batches(epoch):
-        model.eval()  # as an evaluation between the epochs would leave it
-        model.train()
         return [(torch.ones(4, 2, dtype=torch.float64), torch.ones(4, dtype=torch.float64))]
 
-    fit(model, batches, squares, torch.optim.SGD(model.parameters(), lr=0.1), 2)
+    def evaluated(epoch):
+        model.eval()  # as an evaluation between the epochs leaves it
+
+    fit(model, batches, squares, torch.optim.SGD(model.parameters(), lr=0.1), 2, after_epoch=evaluated)
     assert modes == [True, True]
 
 

@@ -11,7 +11,7 @@ from sparsemtl.data.eeg import MOTOR21, MotorData, Trials, stratified_folds
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.records import compact_numbers
-from sparsemtl.sparsity.saliency import prunable
+from sparsemtl.sparsity.saliency import prunable, snip
 from sparsemtl.training import motor
 
 CHANNELS, TASKS = MOTOR21[:6], ("mi", "me")
@@ -330,6 +330,76 @@ def test_agreement_of_constructed_votes(monkeypatch, mi, me, expected):
     for task in TASKS:
         assert sum(electrodes[f"{task}_score"]) == pytest.approx(1)
         assert min(electrodes[f"{task}_score"]) >= 0
+
+
+def test_controls_of_the_votes_compare_what_they_say(monkeypatch):
+    """Votes that tell which network, which half and which task they are of."""
+    data = subject()
+    build = partial(DualTaskNet, 6, 40, 2, sfreq=40.0, kernel=8)
+    net = build(generator=torch.Generator().manual_seed(0))
+    inputs = {t: torch.tensor(getattr(data, t).x) for t in TASKS}
+    targets = {t: torch.tensor(getattr(data, t).y) for t in TASKS}
+    whole = motor.Job(inputs, targets, motor.multitask_loss, 1, 1, 0.5, 0)
+    # kept weights by (initial network?, trials, task): the first of the half has that of the first trial
+    starts = {("mi", "all"): 0, ("me", "all"): 4, ("mi", 0): 2, ("mi", 1): 6, ("me", 0): 10, ("me", 1): 12}
+
+    def of(job, task):
+        if len(job.targets[task]) == len(targets[task]):
+            return "all"
+        return next(k for k in (0, 1) if torch.equal(job.inputs[task], motor._half(whole, k).inputs[task]))
+
+    def kept(task, which, other):
+        return torch.arange(40) >= starts[task, which] + 3 * other
+
+    def votes(model, job):
+        out = {}
+        for task in TASKS:
+            keep = kept(task, of(job, task), model is not net)
+            out[task] = {
+                n: keep.repeat(-(-w.numel() // 40))[: w.numel()].view_as(w) for n, w in prunable(model).items()
+            }
+        return out
+
+    monkeypatch.setattr(motor, "votes", votes)
+    found = motor.vote_analysis(net, whole, data, build, 0)
+    halves = [motor._half(whole, k) for k in (0, 1)]
+    for t in TASKS:  # every second trial of each class, and together all of them
+        assert sum(len(half.targets[t]) for half in halves) == len(targets[t])
+        assert all(abs(torch.bincount(half.targets[t]).diff().item()) <= 1 for half in halves)
+    name, numbers = max(found["layers"].items(), key=lambda item: prunable(net)[item[0]].numel())
+    n = prunable(net)[name].numel()
+
+    def expected(a, b):
+        a, b = (kept(*which).repeat(-(-n // 40))[:n] for which in (a, b))
+        return ((a & b).sum() / (a | b).sum()).item()
+
+    cross = [expected(("mi", a, False), ("me", b, False)) for a in (0, 1) for b in (0, 1)]
+    assert numbers["iou"] == pytest.approx(expected(("mi", "all", False), ("me", "all", False)))
+    assert numbers["half"] == pytest.approx(np.mean(cross))
+    assert numbers["null_mi"] == pytest.approx(expected(("mi", 0, False), ("mi", 1, False)))
+    assert numbers["null_me"] == pytest.approx(expected(("me", 0, False), ("me", 1, False)))
+    assert numbers["reinit"] == pytest.approx(expected(("mi", "all", False), ("mi", "all", True)))
+    assert len({round(numbers[k], 6) for k in ("iou", "half", "null_mi", "null_me", "reinit")}) == 5
+    for task in TASKS:
+        score = snip(net, motor.multitask_loss, {task: inputs[task]}, {task: targets[task]})[SHARED].double()
+        by_electrode = score.transpose(0, net.spatial_weight()[1]).flatten(1).sum(1)
+        np.testing.assert_allclose(found["electrodes"][f"{task}_score"], by_electrode / by_electrode.sum(), rtol=1e-5)
+
+
+def test_out_of_gpu_memory_runs_by_halves_and_then_names_a_batch(monkeypatch, tiny_spec):
+    specs, seen = [tiny_spec("random", s) for s in (0.2, 0.4, 0.8)], []
+
+    def limited(some, root, device):
+        seen.append(len(some))
+        if len(some) > 1 or some[0] == specs[2]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return [some[0].params["sparsity"]]
+
+    monkeypatch.setattr(motor, "_run_many", limited)
+    *fine, failed = motor.run_many(specs)
+    assert fine == [0.2, 0.4]
+    assert seen == [3, 1, 2, 1, 1]
+    assert str(failed) == "out of GPU memory with batch=4: take a smaller one, such as --set batch=2"
 
 
 def test_two_random_votes_agree_as_chance_says(monkeypatch):

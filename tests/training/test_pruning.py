@@ -11,8 +11,8 @@ import pytest
 import torch
 from sparsemtl.errors import SparseMTLError
 from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.sparsity.masks import masks_of, topk_mask
-from sparsemtl.sparsity.saliency import prunable, random_scores, snip
+from sparsemtl.sparsity.masks import budget_masks, masks_of, topk_mask
+from sparsemtl.sparsity.saliency import grasp, magnitude, prunable, random_scores, snip
 from sparsemtl.training import motor, pruning
 from sparsemtl.training.pruning import PROCEDURES, Job, partial_sparsity, side_by_side, synflow_masks, votes
 
@@ -121,6 +121,36 @@ def test_the_or_arbiter_keeps_what_either_task_voted_for_and_no_more(sparsity):
         assert torch.equal(weight != 0, kept[name]), name
     assert zeros(prunable(net)) <= exactly(sparsity, size(net))
     assert zeros(prunable(net)) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "score"),
+    [
+        ("random", lambda net, x, y: random_scores(net, 11)),
+        ("magnitude", lambda net, x, y: magnitude(net)),
+        ("snip-joint", lambda net, x, y: snip(net, motor.multitask_loss, x, y)),
+        ("grasp", lambda net, x, y: grasp(net, motor.multitask_loss, x, y)),
+    ],
+)
+def test_each_method_prunes_by_the_score_of_its_name(method, score):
+    net, _ = trained(method, 0.4)
+    wanted = topk_mask(score(network(), *data()), 0.4)
+    assert all(torch.equal(weight != 0, wanted[name]) for name, weight in prunable(net).items())
+
+
+def test_synflow_prunes_in_a_hundred_rounds():
+    net, _ = trained("synflow", 0.8)
+    wanted, few = (synflow_masks(network(), job(0.8), rounds=n) for n in (100, 1))
+    assert all(torch.equal(weight != 0, wanted[name]) for name, weight in prunable(net).items())
+    assert any(not torch.equal(wanted[name], few[name]) for name in wanted)
+
+
+def test_the_exact_budget_joins_tighter_votes():
+    net, _ = trained("budget", 0.4)
+    wanted = budget_masks({task: pruning.task_scores(network(), job(0.4), task) for task in TASKS}, 0.4)
+    assert all(torch.equal(weight != 0, wanted[name]) for name, weight in prunable(net).items())
+    joint = topk_mask(snip(network(), motor.multitask_loss, *data()), 0.4)
+    assert any(not torch.equal(wanted[name], joint[name]) for name in wanted)
 
 
 def test_votes_cover_the_shared_part_and_the_own_head_only():

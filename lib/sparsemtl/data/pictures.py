@@ -7,6 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class Reader:
         try:
             image = Image.open(self._bytes(path))
             image.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL has no common base for damage
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # no common base
             raise DataError(f"cannot read {path} ({one_line(error)}): put an intact copy in its place") from error
         return image
 
@@ -81,7 +82,7 @@ class Reader:
         """Return the array of a .npy file; `DataError` if it is damaged or holds Python objects."""
         try:
             return np.lib.format.read_array(self._bytes(path), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError, TokenError) as error:
             raise DataError(f"cannot read {path} ({one_line(error)}): put an intact copy in its place") from error
 
     def labels(self, path, highest):

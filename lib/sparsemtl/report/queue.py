@@ -22,6 +22,8 @@ def queue(studies, records):
             seen, hours = set(), 0.0
             for name, make in getattr(study, "TABLES", {"all": study.all_specs}).items():
                 specs = [s for s in dict.fromkeys(make(profile)) if s.hash not in seen]
+                if not specs:  # all of them belong to a table above
+                    continue
                 seen |= {s.hash for s in specs}
                 missing = [s for s in specs if s.hash not in done]
                 guesses = [_guess(study, s, seconds) for s in missing]

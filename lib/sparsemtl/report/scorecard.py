@@ -40,8 +40,8 @@ def scorecard(evidences):
                     "claim": row.claim, "short": told[claim].short, "tested on": problems.get(problem, problem),
                     "verdict": row.verdict, "effect": 100 * row.effect, "low": 100 * row.low, "high": 100 * row.high,
                     "weakest part": row.weakest, "as published": 100 * row.published, "of": told[claim].unit,
-                    "paired over": f"{n} {units}", "dz": row.dz, "profile": row.profile, "runs of the page": row.runs,
-                    "page": told[claim].page, "paper": PAPERS[study], "made in": row["where"], "quantity": quantity,
+                    "paired over": f"{n} {units}", "profile": row.profile, "page": told[claim].page,
+                    "paper": PAPERS[study], "made in": row["where"], "quantity": quantity,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

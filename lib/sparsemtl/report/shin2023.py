@@ -236,10 +236,9 @@ def claims(evidences, ids=None):
         for problem in [p for p in PROBLEMS if p in set(table.problem)] if len(table) else [None]:
             chosen = select(table, problem)
             values = per_subject(chosen) if len(chosen) else _published_values()[:0]
-            runs = chosen.hash.nunique() if len(chosen) else 0
             for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
                 quantity = globals()[claim.quantity]
-                row = claim_row(claim, evidence, quantity(values), quantity(_published_values()), "subjects", runs)
+                row = claim_row(claim, evidence, quantity(values), quantity(_published_values()), "subjects")
                 rows.append({"problem": problem or "not run"} | row)
     return pd.DataFrame(rows).set_index("id")
 

@@ -121,19 +121,18 @@ def against_published(found, published, sd=None):
     return difference, difference / spread, "agrees" if agrees else "higher" if difference > 0 else "lower"
 
 
-def claim_row(claim, evidence, parts, published, units, runs):
+def claim_row(claim, evidence, parts, published, units):
     """One line of a table of claims (dict): sentence, evidence, effect, interval and verdict.
 
     parts: paired differences, or a dict of them by part of the claim (see `weakest`). published: the same of the
-    published values. units: what is paired ("subjects", "seeds"), the name of a column. runs: number of records on the
-    claim's page.
+    published values. units: what is paired ("subjects", "seeds"), the name of a column.
     """
     part, found = weakest({name: d.dropna() for name, d in _parts(parts).items()})
     ran = found is not None and found.n > 0
     numbers = {"effect": "mean", "low": "low", "high": "high", "dz": "dz"}
     return {
         "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
-        "profile": evidence.profile if evidence else "", "runs": runs if ran else 0,
+        "profile": evidence.profile if evidence else "",
         **{name: getattr(found, field) if ran else math.nan for name, field in numbers.items()},
         "weakest": part, "published": _smallest_mean(_parts(published)),
         units: found.n if ran else 0, "verdict": verdict(found),

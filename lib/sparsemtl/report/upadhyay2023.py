@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from sparsemtl.report.statistics import against_published, claim_row, estimate
-from sparsemtl.studies import upadhyay2023
 from sparsemtl.studies.upadhyay2023 import (
     ALL_CELEBA,
     ALL_NYU,
@@ -261,9 +260,7 @@ def claims(evidences, protocol="paper", ids=None):
         table = select(frame(evidence.records), protocol)
         for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
             quantity = globals()[claim.quantity]
-            page = getattr(upadhyay2023, f"{claim.page.removeprefix('upadhyay2023_')}_specs")
-            runs = len({r.hash for r in evidence.records} & {s.hash for s in page(evidence.profile, protocol)})
-            rows.append(claim_row(claim, evidence, quantity(table), quantity(_published_frame()), "seeds", runs))
+            rows.append(claim_row(claim, evidence, quantity(table), quantity(_published_frame()), "seeds"))
     return pd.DataFrame(rows).set_index("id")
 
 

@@ -4,6 +4,7 @@ Nothing of a test fold touches scaling, masks or training, and nothing is chosen
 trained for a fixed number of epochs and tested once, at the end.
 """
 
+import contextlib
 from functools import partial
 
 import numpy as np
@@ -54,7 +55,22 @@ def batches(specs, device="cpu"):
 
 
 def run_many(specs, root=None, device="cpu"):
-    """Results of specs that are one of `batches`, in their order; for one that failed its `SparseMTLError` instead."""
+    """Results of specs that are one of `batches`, in their order; for one that failed its `SparseMTLError` instead.
+
+    Where all together do not fit into the GPU's memory they run by halves.
+    """
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        return _run_many(specs, root, device)
+    if len(specs) > 1:  # outside the handler, whose traceback would keep the memory
+        half = len(specs) // 2
+        return run_many(specs[:half], root, device) + run_many(specs[half:], root, device)
+    batch = specs[0].params["batch"]
+    return [
+        SparseMTLError(f"out of GPU memory with batch={batch}: take a smaller one, such as --set batch={batch // 2}")
+    ]
+
+
+def _run_many(specs, root, device):
     failures = {i: error for i, spec in enumerate(specs) if (error := _wrong(spec))}
     outcomes = {i: [] for i in range(len(specs)) if i not in failures}
     if not outcomes:
