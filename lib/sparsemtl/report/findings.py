@@ -113,7 +113,7 @@ def times(evidence, protocol="paper"):
     if table.empty:
         return f"Times: {NOT_RUN}."
     last = table.iloc[-1]
-    zeros, compact = (f"{last[f'{name}: saved, %']:.0f} %" for name in vision.SAVERS.values())
+    zeros, compact = (f"{round(last[f'{name}: saved, %'])} %" for name in vision.SAVERS.values())
     return (
         f"At λ = {table.index[-1]}, with {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save "
         f"{zeros} of a dense network's time, and removing the dead channels {compact}."
