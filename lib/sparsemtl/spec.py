@@ -23,7 +23,7 @@ def whole(least):
     return f"a whole number of {least} or more", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least
 
 
-def number(words, test=lambda v: True):
+def number(words, test):
     """Rule for `check_values`: a finite number that passes a test."""
 
     def passes(v):

@@ -230,15 +230,15 @@ def claims(evidences, ids=None):
     evidences: list of `Evidence`. The effect is a mean difference of accuracy, paired over subjects after averaging
     over seeds and, where the claim names both tasks, over tasks. ids: of the claims wanted, None for all.
     """
-    rows = []
+    rows, said = [], _published_values()
     for evidence in evidences:
         table = frame(evidence.records)
         for problem in [p for p in PROBLEMS if p in set(table.problem)] if len(table) else [None]:
             chosen = select(table, problem)
-            values = per_subject(chosen) if len(chosen) else _published_values()[:0]
+            values = per_subject(chosen) if len(chosen) else said[:0]
             for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
                 quantity = globals()[claim.quantity]
-                row = claim_row(claim, evidence, quantity(values), quantity(_published_values()), "subjects")
+                row = claim_row(claim, evidence, quantity(values), quantity(said), "subjects")
                 rows.append({"problem": problem or "not run"} | row)
     return pd.DataFrame(rows).set_index("id")
 

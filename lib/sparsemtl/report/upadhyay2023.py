@@ -255,12 +255,12 @@ def claims(evidences, protocol="paper", ids=None):
 
     ids: of the claims wanted, None for all.
     """
-    rows = []
+    rows, said = [], _published_frame()
     for evidence in evidences:
         table = select(frame(evidence.records), protocol)
         for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
             quantity = globals()[claim.quantity]
-            rows.append(claim_row(claim, evidence, quantity(table), quantity(_published_frame()), "seeds"))
+            rows.append(claim_row(claim, evidence, quantity(table), quantity(said), "seeds"))
     return pd.DataFrame(rows).set_index("id")
 
 

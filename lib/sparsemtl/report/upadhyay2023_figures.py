@@ -195,7 +195,7 @@ def inference_time(evidence, protocol="paper"):
     if table.empty or "dense_ms" not in table:
         return empty_figure(f"Fig. 4d, {evidence.origin}: not run")
     table, (fig, ax) = table.copy(), plt.subplots(figsize=(6.5, 4))
-    for name, label, colour in zip(SAVERS, SAVERS.values(), (MUTED, "#0072B2"), strict=True):
+    for (name, label), colour in zip(SAVERS.items(), (MUTED, "#0072B2"), strict=True):
         table[name] = 100 * (1 - table[f"{name}_saved"])
         _against_lambda(ax, table, name, color=colour, label=label)
     ax.axhline(100, color=MUTED, ls=":", lw=1, label="dense")

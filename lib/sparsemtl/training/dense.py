@@ -280,19 +280,9 @@ class Training:
 
     def _resume(self):
         """Take up the checkpoint, if there is one of the same data, code and device; else train from the start."""
-        try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+        state = self._saved()
+        if state is None:
             return
-        except OSError as error:
-            raise DataError(f"cannot read {self.checkpoint} ({error.strerror}): repair it or delete it") from error
-        except MemoryError:
-            raise  # no fault of the file
-        except Exception:  # whatever else a damaged file makes torch raise
-            self.checkpoint.replace(self.checkpoint.with_suffix(".damaged"))
-            return print(f"{self.checkpoint} is damaged: training starts anew", file=sys.stderr)
-        if state.get("origin") != self._origin():
-            return print(f"{self.checkpoint} is of other data, code or device: training starts anew", file=sys.stderr)
         for name in ("net", "balance", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         for name in ("history", "best", "stopped", "seconds"):
@@ -301,6 +291,26 @@ class Training:
         torch.set_rng_state(state["rng"])
         if self.cuda and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+    def _saved(self):
+        """What the checkpoint holds, or None where this run cannot go on from it."""
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DataError(f"cannot read {self.checkpoint} ({error.strerror}): repair it or delete it") from error
+        except MemoryError:
+            raise  # no fault of the file
+        except Exception:  # whatever else a damaged file makes torch raise
+            self.checkpoint.replace(self.checkpoint.with_suffix(".damaged"))
+            what = "damaged"
+        else:
+            if state.get("origin") == self._origin():
+                return state
+            what = "of other data, code or device"
+        print(f"{self.checkpoint} is {what}: training starts anew", file=sys.stderr)
+        return None
 
     def predict(self, rows):
         """Predictions for pictures `rows`: "seg" uint8 class, "normal" and "depth" float32, else float32 logits."""
