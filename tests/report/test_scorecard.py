@@ -66,6 +66,8 @@ def test_the_largest_profile_that_has_the_runs_decides_and_is_named(vision):
     told = scorecard.story(table)
     assert "profile `small`, real data with smaller networks" in told
     assert "profile `full`, the papers' sizes" in told
+    judged = int(table.low.notna().sum())
+    assert f"up to {0.025 * judged:.1f} of the {judged} with an interval would be *reproduced*" in told
 
 
 def test_effects_are_percentages_with_the_interval_of_scipy(vision):

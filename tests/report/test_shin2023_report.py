@@ -135,7 +135,7 @@ def test_the_published_cells_stand_beside_ours(records):
         assert (row.published, row.ours, row.sd) == pytest.approx((published, values.mean(), values.std(ddof=1)))
         assert (row["95 % from"], row["to"]) == pytest.approx((low, high))
         units = (values.mean() - published) / stats.sem(values)
-        assert row["difference / standard error"] == pytest.approx(units)
+        assert row["in standard errors"] == pytest.approx(units)
         word = "agrees" if low <= published <= high else "higher" if units > 0 else "lower"
         assert row["against published"] == word
 

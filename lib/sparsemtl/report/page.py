@@ -23,7 +23,7 @@ TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learn
 # What the columns of a statistic are called on a page
 LABELS = {
     "n": "subjects", "mean": "mean difference", "low": "95 % from", "high": "to", "dz": "d_z", "p": "p (Wilcoxon)",
-    "weakest": "weakest part", "published": "as published",
+    "weakest": "weakest part",
 }  # fmt: skip
 NONE = "–"  # no such value; what was never run says so in words
 LONG = 40  # characters, from which on a cell may break into lines
@@ -97,8 +97,8 @@ class Page:
         report, study = (import_module(f"sparsemtl.{part}.{name}") for part in ("report", "studies"))
         mine = [claim.id for claim in study.CLAIMS if claim.page == self.notebook]
         table = report.claims(evidences, ids=mine, **options)
-        names = ["claim", "problem", "evidence", "effect", "low", "high", "weakest", "published", "subjects", "seeds"]
-        table = table[[n for n in (*names, "dz", "verdict") if n in table]]
+        names = ["claim", "problem", "evidence", "effect", "low", "high", "weakest", "as published", "subjects"]
+        table = table[[n for n in (*names, "seeds", "dz", "verdict") if n in table]]
         return self.table(table.set_index("claim"), "claims", "The claims of this page", evidences)
 
     def finding(self, text, name, *evidences):

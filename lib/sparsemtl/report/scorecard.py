@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sparsemtl.report.evidence import NOT_RUN, committed_evidences
-from sparsemtl.report.statistics import VERDICTS
+from sparsemtl.report.statistics import CONFIDENCE, VERDICTS
 from sparsemtl.report.style import MUTED, VERDICT_STYLE
 
 PAPERS = {"shin2023": "Shin et al. 2023", "upadhyay2023": "Upadhyay et al. 2023"}
@@ -39,7 +39,7 @@ def scorecard(evidences):
                 {
                     "claim": row.claim, "short": told[claim].short, "tested on": problems.get(problem, problem),
                     "verdict": row.verdict, "effect": 100 * row.effect, "low": 100 * row.low, "high": 100 * row.high,
-                    "weakest part": row.weakest, "as published": 100 * row.published, "of": told[claim].unit,
+                    "weakest part": row.weakest, "as published": 100 * row["as published"], "of": told[claim].unit,
                     "paired over": f"{n} {units}", "profile": row.profile, "page": told[claim].page,
                     "paper": PAPERS[study], "made in": row["where"], "quantity": quantity,
                 }
@@ -73,8 +73,11 @@ def story(table):
     if len(ran) and (alone := ran[ran.low.isna()]).size:
         have = "has" if len(alone) == 1 else "have"
         lines.append(f"{len(alone)} {have} one seed, which gives no interval: inconclusive whatever the effect.")
+    if judged := ran.low.notna().sum():
+        chance = judged * (1 - CONFIDENCE) / 2
+        lines.append(f"Without any effect, up to {chance:.1f} of the {judged} with an interval would be *reproduced*.")
     for claim, said in table.loc[table["as published"] < 0, ["claim", "as published"]].itertuples(index=False):
-        lines.append(f"*{claim}* The published tables themselves say otherwise: {said:+.2f} %.")
+        lines.append(f"*{claim}* By the same measure the published tables themselves are against it: {said:+.2f} %.")
     return " ".join(lines)
 
 

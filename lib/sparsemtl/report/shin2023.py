@@ -113,9 +113,9 @@ def published_beside_ours(records, problem):
         rows.append(
             {
                 "task": TASKS[task], "metric": METRICS[metric], "published": published,
-                "ours": e.mean if ran else np.nan, "sd": e.sd if ran else np.nan,
-                "95 % from": e.low if ran else np.nan, "to": e.high if ran else np.nan, "difference": difference,
-                "difference / standard error": units, "against published": word,
+                "ours": e.mean if ran else np.nan, "against published": word, "95 % from": e.low if ran else np.nan,
+                "to": e.high if ran else np.nan, "sd": e.sd if ran else np.nan, "difference": difference,
+                "in standard errors": units,
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(["task", "metric"])

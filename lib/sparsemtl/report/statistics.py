@@ -134,7 +134,7 @@ def claim_row(claim, evidence, parts, published, units):
         "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
         "profile": evidence.profile if evidence else "",
         **{name: getattr(found, field) if ran else math.nan for name, field in numbers.items()},
-        "weakest": part, "published": _smallest_mean(_parts(published)),
+        "weakest": part, "as published": _smallest_mean(_parts(published)),
         units: found.n if ran else 0, "verdict": verdict(found),
     }  # fmt: skip
 

@@ -142,8 +142,8 @@ def cells(number, evidence, protocol="paper"):
             e, said = estimate(ours), (row[f"{column}_mean"], row[f"{column}_std"])
             difference, units, word = against_published(e, *said)
             rows[row["tasks"], f"{row['lambda']:g}", label] = {
-                "published": said[0], "published sd": said[1], "ours": e.mean, "sd": e.sd, "seeds": e.n,
-                "difference": difference, "difference / spread": units, "against published": word,
+                "published": said[0], "published sd": said[1], "ours": e.mean, "sd": e.sd, "against published": word,
+                "seeds": e.n, "difference": difference, "difference / spread": units,
             }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "metric"])
 
