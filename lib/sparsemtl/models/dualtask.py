@@ -9,6 +9,9 @@ zero, and rescaling the others at every step would blur what the masks do.
 For speed, the temporal and spatial convolutions are computed together, since all between them is linear, and
 EEGNet's depthwise ones by FFT. The modules `temporal`, `spatial` and `separable_depth` therefore hold weights but
 are never called: forward hooks on them (`torch.nn.utils.prune`, FLOP counters) do not fire.
+
+Every part can be made as several `copies` that lie side by side, for `sparsemtl.training.stack`: each copy has the
+parameters of a whole part, one copy after another along the first axis, and all copies see the same signals.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,13 +53,55 @@ def _checked_steps(name: str, steps: Callable[[int, int], int], n_times: int, ke
     return steps(n_times, kernel)
 
 
+class _Dropout(nn.Dropout):
+    """Dropout that takes the same features (n, copies * C, ...) from every copy, drawn as for one of them."""
+
+    def __init__(self, p: float, copies: int):
+        super().__init__(p)
+        self.copies = copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features that are left, scaled."""
+        if self.copies == 1 or not self.training:
+            return super().forward(x)
+        each = x.unflatten(1, (self.copies, -1))
+        return (each * super().forward(torch.ones_like(each[:, 0]))[:, None]).flatten(1, 2)
+
+
+class _Correlation(torch.autograd.Function):
+    """Circular cross-correlation over the last axis through the FFT: signals (n, C, T), kernels (C, period >= T).
+
+    PyTorch would derive the gradient of a real transform through a complex one, and transform forth and back between
+    the two products of each gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, signals, kernels):
+        period = kernels.shape[-1]
+        spectra = torch.fft.rfft(signals, period), torch.fft.rfft(kernels)
+        ctx.save_for_backward(signals, kernels, *spectra)
+        return torch.fft.irfft(spectra[0] * spectra[1].conj(), period)
+
+    @staticmethod
+    def backward(ctx, grad):
+        signals, kernels, of_signals, of_kernels = ctx.saved_tensors
+        period = kernels.shape[-1]
+        if torch.is_grad_enabled():  # a second derivative is wanted: it must see where the spectra come from
+            of_signals, of_kernels = torch.fft.rfft(signals, period), torch.fft.rfft(kernels)
+        of_grad, found = torch.fft.rfft(grad), [None, None]
+        if ctx.needs_input_grad[0]:
+            found[0] = torch.fft.irfft(of_grad * of_kernels, period)[..., : signals.shape[-1]]
+        if ctx.needs_input_grad[1]:
+            found[1] = torch.fft.irfft((of_signals * of_grad.conj()).sum(0), period)
+        return tuple(found)
+
+
 def _correlate(signals: Tensor, kernels: Tensor) -> Tensor:
     """Depthwise cross-correlation (n, C, T) with (C, K), zero-padded by K // 2 at both ends, through the FFT."""
-    n_kernel = kernels.shape[-1]
-    padded = F.pad(signals, (n_kernel // 2, n_kernel // 2))
-    n = padded.shape[-1]
-    spectrum = torch.fft.rfft(padded) * torch.fft.rfft(kernels, n).conj()
-    return torch.fft.irfft(spectrum, n)[..., : n - n_kernel + 1]
+    n_kernel, before = kernels.shape[-1], kernels.shape[-1] // 2
+    period = signals.shape[-1] + 2 * before
+    around = F.pad(kernels, (0, period - n_kernel)).roll(-before, -1)  # what comes before the start lies at the end
+    return _Correlation.apply(signals, around)[..., : period - n_kernel + 1]
 
 
 class EEGNet(nn.Module):
@@ -81,20 +126,22 @@ class EEGNet(nn.Module):
         depth: int = 2,
         dropout: float = 0.25,
         bn_momentum: float = 0.01,
+        copies: int = 1,
     ):
         """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
         super().__init__()
+        self.n_features = f1 * depth * _checked_steps("EEGNet", self._steps, n_times, kernel)
+        f1 *= copies
         f2 = f1 * depth
-        self.n_features = f2 * _checked_steps("EEGNet", self._steps, n_times, kernel)
         norm = {"eps": 1e-3, "momentum": bn_momentum}
         self.temporal = nn.Conv2d(1, f1, (1, kernel), bias=False)
         self.norm_temporal = nn.BatchNorm2d(f1, **norm)
         self.spatial = nn.Conv2d(f1, f2, (n_channels, 1), groups=f1, bias=False)
         self.norm_spatial = nn.BatchNorm1d(f2, **norm)
         self.separable_depth = nn.Conv1d(f2, f2, 16, groups=f2, padding=8, bias=False)
-        self.separable_point = nn.Conv1d(f2, f2, 1, bias=False)
+        self.separable_point = nn.Conv1d(f2, f2, 1, groups=copies, bias=False)
         self.norm_separable = nn.BatchNorm1d(f2, **norm)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _Dropout(dropout, copies)
 
     @staticmethod
     def _steps(n_times: int, kernel: int) -> int:
@@ -119,9 +166,8 @@ class EEGNet(nn.Module):
         mean, var = w @ first, ((w @ (second - torch.outer(first, first))) * w).sum(1)
         with torch.no_grad():
             bn.num_batches_tracked += 1
-            # a sum, as torch.vmap has no rule for lerp_
-            bn.running_mean += bn.momentum * (mean - bn.running_mean)
-            bn.running_var += bn.momentum * (var * (n_windows / (n_windows - 1)) - bn.running_var)
+            bn.running_mean.lerp_(mean, bn.momentum)
+            bn.running_var.lerp_(var * (n_windows / (n_windows - 1)), bn.momentum)
         return mean, var
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +181,7 @@ class EEGNet(nn.Module):
         depth = len(spatial) // len(scale)
         kernels = (self.temporal.weight.flatten(1) * scale[:, None]).repeat_interleave(depth, 0)
         offset = shift.repeat_interleave(depth) * spatial.sum(1)
-        h = _correlate(spatial @ x, kernels) + offset[:, None]
+        h = _correlate(F.conv1d(x, spatial[..., None]), kernels) + offset[:, None]
         h = self.dropout(F.avg_pool1d(F.elu(self.norm_spatial(h)), 4))
         h = self.norm_separable(self.separable_point(_correlate(h, self.separable_depth.weight[:, 0])))
         return self.dropout(F.avg_pool1d(F.elu(h), 8)).flatten(1)
@@ -143,9 +189,10 @@ class EEGNet(nn.Module):
 
 def _merged_conv(x: Tensor, temporal: nn.Conv2d, spatial: nn.Conv2d) -> Tensor:
     """Temporal, then spatial convolution of (n, E, T) as one over electrodes and time; nothing lies between."""
-    time, space = temporal.weight.flatten(1), spatial.weight[..., 0]
-    bias = torch.einsum("f,sfe->s", temporal.bias, space)
-    return F.conv1d(x, torch.einsum("fk,sfe->sek", time, space), bias)
+    copies = (spatial.groups, -1)
+    time, space = (w.flatten(2).unflatten(0, copies) for w in (temporal.weight[:, 0], spatial.weight))
+    bias = torch.einsum("cf,csfe->cs", temporal.bias.unflatten(0, copies), space)
+    return F.conv1d(x, torch.einsum("cfk,csfe->csek", time[:, :, 0], space).flatten(0, 1), bias.flatten())
 
 
 class ShallowConvNet(nn.Module):
@@ -157,14 +204,14 @@ class ShallowConvNet(nn.Module):
 
     spatial_weight_name, electrode_axis = "spatial.weight", 2
 
-    def __init__(self, n_channels: int, n_times: int, kernel: int = 25, *, dropout: float = 0.5):
+    def __init__(self, n_channels: int, n_times: int, kernel: int = 25, *, dropout: float = 0.5, copies: int = 1):
         """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
         super().__init__()
         self.n_features = 40 * _checked_steps("ShallowConvNet", self._steps, n_times, kernel)
-        self.temporal = nn.Conv2d(1, 40, (1, kernel))
-        self.spatial = nn.Conv2d(40, 40, (n_channels, 1), bias=False)
-        self.norm = nn.BatchNorm1d(40)
-        self.dropout = nn.Dropout(dropout)
+        self.temporal = nn.Conv2d(1, 40 * copies, (1, kernel))
+        self.spatial = nn.Conv2d(40 * copies, 40 * copies, (n_channels, 1), groups=copies, bias=False)
+        self.norm = nn.BatchNorm1d(40 * copies)
+        self.dropout = _Dropout(dropout, copies)
 
     @staticmethod
     def _steps(n_times: int, kernel: int) -> int:
@@ -186,17 +233,17 @@ class DeepConvNet(nn.Module):
 
     spatial_weight_name, electrode_axis = "spatial.weight", 2
 
-    def __init__(self, n_channels: int, n_times: int, kernel: int = 10, *, dropout: float = 0.5):
+    def __init__(self, n_channels: int, n_times: int, kernel: int = 10, *, dropout: float = 0.5, copies: int = 1):
         """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
         super().__init__()
         self.n_features = 200 * _checked_steps("DeepConvNet", self._steps, n_times, kernel)
-        self.temporal = nn.Conv2d(1, 25, (1, kernel))
-        self.spatial = nn.Conv2d(25, 25, (n_channels, 1), bias=False)
-        self.norm = nn.BatchNorm1d(25)
+        self.temporal = nn.Conv2d(1, 25 * copies, (1, kernel))
+        self.spatial = nn.Conv2d(25 * copies, 25 * copies, (n_channels, 1), groups=copies, bias=False)
+        self.norm = nn.BatchNorm1d(25 * copies)
         layers = []
         for n_in, n_out in ((25, 50), (50, 100), (100, 200)):
-            conv = nn.Conv1d(n_in, n_out, kernel, bias=False)
-            layers += [nn.Dropout(dropout), conv, nn.BatchNorm1d(n_out), nn.ELU(), nn.MaxPool1d(3)]
+            conv = nn.Conv1d(n_in * copies, n_out * copies, kernel, groups=copies, bias=False)
+            layers += [_Dropout(dropout, copies), conv, nn.BatchNorm1d(n_out * copies), nn.ELU(), nn.MaxPool1d(3)]
         self.blocks = nn.Sequential(*layers)
 
     @staticmethod
@@ -228,6 +275,8 @@ class DualTaskNet(nn.Module):
         Heads to build, in the order in which the tasks' trials are stacked; one task gives a single-task network.
     generator : torch.Generator, optional
         Source of the initial weights (see `init_weights`); None takes torch's global one.
+    copies : int, optional
+        That many networks in one, side by side (see the module); logits get a first axis of this length.
     **trunk
         Further arguments of the trunk, such as `kernel` (samples) and `dropout`.
 
@@ -247,6 +296,7 @@ class DualTaskNet(nn.Module):
         backbone: str = "eegnet",
         tasks: Sequence[str] = TASKS,
         generator: torch.Generator | None = None,
+        copies: int | None = None,
         **trunk,
     ):
         """Build and initialise the parts; see the class."""
@@ -259,11 +309,17 @@ class DualTaskNet(nn.Module):
             raise SpecError(f"n_classes={n_classes}: at least 2 are needed")
         if backbone == "eegnet":
             trunk.setdefault("kernel", round(sfreq / 2))
-        self.tasks, self.input_shape = tuple(tasks), (n_channels, n_times)
-        self.shared = BACKBONES[backbone](n_channels, n_times, **trunk)
+        self.tasks, self.input_shape, self.copies = tuple(tasks), (n_channels, n_times), copies
+        self._design = {"n_classes": n_classes, "backbone": backbone, "tasks": self.tasks} | trunk
+        self.shared = BACKBONES[backbone](n_channels, n_times, copies=copies or 1, **trunk)
         for task in self.tasks:
-            self.add_module(task, nn.Linear(self.shared.n_features, n_classes))
+            self.add_module(task, nn.Linear(self.shared.n_features, n_classes * (copies or 1)))
         init_weights(self, generator)
+
+    def side_by_side(self, copies: int) -> "DualTaskNet":
+        """A new network of this architecture with `copies`, on the meta device: without values, nothing drawn."""
+        with torch.device("meta"):
+            return DualTaskNet(*self.input_shape, **self._design, copies=copies)
 
     def spatial_weight(self) -> tuple[str, int]:
         """Name of the spatial convolution's weight in `named_parameters` and its axis of length E."""
@@ -272,8 +328,9 @@ class DualTaskNet(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits {task: (n_task, n_classes)} of signals {task: (n_task, E, T)}, for the tasks in `inputs` only.
 
-        All trials pass the trunk once, stacked in the order of `self.tasks`, so batch norm sees both tasks.
-        SpecError for a task without a head, no task at all, or signals of another shape.
+        With `copies` the logits are (copies, n_task, n_classes). All trials pass the trunk once, stacked in the order
+        of `self.tasks`, so batch norm sees both tasks. SpecError for a task without a head, no task at all, or signals
+        of another shape.
         """
         if not inputs or not set(inputs) <= set(self.tasks):
             raise SpecError(f"inputs for {', '.join(inputs) or 'no task'}: this network has {', '.join(self.tasks)}")
@@ -286,4 +343,11 @@ class DualTaskNet(nn.Module):
         tasks = [task for task in self.tasks if task in inputs]
         features = self.shared(torch.cat([inputs[task] for task in tasks]))
         parts = features.split([len(inputs[task]) for task in tasks])
-        return {task: self.get_submodule(task)(part) for task, part in zip(tasks, parts, strict=True)}
+        return {task: self._logits(self.get_submodule(task), part) for task, part in zip(tasks, parts, strict=True)}
+
+    def _logits(self, head: nn.Linear, features: Tensor) -> Tensor:
+        if self.copies is None:
+            return head(features)
+        each = features.unflatten(1, (self.copies, -1)).transpose(0, 1)
+        weight, bias = (p.unflatten(0, (self.copies, -1)) for p in (head.weight, head.bias))
+        return torch.baddbmm(bias[:, None], each, weight.mT)

@@ -28,7 +28,7 @@ CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
 # EEGNets that train together on a CPU, at most: chosen by benchmarks/eeg_batch.py. At least two, one of them a copy for
 # want of another: so a network gets the same bits in any company, which CPU kernels give in stacks of any size but one.
-CPU_STACK = 8
+CPU_STACK = 16
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
 

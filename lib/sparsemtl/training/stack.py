@@ -5,7 +5,6 @@ import math
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from sparsemtl.errors import SparseMTLError
 from sparsemtl.sparsity.masks import apply_masks, masks_of
@@ -13,11 +12,11 @@ from sparsemtl.training.fit import diverged, fit
 
 
 class Stack(nn.Module):
-    """K networks of one architecture as one model: its outputs are theirs, stacked to (K, ...).
+    """K `DualTaskNet` of one architecture as one model of K copies: its logits are theirs, stacked to (K, ...).
 
-    Parameters, buffers and masks of the stack are stacked likewise, and the networks' own become views of them: to
-    train the stack is to train the networks, and a mask put on a network holds in the stack. All networks get the
-    same inputs and the same dropout, drawn as it is for one of them.
+    Parameters, buffers and masks of the stack are theirs, one network after another along the first axis, and the
+    networks' own become views of them: to train the stack is to train the networks, and a mask put on a network
+    holds in the stack. All networks get the same inputs and the same dropout, drawn as it is for one of them.
     """
 
     def __init__(self, networks):
@@ -25,16 +24,16 @@ class Stack(nn.Module):
         self._networks = tuple(networks)  # a tuple hides them: their parameters are none of their own any more
         for net in networks:
             apply_masks(net, masks_of(net))  # a dense one gets a mask like the others
-        self.whole = copy.deepcopy(networks[0])
+        self.whole = networks[0].side_by_side(len(networks))
         for whole, *parts in zip(self.whole.modules(), *(net.modules() for net in networks), strict=True):
             for name in [name for name, value in whole._parameters.items() if value is not None]:
-                stacked = torch.stack([part._parameters[name].detach() for part in parts])
-                whole._parameters[name] = nn.Parameter(stacked)
-                for part, view in zip(parts, stacked, strict=True):
+                joined, views = _joined([part._parameters[name].detach() for part in parts])
+                whole._parameters[name] = nn.Parameter(joined)
+                for part, view in zip(parts, views, strict=True):
                     part._parameters[name].data = view
-            for name in [name for name, value in whole._buffers.items() if value is not None]:
-                whole._buffers[name] = torch.stack([part._buffers[name] for part in parts])
-                for part, view in zip(parts, whole._buffers[name], strict=True):
+            for name in [name for name, value in parts[0]._buffers.items() if value is not None]:
+                whole._buffers[name], views = _joined([part._buffers[name] for part in parts])
+                for part, view in zip(parts, views, strict=True):
                     part._buffers[name] = view
         apply_masks(self.whole, masks_of(self.whole))
 
@@ -45,13 +44,17 @@ class Stack(nn.Module):
         return super().train(mode)
 
     def forward(self, inputs):
-        """Outputs of all networks, stacked, for inputs that they share."""
+        """Logits of all networks, stacked, for inputs that they share."""
+        return self.whole(inputs)
 
-        def one(parameters, buffers):
-            return functional_call(self.whole, (parameters, buffers), (inputs,))
 
-        own = dict(self.whole.named_parameters()), dict(self.whole.named_buffers())
-        return torch.vmap(one, randomness="same")(*own)
+def _joined(tensors):
+    """The tensors in one, along the first axis, and a view of it for each; single numbers become a vector."""
+    if tensors[0].ndim == 0:
+        joined = torch.stack(tensors)
+        return joined, joined.unbind()
+    joined = torch.cat(tensors)
+    return joined, joined.chunk(len(tensors))
 
 
 def fit_together(trainings, batches, loss_fn, optimizer, least=1):
