@@ -113,6 +113,32 @@ def test_a_library_inside_another_project_has_no_revision(tmp_path):
     assert found.stdout.strip() == "unknown"
 
 
+def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeypatch):
+    package = tmp_path / "lib" / "sparsemtl"
+    package.mkdir(parents=True)
+    (package / "engine.py").write_text("one = 1\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
+    found = engine.revision.__wrapped__
+    assert found() == head
+    (tmp_path / "a page.md").write_text("no part of the library")
+    assert found() == head
+    (package / "engine.py").write_text("one = 2\n")
+    assert found() == head + "+"
+
+
+def test_records_of_other_code_are_made_anew_where_that_is_asked_for(calls, tiny_spec, tmp_path, monkeypatch):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(2)]
+    execute(specs, store, progress=False)
+    assert execute(specs, store, progress=False, same_code=True).executed == 0
+    monkeypatch.setattr(engine, "code_fingerprint", lambda: "0" * 16)
+    assert execute(specs, store, progress=False).executed == 0
+    assert execute(specs, store, progress=False, same_code=True).executed == 2
+
+
 def test_a_result_that_is_not_finite_fails_by_name(calls, tiny_spec, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["a_runner"], "run", lambda *a, **k: {"loss": float("nan")})
     outcome = execute([tiny_spec()], Store(tmp_path), progress=False)

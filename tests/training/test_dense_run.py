@@ -379,8 +379,37 @@ def test_uncertainty_weights_are_learned_or_fixed():
         run = training("seg+depth", uncertainty=choice)
         start = run.balance.log_variance.detach().clone()
         run.fit()
+        assert (start == (0 if moved else 1)).all()
         assert (run.balance.log_variance != start).any() == moved
         run.checkpoint.unlink()
+
+
+def test_heads_are_those_of_the_protocol():
+    paper, released = (training(protocol=name) for name in ("paper", "released"))
+    outputs = [run.net.heads["seg"](torch.zeros(2, 32 * run.p["width"], 3, 3)).shape[1] for run in (paper, released)]
+    assert outputs == [len(paper.data.classes), len(paper.data.classes) + 1]  # a 41st, item 1 of the notes
+    large = torch.full((2, 32 * paper.p["width"], 3, 3), 1e3)
+    reach = [
+        {task: run.net.eval().heads[task](large * torch.randn_like(large)).abs().max() for task in ("normal", "depth")}
+        for run in (paper, released)
+    ]
+    assert all(value > 1 for value in reach[0].values())
+    assert all(value <= 1 for value in reach[1].values())
+
+
+def test_pictures_come_in_another_order_each_epoch_that_the_seed_decides():
+    run, again, other = training("depth"), training("depth"), training("depth")
+    other.spec = replace(other.spec, seed=4)
+
+    def seen(run, epoch):
+        """Numbers of the training pictures of an epoch, in their order."""
+        pictures = run._images(run.data.splits["train"])
+        return [int((pictures == x).flatten(1).all(1).nonzero()) for batch, _ in run._batches(epoch) for x in batch]
+
+    first, train = seen(run, 0), run.data.splits["train"]
+    assert len(set(first)) == len(first) == len(train) // 4 * 4
+    assert first == seen(again, 0)
+    assert first not in (sorted(first), seen(run, 1), seen(other, 0))
 
 
 def test_the_penalty_can_enter_the_loss_as_well():
