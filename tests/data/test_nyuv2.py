@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 from sparsemtl.data import load
 from sparsemtl.data.nyuv2 import CLASSES, convert_nyuv2, intrinsics, load_nyuv2, normals_from_depth
-from sparsemtl.data.pictures import VOID, Reader, nearest, random_split, thin
+from sparsemtl.data.pictures import VOID, Reader, nearest, random_split, shrink, thin
 from sparsemtl.data.rooms import write_rooms
 from sparsemtl.errors import DataError, SpecError
 
@@ -190,6 +190,32 @@ def test_own_validation_list_is_kept_and_nyud_mt_naming_understood(folder):
     (sets / "test.txt").write_text("00009\n00010\n")
     (sets / "val.txt").write_text("00011\n")
     assert [pictures.ids[row] for row in get(folder).splits["val"]] == ["00011"]
+
+
+def test_the_white_frame_of_the_official_pictures_is_left_out_unasked(folder):
+    seg = load_nyuv2(root=folder, size=256).targets["seg"]
+    assert (seg[:, 3:-3, 3:-3] != VOID).any(0).all()
+    for side in (seg[:, :3], seg[:, -3:], seg[:, :, :3], seg[:, :, -3:]):
+        assert (side == VOID).all()
+
+
+def test_pictures_get_smaller_by_averaging():
+    lines = np.tile(np.array([0, 255], np.uint8), (16, 8))
+    found = shrink(Image.fromarray(lines), 8)
+    assert found.shape == (3, 8, 8)
+    assert (abs(found[:, :, 1:-1].astype(float) - 127.5) < 32).all()  # any single pixel would be black or white
+    assert (found[0] == found[0, 0]).all()
+
+
+def test_thinned_lists_spread_over_each_split_by_number():
+    lists = {"train": [str(i) for i in range(101)], "test": [str(i) for i in range(200, 300, 2)]}
+    assert thin(lists, None) == thin(lists, 151) == lists
+    found = thin(lists, 15)
+    assert [len(ids) for ids in found.values()] == [10, 5]
+    assert [found[split][0] for split in lists] == ["0", "200"]
+    assert [found[split][-1] for split in lists] == ["100", "298"]
+    steps = np.diff([int(i) for i in found["train"]])
+    assert steps.max() - steps.min() <= 1
 
 
 def test_split_of_the_official_size():
