@@ -1,6 +1,7 @@
 """What every test shares: a cache of its own, and the smallest runs of the EEG study."""
 
 import os
+from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -30,6 +31,19 @@ def _session_cache(tmp_path_factory):
         patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("SPARSEMTL_RUNS", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Data set's name -> folder of the real data sets; skips the test where that one is not there."""
+    root = Path(os.environ.get("SPARSEMTL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+    def folder(name):
+        if not (root / name).is_dir():
+            pytest.skip(f"no {name} in {root}: set SPARSEMTL_DATA")
+        return root
+
+    return folder
 
 
 @pytest.fixture(scope="session")

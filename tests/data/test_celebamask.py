@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from sparsemtl.data.celebamask import CLASS_OF, CLASSES, PARTS, load_celebamask
 from sparsemtl.data.faces import write_faces
 from sparsemtl.errors import DataError
 
-REAL = Path(os.environ.get("SPARSEMTL_DATA") or Path(__file__).parents[3] / "shared" / "data")
 ATTRIBUTES = "CelebAMask-HQ-attribute-anno.txt"
 
 
@@ -223,12 +221,12 @@ def test_damage_is_named_in_one_line(folder, damage):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not (REAL / "celebamask").is_dir(), reason=f"no CelebAMask-HQ in {REAL}: set SPARSEMTL_DATA")
-def test_real_pictures():
-    pictures = load_celebamask(REAL, size=64, n=8)
+def test_real_pictures(real_data):
+    root = real_data("celebamask")
+    pictures = load_celebamask(root, size=64, n=8)
     shares = torch.bincount(pictures.targets["seg"].flatten().int(), minlength=3) / pictures.targets["seg"].numel()
     assert 7 <= len(pictures) <= 9
     assert ((shares > 0.1) & (shares < 0.7)).all()
-    attributes = [line.split() for line in (REAL / "celebamask" / ATTRIBUTES).read_text().splitlines()[2:]]
+    attributes = [line.split() for line in (root / "celebamask" / ATTRIBUTES).read_text().splitlines()[2:]]
     male = {row[0]: row[21] == "1" for row in attributes}  # the 21st of the 40 attributes
     assert [bool(value) for value in pictures.targets["male"]] == [male[f"{i}.jpg"] for i in pictures.ids]

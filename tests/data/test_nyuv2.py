@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from sparsemtl.data.nyuv2 import CLASSES, convert_nyuv2, intrinsics, load_nyuv2,
 from sparsemtl.data.pictures import VOID, Reader, nearest, random_split, shrink, thin
 from sparsemtl.data.rooms import write_rooms
 from sparsemtl.errors import DataError, SpecError
-
-REAL = Path(os.environ.get("SPARSEMTL_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 @pytest.fixture(autouse=True)
@@ -491,9 +488,8 @@ def test_converter_refuses_splits_and_maps_of_another_release(official):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not (REAL / "nyuv2" / "images").is_dir(), reason=f"no NYU-v2 in {REAL}: set SPARSEMTL_DATA")
-def test_real_pictures():
-    pictures = load_nyuv2(REAL, size=64, n=8)
+def test_real_pictures(real_data):
+    pictures = load_nyuv2(real_data("nyuv2"), size=64, n=8)
     seg, normal, depth = (pictures.targets[task] for task in ("seg", "normal", "depth"))
     known = seg[seg != VOID]
     assert known.max() < 40
