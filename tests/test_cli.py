@@ -11,7 +11,7 @@ import pytest
 from sparsemtl import engine
 from sparsemtl.__main__ import main
 from sparsemtl.errors import DataError
-from sparsemtl.records import Store, read_jsonl, set_hash, write_jsonl
+from sparsemtl.records import RunRecord, Store, read_jsonl, set_hash, write_jsonl
 from sparsemtl.studies import shin2023
 
 ONE = ("--subject", "1", "--seed", "0", "--method", "or", "--sparsity", "0.4")
@@ -51,7 +51,9 @@ def call(capsys, *words):
     return status, said.out.splitlines(), [s for s in said.err.splitlines() if s and not re.search(r"\d/\d+ \[", s)]
 
 
-@pytest.mark.parametrize("words", [(), ("list",), ("run",), ("show",), ("export",), ("import",), ("data",)])
+@pytest.mark.parametrize(
+    "words", [(), ("list",), ("run",), ("verify",), ("show",), ("export",), ("import",), ("data",)]
+)
 def test_help_names_every_argument_in_words(capsys, words):
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
@@ -364,3 +366,57 @@ def test_a_cause_that_stops_many_runs_is_told_once(tmp_path, capsys, monkeypatch
     assert status == 2
     assert len(lines) == 1
     assert " and 1 more: no recordings of eegmmidb S001" in lines[0]
+
+
+def shipped(folder, seeds=(0, 1), accuracy=0.5, **more):
+    """Committed records of quick runs, with the same accuracy for all but what `more` gives by seed."""
+    specs = [s for s in shin2023.specs("quick", subjects=(1,), methods=("or",), sparsities=(0.4,)) if s.seed in seeds]
+    run = {"started": "", "ended": "", "seconds": 1.0, "device": "cpu", "threads": 1, "python": "", "packages": {}}
+    records = [
+        RunRecord(s, {"metrics": {"accuracy": more.get(f"seed{s.seed}", accuracy)}}, run | {"revision": "abc"})
+        for s in specs
+    ]
+    write_jsonl(folder / "shin2023/quick/a.jsonl", records)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("now", "status", "said"),
+    [
+        ({0: 0.5, 1: 0.7}, 0, "2 to the bit"),
+        ({0: 0.5, 1: 0.6}, 0, "1 to the bit, 1 within spread"),
+        ({0: 0.9, 1: 0.7}, 2, "1 to the bit, 1 OUTSIDE SPREAD"),
+    ],
+)
+def test_verify_runs_records_again_and_compares(tmp_path, capsys, monkeypatch, now, status, said):
+    first, _ = shipped(tmp_path, seed1=0.7)
+
+    def run(spec, root=None, device="cpu"):
+        return {"metrics": {"accuracy": now[spec.seed]}}
+
+    monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=run))
+    monkeypatch.setitem(engine.RUNNERS, "shin2023", "a_runner:run")
+    words = ("verify", "shin2023", "--profile", "quick", "--results", ".")
+    ended, out, told = call(capsys, *words, "--draw-seed", "7")
+    assert (ended, len(out)) == (status, 2)
+    assert told == ["2 of 2 committed records, --draw-seed 7", said]
+    ended, out, _ = call(capsys, *words, "--hash", first.hash)
+    assert out[0].startswith(first.hash)
+    assert len(out) == 1
+    assert not list(tmp_path.glob("runs/**/*.json"))
+
+
+def test_verify_says_what_it_cannot_do(tmp_path, capsys, runner):
+    words = ("verify", "shin2023", "--profile", "quick", "--results", ".")
+    assert call(capsys, *words)[2] == ["sparsemtl: none of these runs has a record in .: `list` says which have"]
+    shipped(tmp_path)
+    assert call(capsys, *words, "--draw", "0")[2] == ["sparsemtl: --draw is 0: it must be 1 or more"]
+
+    def fail(spec, root=None, device="cpu"):
+        raise DataError("no recording of subject 1: fetch it")
+
+    sys.modules["a_runner"].run = fail
+    status, out, told = call(capsys, *words)
+    assert (status, out) == (2, [])
+    assert told[1] == "none was made again"
+    assert told[2].endswith("and 1 more: no recording of subject 1: fetch it")

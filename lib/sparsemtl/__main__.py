@@ -1,8 +1,9 @@
-"""Command line: python -m sparsemtl {list, run, ship, show, export, import, queue, crate, data}."""
+"""Command line: python -m sparsemtl {list, run, verify, ship, show, export, import, queue, crate, data}."""
 
 import argparse
 import json
 import os
+import random
 import signal
 import sys
 import warnings
@@ -32,10 +33,12 @@ def main(argv=None):
         print(f"sparsemtl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nsparsemtl: stopped; finished records are kept, the same command goes on from there",
-            file=sys.stderr,
+        kept = (
+            "nothing is kept"
+            if args.command is _verify
+            else ("finished records are kept, the same command goes on from there")
         )
+        print(f"\nsparsemtl: stopped; {kept}", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -58,9 +61,9 @@ def _parser():
         sub.set_defaults(command=function)
         return sub
 
-    def grid(sub):
+    def grid(sub, profile="quick"):
         sub.add_argument("study", help=f"one of: {', '.join(STUDIES)}")
-        sub.add_argument("--profile", default="quick", help=f"one of: {', '.join(PROFILES)} (default: quick)")
+        sub.add_argument("--profile", default=profile, help=f"one of: {', '.join(PROFILES)} (default: {profile})")
         sub.add_argument("--method", nargs="+", help="these methods only")
         sub.add_argument("--subject", nargs="+", type=int, help="these subjects only")
         sub.add_argument("--seed", nargs="+", type=int, help="these seeds only")
@@ -75,6 +78,12 @@ def _parser():
     def store(sub):
         sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or runs/)")
 
+    def machine(sub, workers=True):
+        if workers:
+            sub.add_argument("--workers", type=int, default=1, help="local processes (default: 1)")
+        sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+        sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+
     def results(sub):
         text = "committed records (default: results/ of the repository)"
         sub.add_argument(
@@ -88,14 +97,17 @@ def _parser():
     sub = command("run", _run, "execute the runs of a study that have no record yet")
     grid(sub)
     store(sub)
-    sub.add_argument("--workers", type=int, default=1, help="local processes (default: 1)")
-    sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+    machine(sub)
+    sub = command("verify", _verify, "run some committed records again and say whether they land where they did")
+    grid(sub, "small")
+    results(sub)
+    machine(sub)
+    sub.add_argument("--draw", type=int, default=5, help="how many, at random from those chosen (default: 5)")
+    sub.add_argument("--draw-seed", type=int, help="draw the same ones again (default: others each time)")
     sub = command("ship", _ship, "train one vision network and write it as ONNX file with a model card")
     grid(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder for the file and its card")
-    sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+    machine(sub, workers=False)
     sub = command("show", _show, "print one record, or all that start with these hash digits")
     sub.add_argument("hash")
     sub.add_argument("--json", action="store_true", help="the whole record as JSON")
@@ -215,17 +227,49 @@ def _state(spec, shipped, store):
 def _run(args):
     from sparsemtl.engine import execute
 
-    warnings.filterwarnings("ignore", r"\d+ tasks", module="joblib")  # what it says of runs that Ctrl-C cut off
+    _quiet()
     outcome = execute(_chosen(args), Store(args.store), args.workers, args.data_dir, args.device)
     print(f"{outcome.executed} runs executed, {len(outcome.records)} records in all", file=sys.stderr)
+    _tell(outcome.failures)
+    return 2 if outcome.failures else 0
+
+
+def _quiet():
+    """Not what joblib says of runs that Ctrl-C cut off."""
+    warnings.filterwarnings("ignore", r"\d+ tasks", module="joblib")
+
+
+def _tell(failures):
+    """Print failed runs, one line a cause: what stops one run often stops them all."""
     causes = {}
-    for failure in outcome.failures:  # one line a cause: what stops one run often stops them all
+    for failure in failures:
         label, _, cause = failure.partition(": ")
         causes.setdefault(cause, []).append(label)
     for cause, labels in causes.items():
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
         print(f"sparsemtl: failed: {labels[0]}{more}: {cause}", file=sys.stderr)
-    return 2 if outcome.failures else 0
+
+
+def _verify(args):
+    from sparsemtl.report.verify import OUTSIDE, WORDS, draw, verify
+
+    if args.draw < 1:
+        raise SpecError(f"--draw is {args.draw}: it must be 1 or more")
+    names, records = {spec.hash for spec in _chosen(args)}, committed(args.results)
+    there = [r for r in records if r.hash in names]
+    if not there:
+        raise SpecError(f"none of these runs has a record in {args.results}: `list` says which have")
+    seed = random.randrange(10**6) if args.draw_seed is None else args.draw_seed
+    chosen = draw(there, args.draw, seed)
+    print(f"{len(chosen)} of {len(there)} committed records, --draw-seed {seed}", file=sys.stderr)
+    _quiet()
+    checks, failures = verify(chosen, records, args.data_dir, args.device, args.workers)
+    for check in checks:
+        print(check)
+    found = [(word, sum(check.word == word for check in checks)) for word in WORDS]
+    print(", ".join(f"{n} {word}" for word, n in found if n) or "none was made again", file=sys.stderr)
+    _tell(failures)
+    return 2 if failures or dict(found)[OUTSIDE] else 0
 
 
 def _ship(args):

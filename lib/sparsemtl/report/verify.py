@@ -1,0 +1,94 @@
+"""Committed records made again: the same, within the spread of their seeds, or outside it."""
+
+import math
+import random
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsemtl.engine import execute
+from sparsemtl.records import RunRecord, Store
+from sparsemtl.spec import canonical_json
+
+SAME, EQUAL, WITHIN, OUTSIDE, ALONE = "to the bit", "same metrics", "within spread", "OUTSIDE SPREAD", "no spread"
+WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE)
+WIDTH = 2.0  # standard deviations over seeds that a run made again may be away
+
+
+@dataclass(frozen=True)
+class Check:
+    """What became of one record made again.
+
+    word: one of `WORDS`: EQUAL where rounding shows in other values than the metrics, ALONE where it differs and no run
+    of its kind has a second seed. metric, before, now: the value that is furthest off, in units of its spread where
+    there is one. spread: its standard deviation over seeds, NaN for none.
+    """
+
+    record: RunRecord
+    word: str
+    metric: str = ""
+    before: float = math.nan
+    now: float = math.nan
+    spread: float = math.nan
+
+    def __str__(self):
+        line = f"{self.record.hash}  {self.word:14}  {self.record.spec.label()}"
+        if not self.metric:
+            return line
+        spread = f", sd over seeds {self.spread:.3g}" if math.isfinite(self.spread) else ", one seed"
+        return f"{line}: {self.metric} {self.before:.4g}, now {self.now:.4g}{spread}"
+
+
+def draw(records, count, seed):
+    """`count` of the records at random, all of them where there are fewer; the same for the same seed and records."""
+    ordered = sorted(records, key=lambda r: r.hash)
+    return ordered if count >= len(ordered) else random.Random(seed).sample(ordered, count)
+
+
+def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
+    """Run the specs of the `chosen` records again and keep nothing; ([`Check`], one line for each run that failed).
+
+    records: all that are committed, from whose seeds the spread is taken. root, device, workers: as for `execute`.
+    """
+    with tempfile.TemporaryDirectory(prefix="sparsemtl-") as folder:
+        outcome = execute([r.spec for r in chosen], Store(folder), workers, root, device, progress)
+    kinds = {_kind(r.spec) for r in chosen}
+    spreads = {kind: spread_over_seeds([r for r in records if _kind(r.spec) == kind]) for kind in kinds}
+    made = [(r, outcome.records[r.hash]) for r in chosen if r.hash in outcome.records]
+    return [compare(record, again, spreads[_kind(record.spec)]) for record, again in made], outcome.failures
+
+
+def compare(record, again, spread):
+    """`Check` of a record and the same run made again. spread: metric -> standard deviation over seeds."""
+    if again.digest == record.digest:
+        return Check(record, SAME)
+    before, now = (r.result["metrics"] for r in (record, again))
+    off = {name: abs(now[name] - before[name]) for name in before}
+    if not any(off.values()):
+        return Check(record, EQUAL)
+    known = {name: off[name] / spread[name] for name in off if spread.get(name, 0) > 0}
+    worst = max(known or off, key=(known or off).get)
+    word = ALONE if not known else WITHIN if known[worst] <= WIDTH else OUTSIDE
+    return Check(record, word, worst, before[worst], now[worst], spread.get(worst, math.nan) if known else math.nan)
+
+
+def spread_over_seeds(records):
+    """Standard deviation of each metric over seeds, pooled over the runs that differ in their seed only (dict).
+
+    Pooled, as two or three seeds of one run may agree by chance. Metrics without a second seed anywhere are left out.
+    """
+    runs, squares, freedom = {}, {}, {}
+    for record in records:
+        runs.setdefault(canonical_json(record.spec.to_dict() | {"seed": None}), []).append(record.result["metrics"])
+    for seeds in runs.values():
+        for name in set.intersection(*map(set, seeds)) if len(seeds) > 1 else ():
+            values = np.array([metrics[name] for metrics in seeds], dtype=np.float64)
+            squares[name] = squares.get(name, 0.0) + ((values - values.mean()) ** 2).sum()
+            freedom[name] = freedom.get(name, 0) + len(values) - 1
+    return {name: math.sqrt(squares[name] / freedom[name]) for name in squares}
+
+
+def _kind(spec):
+    """What runs must share for their spreads to be pooled: their metrics are then of one size."""
+    return spec.study, spec.profile, spec.data, spec.params.get("problem"), spec.params.get("labels")
