@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from sparsemtl import engine
 from sparsemtl.__main__ import _chosen, _parser
 from sparsemtl.errors import DataError, RecordError
 from sparsemtl.records import Store, repository_root, write_jsonl
-from sparsemtl.report.evidence import Evidence, committed_evidence, local_evidence
+from sparsemtl.report.evidence import Evidence, committed_evidence, committed_evidences, local_evidence
 from sparsemtl.studies import shin2023, upadhyay2023
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -62,6 +63,19 @@ def test_the_largest_profile_that_has_records_is_shown_and_never_mixed(tmp_path,
         "profile": "small", "data": "simulated-eeg", "subjects": "1", "seeds": "4, 5",
         "runs": f"2 of {found.expected}", "device": "cpu", "hours": "1.00", "code": "01234567",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_profile_with_holes_waits_behind_a_complete_one_where_the_study_is_one_table(tmp_path, make_record, tables):
+    specs = {profile: [replace(s, profile=profile) for s in some(3)] for profile in ("quick", "small", "full")}
+    study = SimpleNamespace(NAME="shin2023", all_specs=specs.get, **({"TABLES": {}} if tables else {}))
+    for profile, count in (("quick", 3), ("small", 3), ("full", 2)):
+        write_jsonl(tmp_path / f"shin2023/{profile}/a.jsonl", map(make_record, specs[profile][:count]))
+    order = [e.profile for e in committed_evidences(study, tmp_path)]
+    assert order == (["full", "small", "quick"] if tables else ["small", "quick", "full"])
+    assert committed_evidence(study, tmp_path).profile == order[0]
+    write_jsonl(tmp_path / "shin2023/full/b.jsonl", [make_record(specs["full"][2])])
+    assert committed_evidence(study, tmp_path).profile == "full"
 
 
 def test_records_of_another_study_are_left_alone(tmp_path, make_record, tiny_spec):

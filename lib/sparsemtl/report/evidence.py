@@ -104,18 +104,24 @@ def _joined(values):
 
 
 def committed_evidence(study, results=None):
-    """Evidence from the repository's `results/`: the largest profile that has records, empty where none has."""
+    """The first of `committed_evidences`."""
     return committed_evidences(study, results)[0]
 
 
 def committed_evidences(study, results=None):
-    """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is."""
+    """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is.
+
+    Of a study that is one table (no `TABLES`), a profile that still lacks runs comes after those that are complete:
+    its records can be kept while they grow, and no page shows holes or fewer people for them.
+    """
     records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]
     found = []
     for profile in reversed([p for p in PROFILES if any(r.spec.profile == p for r in records)] or PROFILES[-1:]):
         chosen = tuple(r for r in records if r.spec.profile == profile)
         found.append(Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile))))
-    return found
+    if hasattr(study, "TABLES"):
+        return found
+    return sorted(found, key=lambda evidence: len(evidence.records) < evidence.expected)  # stable
 
 
 def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options=""):
