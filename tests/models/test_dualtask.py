@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 from sparsemtl.errors import SpecError
-from sparsemtl.models.dualtask import BACKBONES, DualTaskNet, init_weights
+from sparsemtl.models.dualtask import BACKBONES, DualTaskNet, _correlate, init_weights
 from torch.nn import functional as F
 
 E, T, N = 5, 288, 6
@@ -108,6 +108,37 @@ def test_defaults_are_braindecodes():
         net = DualTaskNet(64, 640, 4, backbone=backbone, tasks=("me",))
         assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in ref.parameters())
         assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} == {ref.drop_prob}
+
+
+@pytest.mark.parametrize("kernel", [1, 4, 5])
+@pytest.mark.parametrize("samples", [6, 7])
+def test_correlation_by_fft_has_both_derivatives(kernel, samples):
+    """GraSP needs the second; periods of both parities, as an even one has a last frequency of its own."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(*n, dtype=torch.float64, generator=generator, requires_grad=True)
+            for n in ((2, 3, samples), (3, kernel)))  # fmt: skip
+    expected = F.conv1d(x, w[:, None], padding=kernel // 2, groups=3)
+    torch.testing.assert_close(_correlate(x, w), expected)
+    assert torch.autograd.gradcheck(_correlate, (x, w))
+    assert torch.autograd.gradgradcheck(_correlate, (x, w))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_copies_side_by_side_are_networks_of_their_own(backbone):
+    """Logits of each copy are those of a network with its part of the parameters."""
+    nets = [small_random(DualTaskNet(E, T, 3, backbone=backbone, kernel=6, tasks=("me", "mi")), k) for k in range(3)]
+    whole = nets[0].side_by_side(3)
+    assert {p.device.type for p in whole.parameters()} == {"meta"}  # nothing is drawn for them
+    whole = whole.to_empty(device="cpu").eval()
+    with torch.no_grad():
+        for name, p in [*whole.named_parameters(), *whole.named_buffers()]:
+            parts = [net.eval().state_dict()[name] for net in nets]
+            p.copy_(torch.cat(parts) if parts[0].ndim else parts[0])
+    x = {"mi": torch.randn(4, E, T), "me": torch.randn(2, E, T)}
+    found = whole(x)
+    for k, net in enumerate(nets):
+        for task, logits in net(x).items():
+            torch.testing.assert_close(found[task][k], logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [1, 8, 9, 40])
