@@ -33,12 +33,8 @@ def main(argv=None):
         print(f"sparsemtl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = (
-            "nothing is kept"
-            if args.command is _verify
-            else ("finished records are kept, the same command goes on from there")
-        )
-        print(f"\nsparsemtl: stopped; {kept}", file=sys.stderr)
+        kept = "finished records are kept, the same command goes on from there"
+        print(f"\nsparsemtl: stopped; {'nothing is kept' if args.command is _verify else kept}", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
