@@ -190,9 +190,9 @@ class EEGNet(nn.Module):
 def _merged_conv(x: Tensor, temporal: nn.Conv2d, spatial: nn.Conv2d) -> Tensor:
     """Temporal, then spatial convolution of (n, E, T) as one over electrodes and time; nothing lies between."""
     copies = (spatial.groups, -1)
-    time, space = temporal.weight.flatten(1).unflatten(0, copies), spatial.weight[..., 0].unflatten(0, copies)
+    time, space = (w.flatten(2).unflatten(0, copies) for w in (temporal.weight[:, 0], spatial.weight))
     bias = torch.einsum("cf,csfe->cs", temporal.bias.unflatten(0, copies), space)
-    return F.conv1d(x, torch.einsum("cfk,csfe->csek", time, space).flatten(0, 1), bias.flatten())
+    return F.conv1d(x, torch.einsum("cfk,csfe->csek", time[:, :, 0], space).flatten(0, 1), bias.flatten())
 
 
 class ShallowConvNet(nn.Module):
