@@ -16,6 +16,7 @@ from sparsemtl.report.statistics import (
     effect,
     estimate,
     holm,
+    repeat_limit,
     verdict,
     weakest,
 )
@@ -177,3 +178,13 @@ def test_a_cell_stands_against_the_published_one_in_units_of_both_spreads(
     found = against_published(estimate(values), published, sd)
     assert found[:2] == pytest.approx((difference, units), nan_ok=True)
     assert found[2] == mark
+
+
+@pytest.mark.parametrize(("freedom", "among"), [(2, 1), (7, 1), (40, 1), (7, 3)])
+def test_one_in_twenty_repeats_is_further_off_than_the_limit(freedom, among):
+    """Simulated: spreads estimated from few seeds, and two more runs for each of some metrics."""
+    rng, trials = np.random.default_rng(0), 20000
+    sd = rng.normal(size=(trials, among, freedom + 1)).std(-1, ddof=1)
+    apart = np.abs(np.diff(rng.normal(size=(trials, among, 2)))[..., 0])
+    alarms = (apart > repeat_limit(sd, freedom, among)).any(1).mean()
+    assert alarms == pytest.approx(0.05, abs=0.006)

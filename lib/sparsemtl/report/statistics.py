@@ -77,6 +77,15 @@ def weakest(parts):
     return name, effects[name]
 
 
+def repeat_limit(sd, freedom, among=1):
+    """How far apart two runs may be that differ by chance as two seeds do: t(freedom) sqrt(2) sd, at 95 %.
+
+    sd: over seeds, pooled with `freedom` degrees of freedom. among: number of metrics of which the furthest off is
+    looked at (Bonferroni).
+    """
+    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / among, freedom) * math.sqrt(2) * sd
+
+
 def holm(p_values):
     """Holm's step-down correction (1979) of a family of p-values; NaN stays NaN and does not count."""
     p = np.asarray(p_values, dtype=np.float64)

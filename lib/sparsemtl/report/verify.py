@@ -9,11 +9,11 @@ import numpy as np
 
 from sparsemtl.engine import execute
 from sparsemtl.records import RunRecord, Store
+from sparsemtl.report.statistics import repeat_limit
 from sparsemtl.spec import canonical_json
 
 SAME, EQUAL, WITHIN, OUTSIDE, ALONE = "to the bit", "same metrics", "within spread", "OUTSIDE SPREAD", "no spread"
 WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE)
-WIDTH = 2.0  # standard deviations over seeds that a run made again may be away
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Check:
     """What became of one record made again.
 
     word: one of `WORDS`: EQUAL where rounding shows in other values than the metrics, ALONE where it differs and no run
-    of its kind has a second seed. metric, before, now: the value that is furthest off, in units of its spread where
-    there is one. spread: its standard deviation over seeds, NaN for none.
+    of its kind has a second seed. metric, before, now: the value that is furthest off, in units of `limit` where there
+    is one: how far off it may be (`statistics.repeat_limit`), NaN for nobody knows.
     """
 
     record: RunRecord
@@ -30,14 +30,14 @@ class Check:
     metric: str = ""
     before: float = math.nan
     now: float = math.nan
-    spread: float = math.nan
+    limit: float = math.nan
 
     def __str__(self):
         line = f"{self.record.hash}  {self.word:14}  {self.record.spec.label()}"
         if not self.metric:
             return line
-        spread = f", sd over seeds {self.spread:.3g}" if math.isfinite(self.spread) else ", one seed"
-        return f"{line}: {self.metric} {self.before:.4g}, now {self.now:.4g}{spread}"
+        limit = f"seeds allow {self.limit:.2g}" if math.isfinite(self.limit) else "one seed"
+        return f"{line}: {self.metric} {self.before:.4g}, now {self.now:.4g} ({limit})"
 
 
 def draw(records, count, seed):
@@ -60,21 +60,22 @@ def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
 
 
 def compare(record, again, spread):
-    """`Check` of a record and the same run made again. spread: metric -> standard deviation over seeds."""
+    """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it."""
     if again.digest == record.digest:
         return Check(record, SAME)
     before, now = (r.result["metrics"] for r in (record, again))
     off = {name: abs(now[name] - before[name]) for name in before}
     if not any(off.values()):
         return Check(record, EQUAL)
-    known = {name: off[name] / spread[name] for name in off if spread.get(name, 0) > 0}
-    worst = max(known or off, key=(known or off).get)
-    word = ALONE if not known else WITHIN if known[worst] <= WIDTH else OUTSIDE
-    return Check(record, word, worst, before[worst], now[worst], spread.get(worst, math.nan) if known else math.nan)
+    known = [name for name in off if spread.get(name, (0, 0))[0] > 0]
+    limits = {name: repeat_limit(*spread[name], among=len(known)) for name in known}
+    worst = max(known, key=lambda name: off[name] / limits[name]) if known else max(off, key=off.get)
+    word = ALONE if not known else WITHIN if off[worst] <= limits[worst] else OUTSIDE
+    return Check(record, word, worst, before[worst], now[worst], limits.get(worst, math.nan))
 
 
 def spread_over_seeds(records):
-    """Standard deviation of each metric over seeds, pooled over the runs that differ in their seed only (dict).
+    """(standard deviation over seeds, its degrees of freedom) by metric, pooled over runs that differ in their seed only.
 
     Pooled, as two or three seeds of one run may agree by chance. Metrics without a second seed anywhere are left out.
     """
@@ -86,7 +87,7 @@ def spread_over_seeds(records):
             values = np.array([metrics[name] for metrics in seeds], dtype=np.float64)
             squares[name] = squares.get(name, 0.0) + ((values - values.mean()) ** 2).sum()
             freedom[name] = freedom.get(name, 0) + len(values) - 1
-    return {name: math.sqrt(squares[name] / freedom[name]) for name in squares}
+    return {name: (math.sqrt(squares[name] / freedom[name]), freedom[name]) for name in squares}
 
 
 def _kind(spec):
