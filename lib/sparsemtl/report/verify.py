@@ -75,7 +75,7 @@ def compare(record, again, spread):
 
 
 def spread_over_seeds(records):
-    """(standard deviation over seeds, its degrees of freedom) by metric, pooled over runs that differ in their seed only.
+    """(standard deviation over seeds, its degrees of freedom) by metric, over runs that differ in their seed only.
 
     Pooled, as two or three seeds of one run may agree by chance. Metrics without a second seed anywhere are left out.
     """
