@@ -25,5 +25,5 @@ def test_an_eeg_record_is_made_again_but_for_rounding(real_data):
     for task in ("mi", "me"):
         ours, its = (np.sum(r.result["confusion"][task], axis=0) for r in (found, record))
         assert its.trace() > 0.75 * its.sum()  # a person of whom something can be lost
-        assert np.abs(ours - its).sum() <= 0.1 * its.sum()
-    np.testing.assert_allclose(found.result["history"], record.result["history"], rtol=0.05)
+        assert np.abs(ours - its).sum() <= 0.2 * its.sum()  # a trial that moves counts twice
+    np.testing.assert_allclose(found.result["history"], record.result["history"], rtol=0.1)
