@@ -231,8 +231,11 @@ def _run(args):
 
 
 def _quiet():
-    """Not what joblib says of runs that Ctrl-C cut off."""
+    """Not what joblib, and the process with which it tidies up, say of runs that Ctrl-C cut off."""
     warnings.filterwarnings("ignore", r"\d+ tasks", module="joblib")
+    said, tidying = os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning"
+    if tidying not in said:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (said, tidying)))
 
 
 def _tell(failures):
