@@ -171,6 +171,18 @@ def test_protocols_show_every_switch(full):
     assert (report.conclusions(full)["sparse over dense, %"] > 0).all()
 
 
+def test_the_protocols_page_has_the_runs_for_its_conclusions(full):
+    """Of the multi-task sets it has the one of all tasks only."""
+    alone = full.of(study.protocol_specs(full.profile))
+    found = report.conclusions(alone)
+    assert found.notna().all(axis=None)
+    table = report.frame(alone.records)
+    for protocol in study.PROTOCOLS:
+        chosen = report.select(table, protocol, seed=0)
+        gains = [report.gain(chosen, (t, 0.0), (study.ALL_NYU, 0.0)).mean() for t in ("seg", "normal", "depth")]
+        assert found.loc[protocol, "single over multi (dense), %"] == pytest.approx(100 * np.mean(gains))
+
+
 def test_figures_draw_the_numbers(full):
     panels = figures.performance(full).axes
     assert len(panels) == 3
