@@ -104,7 +104,7 @@ def _joined(values):
 
 
 def committed_evidence(study, results=None):
-    """The first of `committed_evidences`."""
+    """The evidence that a page with room for one profile shows: the first of `committed_evidences`."""
     return committed_evidences(study, results)[0]
 
 

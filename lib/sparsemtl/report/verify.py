@@ -43,7 +43,7 @@ class Check:
 def draw(records, count, seed):
     """`count` of the records at random, all of them where there are fewer; the same for the same seed and records."""
     ordered = sorted(records, key=lambda r: r.hash)
-    return ordered if count >= len(ordered) else random.Random(seed).sample(ordered, count)
+    return random.Random(seed).sample(ordered, min(count, len(ordered)))
 
 
 def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
