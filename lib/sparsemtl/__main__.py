@@ -155,7 +155,6 @@ def _pair(text):
 
 
 OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
-ABSENT = ("control",)  # parameters that a run may lack, which `null` then names
 
 
 def _chosen(args):
@@ -163,10 +162,9 @@ def _chosen(args):
     study = _study(args.study)
     chosen = study.all_specs(args.profile)
     if args.table:
-        tables = getattr(study, "TABLES", {})
-        if unknown := [name for name in args.table if name not in tables]:
-            raise SpecError(f"unknown table {unknown[0]!r}: {args.study} has {', '.join(tables) or 'none to choose'}")
-        chosen = list(dict.fromkeys(spec for name in args.table for spec in tables[name](args.profile)))
+        if unknown := [name for name in args.table if name not in study.TABLES]:
+            raise SpecError(f"unknown table {unknown[0]!r}: {args.study} has {', '.join(study.TABLES)}")
+        chosen = list(dict.fromkeys(spec for name in args.table for spec in study.TABLES[name](args.profile)))
     for field, wanted in (
         ("method", args.method), ("subject", args.subject), ("seed", args.seed),
         ("sparsity", args.sparsity), ("problem", args.problem and [args.problem]),
@@ -174,7 +172,7 @@ def _chosen(args):
     ):  # fmt: skip
         if not wanted:
             continue
-        if not any(field in (*s.params, *ABSENT, *OWN) for s in chosen):
+        if not any(field in (*s.params, *OWN) for s in chosen):
             raise SpecError(f"unknown parameter {field!r}: these runs have {', '.join((*chosen[0].params, *OWN))}")
         have = {s: s.params.get(field, getattr(s, field) if field in OWN else None) for s in chosen}
         names = {v for v in have.values() if isinstance(v, str)}  # labels=true is a name there, not JSON's true

@@ -27,16 +27,10 @@ class Evidence:
     def __bool__(self):
         return bool(self.records)
 
-    @property
-    def main(self):
-        """The records that tables and claims rest on: all but the controls with a known truth."""
-        return tuple(r for r in self.records if "control" not in r.spec.params)
-
     def only(self, **params):
         """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
-        chosen = tuple(r for r in self.main if all(r.spec.params.get(k) == v for k, v in params.items()))
-        without = {"control": "null"} if len(self.main) < len(self.records) else {}
-        options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in (params | without).items())]).strip()
+        chosen = tuple(r for r in self.records if all(r.spec.params.get(k) == v for k, v in params.items()))
+        options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in params.items())]).strip()
         return replace(self, records=chosen, options=options)
 
     def of(self, specs, options=""):
@@ -46,30 +40,23 @@ class Evidence:
         return replace(self, records=chosen, expected=len(names), options=options)
 
     @property
-    def controls(self):
-        """The part of the evidence with a known truth."""
-        chosen = tuple(r for r in self.records if "control" in r.spec.params)
-        return replace(self, records=chosen, options=f"{self.options} --param control=truth")
-
-    @property
     def title(self):
         """Heading of a table or figure made of these records."""
         if not self:
             return f"{self.origin}: {NOT_RUN}"
-        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.main or self.records)}"
+        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.records)}"
 
     def summary(self):
         """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
-        records, main = self.records, self.main
-        subjects = [r.spec.params["subject"] for r in main if "subject" in r.spec.params]
-        controls = f" ({len(records) - len(main)} with a known truth)" if len(records) > len(main) else ""
+        records = self.records
+        subjects = [r.spec.params["subject"] for r in records if "subject" in r.spec.params]
         row = {
             "origin": self.origin,
             "profile": self.profile,
-            "data": _joined(r.spec.data for r in main),
+            "data": _joined(r.spec.data for r in records),
             **({"subjects": _joined(subjects)} if subjects else {}),
-            "seeds": _joined(r.spec.seed for r in main),
-            "runs": f"{len(records)} of {self.expected}{controls}",
+            "seeds": _joined(r.spec.seed for r in records),
+            "runs": f"{len(records)} of {self.expected}",
             "device": _joined(r.run["device"] for r in records),
             "hours": f"{sum(r.run['seconds'] for r in records) / 3600:.2f}",
             "code": _revisions(records),
@@ -103,36 +90,42 @@ def _joined(values):
     return ", ".join(map(str, sorted(set(values)))) or NOT_RUN
 
 
-def committed_evidence(study, results=None):
+def committed_evidence(study, results=None, table=None):
     """The evidence that a page with room for one profile shows: the first of `committed_evidences`."""
-    return committed_evidences(study, results)[0]
+    return committed_evidences(study, results, table)[0]
 
 
-def committed_evidences(study, results=None):
+def committed_evidences(study, results=None, table=None):
     """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is.
 
-    Of a study that is one table (no `TABLES`), a profile that still lacks runs comes after those that are complete:
-    its records can be kept while they grow, and no page shows holes or fewer people for them.
+    table: one of the study's `TABLES`; None for its `MAIN` one, or for everything where it has none. Of one table a
+    profile that still lacks runs comes after those that are complete: its records can be kept while they grow, and no
+    page shows holes or fewer people for them.
     """
+    table = table or study.MAIN
     records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]
     found = []
     for profile in reversed([p for p in PROFILES if any(r.spec.profile == p for r in records)] or PROFILES[-1:]):
         chosen = tuple(r for r in records if r.spec.profile == profile)
-        found.append(Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile))))
-    if hasattr(study, "TABLES"):
-        return found
-    return sorted(found, key=lambda evidence: len(evidence.records) < evidence.expected)  # stable
+        evidence = Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile)))
+        found.append(evidence.of(study.TABLES[table](profile), f"--table {table}") if table else evidence)
+    return sorted(found, key=lambda e: len(e.records) < e.expected) if table else found  # a stable order
 
 
-def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options=""):
+def local_evidence(
+    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
+):
     """Evidence of this machine: runs whatever `profile` still lacks, then returns all of it.
 
     Quick runs of other code are made anew: they exist to show that this code works.
 
-    specs: the runs wanted (default: all of the study's). workers: processes (default: one for each core).
-    store: folder of records (default: SPARSEMTL_RUNS or `runs` in the repository). options: see `Evidence`.
+    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of a table,
+    as `committed_evidences` takes it. workers: processes (default: one for each core). store: folder of records
+    (default: SPARSEMTL_RUNS or `runs` in the repository).
     Raises `RecordError` naming the first run that failed, after the others have finished.
     """
+    if specs is None and (table := table or study.MAIN):
+        specs, options = study.TABLES[table](profile), f"--table {table}"
     specs = study.all_specs(profile) if specs is None else specs
     outcome = execute(specs, Store(store), workers or os.cpu_count(), data_dir, device, same_code=profile == "quick")
     if outcome.failures:

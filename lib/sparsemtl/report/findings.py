@@ -7,9 +7,21 @@ from sparsemtl.report import upadhyay2023 as vision
 from sparsemtl.report.evidence import NOT_RUN
 from sparsemtl.report.statistics import chance_interval
 from sparsemtl.report.style import percent
-from sparsemtl.studies.shin2023 import METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, SPARSITIES, TASKS
+from sparsemtl.studies.shin2023 import (
+    BACKBONES,
+    CLAIMS,
+    METHODS,
+    PROBLEMS,
+    PROPOSED,
+    PUBLISHED_SPARSITY,
+    SPARSITIES,
+    TASKS,
+    rivals,
+)
 from sparsemtl.studies.upadhyay2023 import ALL_NYU, FIG3_SETS, LAMBDAS, SPARSE
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
+
+SHORT = {claim.id: claim.short for claim in CLAIMS}
 
 # EEG
 
@@ -21,13 +33,13 @@ def accuracy_against_sparsity(records, problem):
         return f"{PROBLEMS[problem]}: {NOT_RUN}."
     means = eeg.per_subject(table).groupby(["method", "sparsity"]).mean()
     ours = {s: means.get((PROPOSED, s), np.nan) for s in SPARSITIES[1:]}
-    rivals = eeg.rivals()
-    above = [m for m in rivals if means.get((m, PUBLISHED_SPARSITY), np.nan) > ours[PUBLISHED_SPARSITY]]
+    others = rivals()
+    above = [m for m in others if means.get((m, PUBLISHED_SPARSITY), np.nan) > ours[PUBLISHED_SPARSITY]]
     here, levels = percent(PUBLISHED_SPARSITY), _listed([f"{value:.3f} at {percent(s)}" for s, value in ours.items()])
     return (
         f"Mean of both tasks: the proposed masks reach {levels}, the dense multi-task network "
         f"{means.get(('dense-multi', 0.0), np.nan):.3f}, CSP + LDA {means.get(('csp-lda', 0.0), np.nan):.3f}. At "
-        f"{here}, {len(above)} of {len(rivals)} other pruning methods are above the proposed masks."
+        f"{here}, {len(above)} of {len(others)} other pruning methods are above the proposed masks."
     )
 
 
@@ -80,6 +92,29 @@ def scalp_maps(records):
         return f"Votes: {NOT_RUN}."
     told = [f"{label}: {_listed(maps[kind].nlargest(3).index)}" for kind, label in eeg.KINDS.items()]
     return f"Electrodes with most kept weights, {'; '.join(told)}."
+
+
+def backbones(table):
+    """Whether the claims fare alike with every backbone. table: of `shin2023.backbone_claims`."""
+    tests = [rows for _, rows in table.groupby(["id", "problem"], sort=False)] if len(table) else []
+    ran = [rows for rows in tests if len(rows) == len(BACKBONES) and rows.effect.notna().all()]
+    if not ran:
+        return f"Backbones: {NOT_RUN}."
+    same = sum(rows.verdict.nunique() == 1 for rows in ran)
+    sided = sum(np.sign(rows.effect).nunique() == 1 for rows in ran)
+    told = (
+        f"{len(ran)} tests were run with all {len(BACKBONES)} backbones: {same} end in the same verdict with each, and "
+        f"in {sided} the effect lies on the same side of zero with each."
+    )
+    parts = []
+    for rows in ran:
+        (claim, problem), held = (
+            rows.index[0][:2],
+            rows.index.get_level_values("backbone")[rows.verdict == "reproduced"],
+        )
+        if len(held):
+            parts.append(f"{SHORT[claim]} ({PROBLEMS[problem]}) with {_listed(held)}")
+    return f"{told} Reproduced: {'; '.join(parts) or 'none with any backbone'}."
 
 
 # Vision

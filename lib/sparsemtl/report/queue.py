@@ -11,7 +11,7 @@ def queue(studies, records):
     """Markdown page of the runs that `records` lack: a table for each study (module) and profile.
 
     A run that several tables need counts for the first of them. Its time is the median of records of the same study,
-    profile and task set (or method), else of the study and profile, else the study's `DEFAULT_SECONDS`.
+    profile and task set (or method and backbone), else of the study and profile, else the study's `DEFAULT_SECONDS`.
     """
     lines = ["# What is still to be run", "", "Made by `python -m sparsemtl queue`; nothing here is typed by hand."]
     done, seconds = {r.hash for r in records}, _measured(records)
@@ -20,7 +20,7 @@ def queue(studies, records):
             lines += ["", f"## {study.NAME}, profile {profile} ({where})", ""]
             lines += ["| table | missing | of | hours | estimate from |", "| --- | --- | --- | --- | --- |"]
             seen, hours = set(), 0.0
-            for name, make in getattr(study, "TABLES", {"all": study.all_specs}).items():
+            for name, make in study.TABLES.items():
                 specs = [s for s in dict.fromkeys(make(profile)) if s.hash not in seen]
                 if not specs:  # all of them belong to a table above
                     continue
@@ -33,13 +33,14 @@ def queue(studies, records):
                     f"| {name} | {len(missing)} | {len(specs)} | {sum(g for g, _ in guesses) / 3600:.1f} | {basis} |"
                 )
             lines.append(f"| all | {len(seen - done)} | {len(seen)} | {hours:.1f} | |")
-            choice = " --table TABLE" if hasattr(study, "TABLES") else ""
-            lines += ["", f"    python -m sparsemtl run {study.NAME} --profile {profile}{choice}"]
+            lines += ["", f"    python -m sparsemtl run {study.NAME} --profile {profile} --table TABLE"]
     return "\n".join(lines)
 
 
 def _keys(spec):
-    return (spec.study, spec.profile, spec.params.get("tasks", spec.method), spec.data), (spec.study, spec.profile)
+    p = spec.params
+    kind = p["tasks"] if "tasks" in p else (spec.method, p.get("backbone"))
+    return (spec.study, spec.profile, kind, spec.data), (spec.study, spec.profile)
 
 
 def _measured(records):

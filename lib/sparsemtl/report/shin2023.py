@@ -1,5 +1,6 @@
 """Tables and figures of the EEG study, from records alone."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from sparsemtl.report.statistics import against_published, chance_interval, clai
 from sparsemtl.report.style import percent
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
+    BACKBONES,
     CLAIMS,
     METHODS,
     PROBLEMS,
@@ -19,6 +21,7 @@ from sparsemtl.studies.shin2023 import (
     PUBLISHED_SPARSITY,
     SPARSITIES,
     TASKS,
+    rivals,
 )
 
 METRICS = {"accuracy": "accuracy", "f1": "macro F1", "kappa": "Cohen's kappa"}
@@ -29,12 +32,10 @@ def frame(records):
     rows = []
     for r in records:
         p, result = r.spec.params, r.result
-        if "control" in p:  # people with a known truth stand on a page of their own
-            continue
         base = {
             "hash": r.hash, "method": r.spec.method, "sparsity": p["sparsity"], "subject": p["subject"],
             "problem": p["problem"], "seed": r.spec.seed, "backbone": p["backbone"], "labels": p["labels"],
-            "classes": len(result["data"]["classes"]),
+            "classes": len(result["data"]["classes"]), "weights": result.get("weights", {}).get("whole", np.nan),
         } | {f"realised_{k}": v for k, v in result.get("sparsity", {}).items()}  # fmt: skip
         for task in TASKS:
             metrics = {k.removeprefix(f"{task}_"): v for k, v in result["metrics"].items() if k.startswith(task)}
@@ -176,11 +177,6 @@ def _both(values, method, sparsity):
     return sum(cell(values, task, method, sparsity) for task in TASKS) / len(TASKS)
 
 
-def rivals():
-    """Names of the other pruning methods; the exact budget is the proposed one again."""
-    return [m for m, info in METHODS.items() if info.sparse and m not in (PROPOSED, "budget")]
-
-
 def multitask_gain(values):
     """Dense multi-task minus dense single-task, mean of the tasks."""
     return _both(values, "dense-multi", 0.0) - _both(values, "dense-single", 0.0)
@@ -245,7 +241,7 @@ def claims(evidences, ids=None):
 
 def findings(evidence):
     """The claims and what became of them, in words that follow from the verdicts (Markdown list)."""
-    lines = [f"From {len(evidence.main)} runs ({evidence.title}):", ""]
+    lines = [f"From {len(evidence.records)} runs ({evidence.title}):", ""]
     table = claims([evidence])
     for claim in CLAIMS:
         lines.append(f"- *{claim.sentence}*")
@@ -256,13 +252,61 @@ def findings(evidence):
     return "\n".join(lines)
 
 
+def by_backbone(main, others):
+    """Evidence of one profile for each backbone: {backbone: `Evidence`}, the default one first.
+
+    main: evidences of Table 1; that of the profile of `others`, the `Evidence` of the other backbones, is taken.
+    """
+    first, *rest = BACKBONES
+    mine = next((e for e in main if e.profile == others.profile), replace(others, records=()))
+    return {first: mine} | {name: others.only(backbone=name) for name in rest}
+
+
+def backbone_table(evidences, problem):
+    """Accuracy by backbone, dense and proposed (DataFrame of text): mean and sd over subjects, and weights kept.
+
+    evidences: as `by_backbone` gives them. weights kept: of a multi-task network, mean over runs.
+    """
+    rows, shown = {}, [("dense-single", 0.0), ("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:])]
+    for name, evidence in evidences.items():
+        table = select(frame(evidence.records), problem)
+        values = per_subject(table) if len(table) else None
+        for method, sparsity in shown:
+            found = {t: estimate(cell(values, t, method, sparsity)) if len(table) else None for t in TASKS}
+            row = {TASKS[task]: _mean_sd(e) if e and e.n else "not run" for task, e in found.items()}
+            row["weights kept"] = _kept(table, method, sparsity) if len(table) else np.nan
+            rows[BACKBONES[name], METHODS[method].label, percent(sparsity)] = row
+    out = pd.DataFrame.from_dict(rows, orient="index")
+    out.index = pd.MultiIndex.from_tuples(rows, names=["backbone", "method", "nominal sparsity"])
+    return out
+
+
+def _kept(table, method, sparsity):
+    """Mean number of weights that a multi-task network keeps; NaN for two networks of one task each."""
+    if method == "dense-single":
+        return np.nan
+    chosen = table[(table.method == method) & (table.sparsity == sparsity)]
+    return (chosen.weights * (1 - chosen.realised_whole)).mean()
+
+
+def backbone_claims(evidences):
+    """The claims with each backbone (DataFrame by claim, problem and backbone): effect, interval, verdict.
+
+    evidences: as `by_backbone` gives them. The columns are those of `claims`.
+    """
+    found = pd.concat({BACKBONES[name]: claims([evidence]) for name, evidence in evidences.items()}, names=["backbone"])
+    ran = found[found.problem.isin(PROBLEMS)].reset_index().set_index(["id", "problem", "backbone"])
+    order = [key for key in product([c.id for c in CLAIMS], PROBLEMS, BACKBONES.values()) if key in ran.index]
+    return ran.loc[order]
+
+
 def vote_frame(records):
     """One row for each record of the proposed method and shared layer (DataFrame): densities, IoU and its nulls."""
     rows = [
         {"sparsity": r.spec.params["sparsity"], "subject": r.spec.params["subject"], "seed": r.spec.seed,
          "problem": r.spec.params["problem"], "layer": _layer_name(layer), **numbers}
         for r in records
-        if _shows_votes(r) and "control" not in r.spec.params
+        if _shows_votes(r)
         for layer, numbers in r.result["votes"]["layers"].items()
     ]  # fmt: skip
     table = pd.DataFrame(rows)
@@ -338,8 +382,7 @@ def electrode_maps(records, truth=False, sparsity=PUBLISHED_SPARSITY):
     maps = []
     for r in records:
         known = r.result["data"].get("truth")
-        apart = known is not None if truth else "control" not in r.spec.params
-        if _shows_votes(r) and r.spec.params["sparsity"] == sparsity and apart:
+        if _shows_votes(r) and r.spec.params["sparsity"] == sparsity and not (truth and known is None):
             columns = dict(r.result["votes"]["electrodes"])
             columns |= {f"true_{source}": known[source] for source in SOURCES} if truth else {}
             maps.append(pd.DataFrame(columns, index=r.result["data"]["channels"]))
@@ -438,12 +481,10 @@ def spread(records, problem):
 
 
 def recordings(records):
-    """Recordings and trials of each subject and problem (DataFrame), those with a known truth left out."""
+    """Recordings and trials of each subject and problem (DataFrame)."""
     rows = {}
     for r in records:
         p, data = r.spec.params, r.result["data"]
-        if "control" in p:
-            continue
         rows[PROBLEMS[p["problem"]], f"S{p['subject']:03d}"] = {
             f"{TASKS[task]}: {what}": value
             for task in TASKS

@@ -19,6 +19,8 @@ from sparsemtl.report.shin2023 import (
 from sparsemtl.report.statistics import chance_interval, estimate
 from sparsemtl.report.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, method_style
 from sparsemtl.studies.shin2023 import (
+    BACKBONES,
+    CLAIMS,
     METHODS,
     PROBLEMS,
     PROPOSED,
@@ -195,7 +197,7 @@ def training_history(records, problem, title=""):
         runs = [
             r.result["history"]
             for r in records
-            if "control" not in r.spec.params and (r.spec.method, r.spec.params["sparsity"]) == (method, sparsity)
+            if (r.spec.method, r.spec.params["sparsity"]) == (method, sparsity)
             and r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
         ]  # fmt: skip
         if runs:
@@ -205,4 +207,24 @@ def training_history(records, problem, title=""):
         return empty_figure("training: not run")
     ax.set(xlabel="epoch", ylabel="training loss (sum of both tasks)", title=title)
     ax.legend(fontsize="small")
+    return fig
+
+
+def backbone_effects(table, problem, title=""):
+    """Effect of each claim with its 95 % interval, a mark for each backbone. table: of `report.backbone_claims`."""
+    rows = table.xs(problem, level="problem") if len(table) else table
+    known = [claim for claim in CLAIMS if len(rows) and rows.effect.get(claim.id, pd.Series(dtype=float)).notna().any()]
+    if not known:
+        return empty_figure(f"{PROBLEMS.get(problem, problem)}: not run")
+    styles = method_style(BACKBONES.values(), ())
+    fig, ax = plt.subplots(figsize=(10.5, 0.75 * len(known) + 1.4))
+    for y, claim in enumerate(known):
+        for shift, name in zip((-0.22, 0, 0.22), BACKBONES.values(), strict=True):
+            row, look = rows.loc[(claim.id, name)], styles[name]
+            ax.plot([100 * row.low, 100 * row.high], [y + shift] * 2, color=look["color"], lw=2)
+            ax.plot(100 * row.effect, y + shift, look["marker"], ms=8, color=look["color"], label=None if y else name)
+    ax.axvline(0, color=MUTED, lw=1)
+    ax.set_yticks(range(len(known)), [claim.short for claim in known])
+    ax.set(xlabel="points of accuracy (right of zero: as claimed)", ylim=(len(known) - 0.4, -0.6), title=title)
+    fig.legend(loc="outside lower center", ncols=len(BACKBONES), fontsize="small")
     return fig
