@@ -158,6 +158,7 @@ def test_the_filters_choose_what_they_name(capsys):
     every = call(capsys, "list", "shin2023", "--profile", "small")[1]
     assert len(every) == len(shin2023.all_specs("small"))
     words = ("--method", "grasp", "rigl", "--subject", "3", "42", "--seed", "2", "--sparsity", "0.2", "0.8")
+    words = (*words, "--table", "table1")
     out = call(capsys, "list", "shin2023", "--profile", "small", *words, "--problem", "four-class")[1]
     specs = shin2023.specs("small", "four-class", ("grasp", "rigl"), (3, 42), (2,), (0.2, 0.8))
     assert sorted(line.split()[0] for line in out) == sorted(s.hash for s in specs)
@@ -252,17 +253,19 @@ def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
 
 
 def test_setting_what_differs_makes_one_run_of_many(capsys):
-    choice = (*ONE[2:], "--param", "labels=true")
+    choice = (*ONE[2:], "--param", "labels=true", "backbone=shallow")
     assert len(call(capsys, "list", "shin2023", *choice)[1]) == 3
     assert len(call(capsys, "list", "shin2023", *choice, "--set", "subject=1")[1]) == 1
 
 
-def test_a_filter_by_a_list_or_by_what_is_absent(capsys):
+def test_a_filter_by_a_table_or_a_list(capsys):
     def count(*words):
         return len(call(capsys, "list", *words)[1])
 
     small = ("shin2023", "--profile", "small")
-    assert count(*small, "--param", "control=null") + count(*small, "--param", "control=truth") == count(*small)
+    parts = [count(*small, "--table", table) for table in shin2023.TABLES]
+    assert parts == [len(make("small")) for make in shin2023.TABLES.values()]
+    assert sum(parts) == count(*small)
     vision = ("upadhyay2023", "--table", "fig3")
     assert count(*vision, "--param", "layers=[1,1,1,1]") == count(*vision)
 
@@ -361,6 +364,7 @@ def test_a_cause_that_stops_many_runs_is_told_once(tmp_path, capsys, monkeypatch
     monkeypatch.setenv("MNE_DATA", str(tmp_path / "none"))
     monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
     choice = ["--profile", "small", "--subject", "1", "--seed", "0", "--method", "or", "--problem", "left-right"]
+    choice += ["--table", "table1"]
     status = main(["run", "shin2023", *choice, "--sparsity", "0.2", "0.8", "--store", str(tmp_path / "runs")])
     lines = [line for line in capsys.readouterr().err.splitlines() if "failed" in line]
     assert status == 2

@@ -117,7 +117,7 @@ def test_a_plan_is_operations_over_speed(scaling, make_record):
     assert np.isnan(table.hours["vision, table2"])  # nothing tells how many faces there are
     seconds = evidences[1].records[0].run["seconds"]
     grown = 3 * (200 / 60) * (5 / 3) * (0.8 / (2 / 3))
-    assert table.hours["EEG, all"] == pytest.approx(seconds * grown * len(shin2023.all_specs("full")) / 3600)
+    assert table.hours["EEG, Table 1"] == pytest.approx(seconds * grown * len(shin2023.table1_specs("full")) / 3600)
 
 
 def test_without_records_the_page_says_not_run():

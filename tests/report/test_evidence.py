@@ -48,34 +48,40 @@ def test_no_results_are_no_evidence(tmp_path, made):
     assert {row[c] for c in ("data", "seeds", "device", "code")} == {"not run"}
 
 
-def test_the_largest_profile_that_has_records_is_shown_and_never_mixed(tmp_path, make_record, tiny_spec):
-    quick = [make_record(tiny_spec(seed=s)) for s in range(3)]
-    small = [make_record(tiny_spec(seed=s, profile="small"), seconds=1800.0) for s in (4, 5)]
+def test_the_largest_profile_that_has_records_is_shown_and_never_mixed(tmp_path, make_record):
+    quick = [make_record(s) for s in some(3)]
+    chosen = shin2023.specs("small", "four-class", ("or",), (3,), (1, 2), (0.4,))
+    small = [make_record(s, seconds=1800.0) for s in chosen]
     write_jsonl(tmp_path / "shin2023/quick/a.jsonl", quick)
     assert {r.hash for r in committed_evidence(shin2023, tmp_path).records} == {r.hash for r in quick}
     write_jsonl(tmp_path / "shin2023/small/a.jsonl", small)
     found = committed_evidence(shin2023, tmp_path)
     assert {r.hash for r in found.records} == {r.hash for r in small}
-    assert found.title == "committed: profile small, simulated-eeg"
-    assert found.expected == len(shin2023.all_specs("small"))
+    assert found.title == "committed: profile small, eegmmidb"
+    assert found.expected == len(shin2023.table1_specs("small"))
     row = found.summary().loc["committed"]
     assert row.to_dict() == {
-        "profile": "small", "data": "simulated-eeg", "subjects": "1", "seeds": "4, 5",
+        "profile": "small", "data": "eegmmidb", "subjects": "3", "seeds": "1, 2",
         "runs": f"2 of {found.expected}", "device": "cpu", "hours": "1.00", "code": "01234567",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("tables", [False, True])
-def test_a_profile_with_holes_waits_behind_a_complete_one_where_the_study_is_one_table(tmp_path, make_record, tables):
-    specs = {profile: [replace(s, profile=profile) for s in some(3)] for profile in ("quick", "small", "full")}
-    study = SimpleNamespace(NAME="shin2023", all_specs=specs.get, **({"TABLES": {}} if tables else {}))
+@pytest.mark.parametrize("table", ["main", None])
+def test_of_one_table_a_profile_with_holes_waits_behind_a_complete_one(tmp_path, make_record, table):
+    specs = {profile: [replace(s, profile=profile) for s in some(4)] for profile in ("quick", "small", "full")}
+    tables = {"main": lambda profile: specs[profile][:3], "more": lambda profile: specs[profile][3:]}
+    study = SimpleNamespace(NAME="shin2023", all_specs=specs.get, TABLES=tables, MAIN=table)
     for profile, count in (("quick", 3), ("small", 3), ("full", 2)):
         write_jsonl(tmp_path / f"shin2023/{profile}/a.jsonl", map(make_record, specs[profile][:count]))
     order = [e.profile for e in committed_evidences(study, tmp_path)]
-    assert order == (["full", "small", "quick"] if tables else ["small", "quick", "full"])
+    assert order == (["small", "quick", "full"] if table else ["full", "small", "quick"])
     assert committed_evidence(study, tmp_path).profile == order[0]
-    write_jsonl(tmp_path / "shin2023/full/b.jsonl", [make_record(specs["full"][2])])
+    assert [len(e.records) for e in committed_evidences(study, tmp_path, "more")] == [0, 0, 0]
+    write_jsonl(tmp_path / "shin2023/full/b.jsonl", [make_record(s) for s in specs["full"][2:]])
     assert committed_evidence(study, tmp_path).profile == "full"
+    more = committed_evidence(study, tmp_path, "more")
+    assert (more.profile, more.expected, more.options) == ("full", 1, "--table more")
+    assert {r.hash for r in more.records} == {specs["full"][3].hash}
 
 
 def test_records_of_another_study_are_left_alone(tmp_path, make_record, tiny_spec):
@@ -105,11 +111,15 @@ def test_this_machine_runs_what_is_missing_and_returns_all_of_it(tmp_path, runne
     assert found.title == "this machine: profile quick, simulated-eeg"
 
 
-def test_the_whole_profile_is_the_default(tmp_path, runner, monkeypatch):
+def test_the_table_that_claims_are_judged_on_is_the_default(tmp_path, runner, monkeypatch):
     monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path))
     found = local_evidence(shin2023, "quick", workers=1)
-    assert {r.spec for r in found.records} == set(shin2023.all_specs("quick"))
+    assert {r.spec for r in found.records} == set(shin2023.table1_specs("quick"))
     assert len(list(tmp_path.rglob("*.json"))) == len(found.records)
+    assert found.options == "--table table1"
+    other = local_evidence(shin2023, "quick", table="backbones", workers=1)
+    assert {r.spec for r in other.records} == set(shin2023.backbone_specs("quick"))
+    assert other.options == "--table backbones"
 
 
 def test_a_failed_run_is_raised_after_the_others_are_kept(tmp_path, runner):
@@ -149,17 +159,21 @@ def evidence_of_all(study, profile, make_record):
     return Evidence(study.NAME, "committed", profile, tuple(make_record(s) for s in specs), len(specs))
 
 
+def of(study, table):
+    return lambda e: e.of(study.TABLES[table](e.profile), f"--table {table}")
+
+
 PARTS = {
-    "left-right": (shin2023, lambda e: e.only(problem="left-right")),
-    "four-class": (shin2023, lambda e: e.only(problem="four-class")),
-    "votes": (shin2023, lambda e: e.only(labels="true")),
-    "chance": (shin2023, lambda e: e.only(labels="shuffled")),
-    "truth": (shin2023, lambda e: e.controls),
+    "left-right": (shin2023, lambda e: of(shin2023, "table1")(e).only(problem="left-right")),
+    "four-class": (shin2023, lambda e: of(shin2023, "backbones")(e).only(problem="four-class")),
+    "votes": (shin2023, lambda e: of(shin2023, "table1")(e).only(labels="true")),
+    "chance": (shin2023, lambda e: of(shin2023, "table1")(e).only(labels="shuffled")),
+    "one backbone": (
+        shin2023,
+        lambda e: of(shin2023, "backbones")(e).only(backbone="deep4").only(problem="left-right"),
+    ),
     "all": (shin2023, lambda e: e),
-} | {
-    table: (upadhyay2023, lambda e, t=table: e.of(upadhyay2023.TABLES[t](e.profile), f"--table {t}"))
-    for table in upadhyay2023.TABLES
-}
+} | {table: (study, of(study, table)) for study in (shin2023, upadhyay2023) for table in study.TABLES}
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -180,4 +194,4 @@ def test_every_page_asks_for_a_part_that_is_tested():
         'labels=\\"true\\"',
         'labels=\\"shuffled\\"',
     }
-    assert set(re.findall(r"--table (\w+)", told)) <= set(PARTS)
+    assert set(re.findall(r"(?:--table |table=\\\")(\w+)", told)) <= set(PARTS)

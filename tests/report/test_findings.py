@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from made_up import made_up_record, value_of
 from scipy import stats
-from sparsemtl.records import committed
 from sparsemtl.report import findings
-from sparsemtl.report.evidence import Evidence
+from sparsemtl.report.evidence import Evidence, committed_evidence
 from sparsemtl.studies import shin2023, upadhyay2023
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +21,7 @@ VISION = (findings.performance, findings.sparsity, findings.times, findings.chan
 
 @pytest.fixture(scope="module")
 def eeg():
-    return [r for r in committed(ROOT / "results") if r.spec.study == "shin2023" and r.spec.profile == "small"]
+    return committed_evidence(shin2023, ROOT / "results").records
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +40,7 @@ def test_without_records_it_says_not_run(say):
 def test_accuracies_are_the_means_of_the_records(eeg):
     for problem in shin2023.PROBLEMS:
         chosen = [
-            r for r in eeg
-            if r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
-            and "control" not in r.spec.params
+            r for r in eeg if r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
         ]  # fmt: skip
 
         def mean(method, sparsity, chosen=chosen):
@@ -63,9 +60,8 @@ def test_accuracies_are_the_means_of_the_records(eeg):
 
 
 def test_votes_and_densities_follow_the_records(eeg):
-    chosen = [r for r in eeg
-              if "votes" in r.result and r.spec.params["sparsity"] == 0.4 and r.spec.params["labels"] == "true"
-              and "control" not in r.spec.params]  # fmt: skip
+    params = {"sparsity": 0.4, "labels": "true"}
+    chosen = [r for r in eeg if "votes" in r.result and all(r.spec.params[k] == v for k, v in params.items())]
     votes = [r.result["votes"]["layers"] for r in chosen]
     gains = []
     for layer in votes[0]:

@@ -13,11 +13,12 @@ import pytest
 from scipy import stats
 from sparsemtl.data.eeg import MOTOR21
 from sparsemtl.records import validate
+from sparsemtl.report import findings
 from sparsemtl.report import shin2023 as report
 from sparsemtl.report import shin2023_figures as figures
 from sparsemtl.report.evidence import Evidence
 from sparsemtl.report.page import NONE, show_table
-from sparsemtl.studies.shin2023 import CLAIMS, METHODS, SPARSITIES, TASKS
+from sparsemtl.studies.shin2023 import BACKBONES, CLAIMS, METHODS, SPARSITIES, TASKS
 
 SUBJECTS, SEEDS, PROBLEM = (1, 2, 7), (0, 1), "left-right"
 SPARSE = [m for m, info in METHODS.items() if info.sparse]
@@ -46,6 +47,8 @@ def result_of(method, sparsity, subject, seed, labels):
     }  # fmt: skip
     if method == "csp-lda":
         return result
+    metrics |= {f"{t}_train_accuracy": round(rng.uniform(0.5, 1), 4) for t in TASKS}
+    result["weights"] = {"whole": 1000}
     realised = {p: round(sparsity * rng.uniform(0.5, 1), 4) for p in ("whole", "shared", "mi", "me")}
     result |= {"history": rng.random(3).round(4).tolist(), "sparsity": {"nominal": sparsity} | realised}
     if method == "or":
@@ -322,20 +325,8 @@ def test_realised_sparsity_and_spread(records):
     assert between["between seeds"] == pytest.approx(np.sqrt(runs.var(1, ddof=1).mean()))
 
 
-def controls(records, make_record):
-    """The same people as controls with a known truth, whose numbers are others."""
-    found = []
-    for r in records:
-        result = copy.deepcopy(r.result)
-        result["data"]["runs"] = {"mi": [1], "me": [2]}
-        if "history" in result:
-            result["history"] = [9.0 for _ in result["history"]]
-        found.append(make_record(replace(r.spec, params=r.spec.params | {"control": "truth"}), result))
-    return found
-
-
-def test_recordings_say_what_was_used(records, make_record):
-    table = report.recordings([*records, *controls(records, make_record)])
+def test_recordings_say_what_was_used(records):
+    table = report.recordings(records)
     assert [subject for _, subject in table.index] == ["S001", "S002", "S007"]
     assert table.iloc[0].to_dict() == {
         "motor imagery: runs": "4, 8, 12", "motor imagery: trials": 42,
@@ -343,7 +334,113 @@ def test_recordings_say_what_was_used(records, make_record):
     }  # fmt: skip
 
 
+# Backbones
+
+
+@pytest.fixture(scope="module")
+def backbones(records, make_record):
+    """Evidence by backbone: the same people, with accuracies 0.01 and 0.02 lower, in networks of other sizes."""
+
+    def other(r, name, less):
+        result = copy.deepcopy(r.result)
+        result["metrics"] = {k: v - less for k, v in result["metrics"].items()}
+        result["weights"] = {"whole": round(1e5 * less)}
+        return make_record(replace(r.spec, params=r.spec.params | {"backbone": name}), result)
+
+    networks = [r for r in records if r.spec.method != "csp-lda" and r.spec.params["labels"] == "true"]
+    rest = [other(r, name, less) for name, less in (("shallow", 0.01), ("deep4", 0.02)) for r in networks]
+    return report.by_backbone([evidence(records)], evidence(rest))
+
+
+def test_each_backbone_has_its_own_runs(backbones, records):
+    assert list(backbones) == list(BACKBONES) == ["eegnet", "shallow", "deep4"]
+    for name, found in backbones.items():
+        assert {r.spec.params["backbone"] for r in found.records} == {name}
+    assert backbones["eegnet"].records == tuple(records)
+
+
+def test_backbones_of_another_profile_are_not_mixed(records):
+    full = replace(evidence(records), profile="full")
+    assert not report.by_backbone([full], replace(evidence([]), profile="small"))["eegnet"]
+    assert report.by_backbone([full, evidence(records)], replace(evidence([]), profile="small"))["eegnet"]
+
+
+def test_the_table_of_backbones_holds_means_fit_and_size(backbones):
+    table = report.backbone_table(backbones, PROBLEM)
+    assert len(table) == 3 * 5
+    for label, less in (("EEGNet", 0), ("Shallow ConvNet", 0.01), ("Deep ConvNet", 0.02)):
+        row = table.loc[label, METHODS["or"].label, "40 %"]
+        values = by_subject("me", "or", 0.4)
+        assert row[TASKS["me"]] == f"{values.mean() - less:.3f} ± {values.std(ddof=1):.3f}"
+        results = [result_of("or", 0.4, u, k, "true") for u in SUBJECTS for k in SEEDS]
+        fits = np.mean([r["metrics"][f"{t}_train_accuracy"] for r in results for t in TASKS])
+        assert row["on training trials"] == pytest.approx(fits - less)
+        size = round(1e5 * less) or 1000
+        assert row["weights kept"] == f"{size * (1 - np.mean([r['sparsity']['whole'] for r in results])):.0f}"
+    assert (table.xs("dense, single-task", level="method")["weights kept"] == "–").all()
+
+
+def test_the_claims_by_backbone_are_those_of_its_runs(backbones):
+    table = report.backbone_claims(backbones)
+    assert len(table) == 3 * len(CLAIMS)  # one problem was run
+    assert list(table.index[:3]) == [(CLAIMS[0].id, PROBLEM, label) for label in BACKBONES.values()]
+    for name, found in backbones.items():
+        alone = report.claims([found])
+        mine = table.xs(BACKBONES[name], level="backbone")
+        pd.testing.assert_series_equal(mine.effect.droplevel("problem"), alone.effect, check_exact=True)
+    # an equal shift of all accuracies leaves every difference where it was
+    effects = table.effect.unstack("backbone")
+    np.testing.assert_allclose(effects["Deep ConvNet"], effects["EEGNet"])
+    shown = report.backbone_verdicts(backbones)
+    assert list(shown.index[0]) == [CLAIMS[0].short, PROBLEM, "EEGNet"]
+    assert list(shown.verdict) == list(table.verdict)
+
+
+def test_the_figure_of_backbones_draws_their_intervals(backbones):
+    table = report.backbone_claims(backbones)
+    ax = figures.backbone_effects(table, PROBLEM).axes[0]
+    drawn_ = {tuple(np.round(line.get_xdata(), 9)) for line in ax.lines}
+    for row in table.itertuples():
+        assert tuple(np.round([100 * row.low, 100 * row.high], 9)) in drawn_
+    assert [t.get_text() for t in ax.get_yticklabels()] == [c.short for c in CLAIMS]
+
+
+def test_the_sentence_counts_what_the_backbones_share(backbones):
+    table = report.backbone_claims(backbones)
+    told = findings.backbones(table)
+    n = len(CLAIMS)
+    assert f"{n} tests were run with all 3 backbones: {n} end in the same verdict" in told
+    assert f"in {n} the effect lies on the same side" in told
+    key = (CLAIMS[1].id, PROBLEM, "Shallow ConvNet")
+    table = table.sort_index()
+    other = table.copy()
+    other.loc[key, "verdict"] = "reproduced" if table.loc[key, "verdict"] != "reproduced" else "inconclusive"
+    other.loc[key, "effect"] = -table.loc[key, "effect"]
+    told = findings.backbones(other)
+    assert f"{n - 1} end in the same verdict" in told
+    assert f"in {n - 1} the effect" in told
+    fewer = table.copy()
+    fewer.loc[key, "effect"] = np.nan
+    assert f"{n - 1} tests were run with all" in findings.backbones(fewer)
+    fewer["verdict"] = "inconclusive"
+    assert "none with any backbone" in findings.backbones(fewer)
+    fewer.loc[(CLAIMS[0].id, PROBLEM, "EEGNet"), "verdict"] = "reproduced"
+    assert f"{CLAIMS[0].short} (left or right fist) with EEGNet." in findings.backbones(fewer)
+
+
+def test_the_words_on_no_backbone_say_not_run():
+    nothing = report.backbone_claims(report.by_backbone([], evidence([])))
+    assert "not run" in findings.backbones(nothing)
+    assert "not run" in text_of(figures.backbone_effects(nothing, PROBLEM))
+
+
 # Nothing was run, or little
+
+
+def backbone_evidence(records):
+    """The records as EEGNet's, beside no other backbone."""
+    return report.by_backbone([evidence(records)], evidence([]))
+
 
 TABLES = {
     "table1": lambda r: report.table1(r, PROBLEM),
@@ -357,6 +454,8 @@ TABLES = {
     "realised": report.realised_sparsity,
     "spread": lambda r: report.spread(r, PROBLEM),
     "recordings": report.recordings,
+    "backbones": lambda r: report.backbone_table(backbone_evidence(r), PROBLEM),
+    "verdicts": lambda r: report.backbone_verdicts(backbone_evidence(r)),
 }
 FIGURES = {
     "accuracy": lambda r: figures.accuracy_against_sparsity(r, PROBLEM),
@@ -367,6 +466,7 @@ FIGURES = {
     "maps": figures.scalp_maps,
     "truth": lambda r: figures.scalp_maps(r, truth=True),
     "history": lambda r: figures.training_history(r, PROBLEM),
+    "backbones": lambda r: figures.backbone_effects(report.backbone_claims(backbone_evidence(r)), PROBLEM),
 }
 
 
@@ -476,8 +576,8 @@ def test_the_curves_are_the_means(records):
         assert curves[METHODS["csp-lda"].label].get_ydata()[0] == pytest.approx(by_subject(task, "csp-lda", 0.0).mean())
 
 
-def test_the_loss_curve_is_the_mean_over_runs(records, make_record):
-    (ax,) = figures.training_history([*records, *controls(records, make_record)], PROBLEM).axes
+def test_the_loss_curve_is_the_mean_over_runs(records):
+    (ax,) = figures.training_history(records, PROBLEM).axes
     first = ax.lines[0].get_ydata()
     runs = [result_of("dense-multi", 0.0, u, k, "true")["history"] for u in SUBJECTS for k in SEEDS]
     np.testing.assert_allclose(first, np.mean(runs, axis=0))

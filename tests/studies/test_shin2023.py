@@ -1,6 +1,7 @@
 """Which runs make the table of Shin et al. 2023, and what the paper published and claims."""
 
 import csv
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -61,6 +62,32 @@ def test_the_version_of_the_code_is_part_of_every_name(monkeypatch):
     before = {s.hash for s in all_specs("quick")}
     monkeypatch.setattr(shin2023, "VERSION", shin2023.VERSION + 1)
     assert before.isdisjoint(s.hash for s in all_specs("quick"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_other_backbones_run_on_the_folds_of_the_first(profile):
+    """Dense and proposed in full, the rivals where the profile says; people, seeds and training as in Table 1."""
+    settings, found = shin2023.PROFILE_SETTINGS[profile], shin2023.backbone_specs(profile)
+    some = settings["backbones"]
+    rows = [("dense-single", 0.0), ("dense-multi", 0.0), *product(["or"], SPARSITIES[1:])]
+    rows += product([m for m in METHODS if m not in (*DENSE, "or", "budget")], some["rivals"])
+    wanted = set(product(("shallow", "deep4"), settings["problems"], some["seeds"], settings["subjects"], rows))
+    got = {(s.params["backbone"], s.params["problem"], s.seed, s.params["subject"], (s.method, s.params["sparsity"]))
+           for s in found}  # fmt: skip
+    assert (len(found), got) == (len(wanted), wanted)
+    assert set(some["seeds"]) <= set(settings["seeds"])
+    table1 = {s.hash for s in shin2023.table1_specs(profile)}
+    for spec in found:
+        assert spec.params["trunk"]["dropout"] == 0.25
+        as_first = spec.params | {"backbone": "eegnet", "trunk": trunk_options("eegnet", spec.params["sfreq"])}
+        assert replace(spec, params=as_first).hash in table1
+
+
+def test_the_largest_profiles_leave_nothing_out():
+    small, full = (shin2023.PROFILE_SETTINGS[p]["backbones"] for p in ("small", "full"))
+    assert (small["seeds"], full["seeds"]) == tuple(shin2023.PROFILE_SETTINGS[p]["seeds"] for p in ("small", "full"))
+    assert full["rivals"] == SPARSITIES[1:]
+    assert 0.8 in small["rivals"]  # what the claim of robustness needs
 
 
 def test_the_control_shuffles_the_labels_of_the_dense_and_the_proposed_network():

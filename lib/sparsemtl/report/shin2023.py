@@ -263,9 +263,10 @@ def by_backbone(main, others):
 
 
 def backbone_table(evidences, problem):
-    """Accuracy by backbone, dense and proposed (DataFrame of text): mean and sd over subjects, and weights kept.
+    """Accuracy by backbone, dense and proposed (DataFrame): mean and sd over subjects as text.
 
-    evidences: as `by_backbone` gives them. weights kept: of a multi-task network, mean over runs.
+    evidences: as `by_backbone` gives them. on training trials: accuracy there, mean of tasks and runs, which says
+    whether a network has learned at all. weights kept: of a multi-task network, mean over runs.
     """
     rows, shown = {}, [("dense-single", 0.0), ("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:])]
     for name, evidence in evidences.items():
@@ -274,19 +275,14 @@ def backbone_table(evidences, problem):
         for method, sparsity in shown:
             found = {t: estimate(cell(values, t, method, sparsity)) if len(table) else None for t in TASKS}
             row = {TASKS[task]: _mean_sd(e) if e and e.n else "not run" for task, e in found.items()}
-            row["weights kept"] = _kept(table, method, sparsity) if len(table) else np.nan
+            chosen = table[(table.method == method) & (table.sparsity == sparsity)] if len(table) else table
+            row["on training trials"] = chosen.train_accuracy.mean() if len(chosen) else np.nan
+            kept = chosen.weights * (1 - chosen.realised_whole) if len(chosen) else chosen
+            row["weights kept"] = "–" if method == "dense-single" or not len(kept) else f"{kept.mean():.0f}"
             rows[BACKBONES[name], METHODS[method].label, percent(sparsity)] = row
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index = pd.MultiIndex.from_tuples(rows, names=["backbone", "method", "nominal sparsity"])
     return out
-
-
-def _kept(table, method, sparsity):
-    """Mean number of weights that a multi-task network keeps; NaN for two networks of one task each."""
-    if method == "dense-single":
-        return np.nan
-    chosen = table[(table.method == method) & (table.sparsity == sparsity)]
-    return (chosen.weights * (1 - chosen.realised_whole)).mean()
 
 
 def backbone_claims(evidences):
@@ -298,6 +294,13 @@ def backbone_claims(evidences):
     ran = found[found.problem.isin(PROBLEMS)].reset_index().set_index(["id", "problem", "backbone"])
     order = [key for key in product([c.id for c in CLAIMS], PROBLEMS, BACKBONES.values()) if key in ran.index]
     return ran.loc[order]
+
+
+def backbone_verdicts(evidences):
+    """`backbone_claims` for a page (DataFrame): one line for each claim, problem and backbone."""
+    table, short = backbone_claims(evidences), {claim.id: claim.short for claim in CLAIMS}
+    shown = table[["effect", "low", "high", "weakest", "subjects", "verdict"]].reset_index()
+    return shown.assign(claim=shown.pop("id").map(short)).set_index(["claim", "problem", "backbone"])
 
 
 def vote_frame(records):

@@ -213,16 +213,19 @@ def training_history(records, problem, title=""):
 def backbone_effects(table, problem, title=""):
     """Effect of each claim with its 95 % interval, a mark for each backbone. table: of `report.backbone_claims`."""
     rows = table.xs(problem, level="problem") if len(table) else table
-    known = [claim for claim in CLAIMS if len(rows) and rows.effect.get(claim.id, pd.Series(dtype=float)).notna().any()]
+    known = [c for c in CLAIMS if len(rows) and rows.effect.get(c.id, pd.Series(dtype=float)).notna().any()]
     if not known:
         return empty_figure(f"{PROBLEMS.get(problem, problem)}: not run")
     styles = method_style(BACKBONES.values(), ())
     fig, ax = plt.subplots(figsize=(10.5, 0.75 * len(known) + 1.4))
     for y, claim in enumerate(known):
-        for shift, name in zip((-0.22, 0, 0.22), BACKBONES.values(), strict=True):
-            row, look = rows.loc[(claim.id, name)], styles[name]
-            ax.plot([100 * row.low, 100 * row.high], [y + shift] * 2, color=look["color"], lw=2)
-            ax.plot(100 * row.effect, y + shift, look["marker"], ms=8, color=look["color"], label=None if y else name)
+        for shift, (name, look) in zip((-0.22, 0, 0.22), styles.items(), strict=True):
+            if (claim.id, name) in rows.index:
+                row = rows.loc[(claim.id, name)]
+                ax.plot([100 * row.low, 100 * row.high], [y + shift] * 2, color=look["color"], lw=2)
+                ax.plot(100 * row.effect, y + shift, look["marker"], ms=8, color=look["color"])
+    for name, look in styles.items():
+        ax.plot([], [], look["marker"], color=look["color"], label=name)
     ax.axvline(0, color=MUTED, lw=1)
     ax.set_yticks(range(len(known)), [claim.short for claim in known])
     ax.set(xlabel="points of accuracy (right of zero: as claimed)", ylim=(len(known) - 0.4, -0.6), title=title)
