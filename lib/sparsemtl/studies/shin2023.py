@@ -69,7 +69,7 @@ PROFILE_SETTINGS = MappingProxyType(
         "small": {
             **_REAL, "seeds": (0, 1, 2), "problems": tuple(PROBLEMS),
             "params": _NETWORK | _BAND | {"folds": 3, "sfreq": 80.0, "channels": "motor21"},
-            "backbones": {"seeds": (0, 1, 2), "rivals": SPARSITIES[-1:]},
+            "backbones": {"seeds": (0, 1), "rivals": SPARSITIES[-1:]},
         },
         "full": {
             **_REAL, "seeds": (0, 1, 2, 3, 4), "problems": tuple(PROBLEMS),
