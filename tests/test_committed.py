@@ -11,10 +11,11 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.mark.realdata
-def test_an_eeg_record_is_made_again_but_for_rounding(real_data):
+@pytest.mark.parametrize("backbone", ["eegnet", "shallow"])
+def test_an_eeg_record_is_made_again_but_for_rounding(real_data, backbone):
     """To the bit on the machine that made it; another one's kernels may round a trial to the other side."""
     root = real_data("eegmmidb")
-    wanted = {"subject": 42, "problem": "left-right", "sparsity": 0.4, "labels": "true"}
+    wanted = {"subject": 42, "problem": "left-right", "sparsity": 0.4, "labels": "true", "backbone": backbone}
     (record,) = (
         r for r in committed(RESULTS)
         if (r.spec.study, r.spec.profile, r.spec.method, r.spec.seed) == ("shin2023", "small", "or", 0)
