@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sparsemtl.report import shin2023 as eeg
 from sparsemtl.report import upadhyay2023 as vision
-from sparsemtl.report.evidence import committed_evidences
+from sparsemtl.report.evidence import committed_evidence, committed_evidences
 from sparsemtl.report.statistics import estimate
 from sparsemtl.studies import shin2023, upadhyay2023
 
@@ -109,9 +109,10 @@ def numeric(value):
 
 @pytest.fixture(scope="module")
 def results():
-    return known_results(
-        {study.NAME: committed_evidences(study, ROOT / "results") for study in (shin2023, upadhyay2023)}
-    )
+    found = {study.NAME: committed_evidences(study, ROOT / "results") for study in (shin2023, upadhyay2023)}
+    others = committed_evidence(shin2023, ROOT / "results", "backbones")
+    found[shin2023.NAME] += eeg.by_backbone(found[shin2023.NAME], others).values()
+    return known_results(found)
 
 
 def test_the_prose_repeats_no_result(results):
