@@ -14,8 +14,8 @@ from sparsemtl.report.statistics import estimate
 from sparsemtl.studies import shin2023, upadhyay2023
 
 ROOT = Path(__file__).parents[2]
-# Decimal numbers that stand alone: no version (1.0.4), no arXiv id or DOI, no part of a name, no exponent
-LITERAL = re.compile(r"(?<![\w./:-])\d+\.\d+(?![\w/]|\.\d|e[+-]?\d)")
+# Decimal numbers that stand alone: no version (1.0.4, Python 3.11), no arXiv id or DOI, no part of a name, no exponent
+LITERAL = re.compile(r"(?<![\w./:-])(?<!Python )\d+\.\d+(?![\w/]|\.\d|e[+-]?\d)")
 ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 CODE = re.compile(
     r"^(`{3,}|~{3,}) *\{(?:code-cell|literalinclude|math|bibliography)\}?.*?^\1 *$", re.DOTALL | re.MULTILINE
