@@ -108,10 +108,8 @@ def backbones(table):
     )
     parts = []
     for rows in ran:
-        (claim, problem), held = (
-            rows.index[0][:2],
-            rows.index.get_level_values("backbone")[rows.verdict == "reproduced"],
-        )
+        claim, problem, _ = rows.index[0]
+        held = rows.index.get_level_values("backbone")[rows.verdict == "reproduced"]
         if len(held):
             parts.append(f"{SHORT[claim]} ({PROBLEMS[problem]}) with {_listed(held)}")
     return f"{told} Reproduced: {'; '.join(parts) or 'none with any backbone'}."
