@@ -299,7 +299,7 @@ def backbone_claims(evidences):
 def backbone_verdicts(evidences):
     """`backbone_claims` for a page (DataFrame): one line for each claim, problem and backbone."""
     table, short = backbone_claims(evidences), {claim.id: claim.short for claim in CLAIMS}
-    shown = table[["effect", "low", "high", "weakest", "subjects", "verdict"]].reset_index()
+    shown = table[["verdict", "effect", "low", "high", "weakest", "subjects"]].reset_index()
     return shown.assign(claim=shown.pop("id").map(short)).set_index(["claim", "problem", "backbone"])
 
 
