@@ -53,6 +53,7 @@ def records_of_the_cell(checkout):
         for r in read_jsonl(path)
         if (r.spec.method, r.spec.params["sparsity"]) == (study.PROPOSED, study.PUBLISHED_SPARSITY)
         and (r.spec.params["problem"], r.spec.params["labels"]) == ("four-class", "true")
+        and r.spec.params["backbone"] == "eegnet"
     ]
 
 
@@ -99,15 +100,20 @@ def test_its_commands_are_known_to_the_command_line_and_choose_what_the_page_say
     text = "\n".join(shown(CELLS, monkeypatch, checkout)).replace("\\\n", " ")
     listed = re.findall(r"-m sparsemtl list (.*)", text)
     assert len(listed) == 2
+    hashes = []
     for words in listed:
         assert main(["list", *shlex.split(words)]) == 0
-    hashes = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
-    assert {r.hash for r in records_of_the_cell(checkout)} <= hashes
+        hashes.append({line.split()[0] for line in capsys.readouterr().out.splitlines()})
+    assert {r.hash for r in records_of_the_cell(checkout)} == hashes[0]
     runs = re.findall(r"-m sparsemtl run (.*) --store one-number", text)
     assert len(runs) == 4
     for words in runs:
         assert main(["list", *shlex.split(words)]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= len(runs)
+    (quick,) = [words for words in runs if "quick" in words and "shin2023" in words]
+    main(["list", *shlex.split(quick)])
+    cell = study.specs("quick", methods=(study.PROPOSED,), sparsities=(study.PUBLISHED_SPARSITY,))
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {s.hash for s in cell}
 
 
 def test_the_vision_cell_is_that_of_its_records(checkout, monkeypatch, make_record):
