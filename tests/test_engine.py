@@ -392,20 +392,10 @@ def test_a_failure_in_a_worker_is_reported_and_the_others_go_on(tiny_spec, tmp_p
 # Ctrl-C on the command line, as a terminal sends it: to the whole process group
 
 
-GRID = (
-    "run",
-    "shin2023",
-    "--table",
-    "table1",
-    "--subject",
-    "1",
-    "--seed",
-    "0",
-    "--method",
-    "dense-single",
-    "random",
-    "lottery",
-)
+GRID = [
+    "run", "shin2023", "--table", "table1", "--subject", "1", "--seed", "0",
+    "--method", "dense-single", "random", "lottery",
+]  # fmt: skip
 TOTAL = 7  # enough that some are left to run when the signal comes
 
 

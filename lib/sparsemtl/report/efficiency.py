@@ -328,5 +328,5 @@ def _eeg(record, evidences):
     full, few = (settings[p]["params"] for p in ("full", "small"))
     ratio *= full["epochs"] / few["epochs"] * full["folds"] / few["folds"]
     ratio *= (1 - 1 / full["folds"]) / (1 - 1 / few["folds"])  # trials that are trained on
-    seconds, runs = np.mean([r.run["seconds"] for r in small]), len(shin2023.TABLES[shin2023.MAIN]("full"))
+    seconds, runs = np.mean([r.run["seconds"] for r in small]), len(shin2023.table1_specs("full"))
     return [{"grid": "EEG, Table 1", "runs": runs, "on": "one CPU core", "hours": seconds * ratio * runs / 3600}]

@@ -9,7 +9,6 @@ from sparsemtl.report.statistics import chance_interval
 from sparsemtl.report.style import percent
 from sparsemtl.studies.shin2023 import (
     BACKBONES,
-    CLAIMS,
     METHODS,
     PROBLEMS,
     PROPOSED,
@@ -20,8 +19,6 @@ from sparsemtl.studies.shin2023 import (
 )
 from sparsemtl.studies.upadhyay2023 import ALL_NYU, FIG3_SETS, LAMBDAS, SPARSE
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
-
-SHORT = {claim.id: claim.short for claim in CLAIMS}
 
 # EEG
 
@@ -111,7 +108,7 @@ def backbones(table):
         claim, problem, _ = rows.index[0]
         held = rows.index.get_level_values("backbone")[rows.verdict == "reproduced"]
         if len(held):
-            parts.append(f"{SHORT[claim]} ({PROBLEMS[problem]}) with {_listed(held)}")
+            parts.append(f"{eeg.SHORT[claim]} ({PROBLEMS[problem]}) with {_listed(held)}")
     return f"{told} Reproduced: {'; '.join(parts) or 'none with any backbone'}."
 
 

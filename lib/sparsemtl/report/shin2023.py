@@ -24,6 +24,7 @@ from sparsemtl.studies.shin2023 import (
     rivals,
 )
 
+SHORT = {claim.id: claim.short for claim in CLAIMS}
 METRICS = {"accuracy": "accuracy", "f1": "macro F1", "kappa": "Cohen's kappa"}
 
 
@@ -268,21 +269,26 @@ def backbone_table(evidences, problem):
     evidences: as `by_backbone` gives them. on training trials: accuracy there, mean of tasks and runs, which says
     whether a network has learned at all. weights kept: of a multi-task network, mean over runs.
     """
-    rows, shown = {}, [("dense-single", 0.0), ("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:])]
+    shown = [("dense-single", 0.0), ("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:])]
+    rows = {}
     for name, evidence in evidences.items():
         table = select(frame(evidence.records), problem)
-        values = per_subject(table) if len(table) else None
         for method, sparsity in shown:
-            found = {t: estimate(cell(values, t, method, sparsity)) if len(table) else None for t in TASKS}
-            row = {TASKS[task]: _mean_sd(e) if e and e.n else "not run" for task, e in found.items()}
-            chosen = table[(table.method == method) & (table.sparsity == sparsity)] if len(table) else table
-            row["on training trials"] = chosen.train_accuracy.mean() if len(chosen) else np.nan
-            kept = chosen.weights * (1 - chosen.realised_whole) if len(chosen) else chosen
-            row["weights kept"] = "–" if method == "dense-single" or not len(kept) else f"{kept.mean():.0f}"
-            rows[BACKBONES[name], METHODS[method].label, percent(sparsity)] = row
+            rows[BACKBONES[name], METHODS[method].label, percent(sparsity)] = _backbone_row(table, method, sparsity)
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index = pd.MultiIndex.from_tuples(rows, names=["backbone", "method", "nominal sparsity"])
     return out
+
+
+def _backbone_row(table, method, sparsity):
+    chosen = table[(table.method == method) & (table.sparsity == sparsity)] if len(table) else table
+    if chosen.empty:
+        return dict.fromkeys(TASKS.values(), "not run")
+    kept, values = (chosen.weights * (1 - chosen.realised_whole)).mean(), per_subject(chosen)
+    return {TASKS[task]: _mean_sd(estimate(cell(values, task, method, sparsity))) for task in TASKS} | {
+        "on training trials": chosen.train_accuracy.mean(),
+        "weights kept": None if method == "dense-single" else f"{kept:.0f}",
+    }
 
 
 def backbone_claims(evidences):
@@ -298,9 +304,8 @@ def backbone_claims(evidences):
 
 def backbone_verdicts(evidences):
     """`backbone_claims` for a page (DataFrame): one line for each claim, problem and backbone."""
-    table, short = backbone_claims(evidences), {claim.id: claim.short for claim in CLAIMS}
-    shown = table[["verdict", "effect", "low", "high", "weakest", "subjects"]].reset_index()
-    return shown.assign(claim=shown.pop("id").map(short)).set_index(["claim", "problem", "backbone"])
+    shown = backbone_claims(evidences)[["verdict", "effect", "low", "high", "weakest", "subjects"]].reset_index()
+    return shown.assign(claim=shown.pop("id").map(SHORT)).set_index(["claim", "problem", "backbone"])
 
 
 def vote_frame(records):
