@@ -28,7 +28,7 @@ def made_up_record(spec, make_record):
     group = 1.0 if lam >= 1e-3 else 0.5 if lam else 0.0
     alive = {name: [4 if name.startswith(("conv1", "layer1")) else round(8 * (1 - group)), 8] for name in LAYERS}
     result = {
-        "metrics": metrics, "constant": dict.fromkeys(metrics, 0.25), "channels": alive, "epochs": {"run": 2},
+        "metrics": metrics, "constant": dict.fromkeys(metrics, 0.25), "channels": alive, "epochs": {"run": 2, "sum": 1},
         "sparsity": {"group": group, "parameter": group, "filter": 0.0, "zero": group},
         "history": {"group_sparsity": [0.0, group]},
         "backbone": {n: {"parameters": 100, "flops": 100 - 50 * (n == "compact")} for n in ("zeros", "compact")},

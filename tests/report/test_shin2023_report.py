@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
 from sparsemtl.data.eeg import MOTOR21
 from sparsemtl.records import validate
 from sparsemtl.report import findings
@@ -34,11 +35,21 @@ def draw(*what):
     return np.random.default_rng(zlib.crc32(repr(what).encode()))
 
 
+def confusion_of(task, *what):
+    """Two folds' confusion matrices whose rows sum to the trials of each class."""
+    rng, folds = draw("confusion", task, *what), []
+    for first, second in zip(*((n // 2, n - n // 2) for n in TRIALS[task]), strict=True):
+        right = rng.integers(0, (first + 1, second + 1)).tolist()
+        folds.append([[right[0], first - right[0]], [second - right[1], right[1]]])
+    return folds
+
+
 def result_of(method, sparsity, subject, seed, labels):
     rng = draw(method, sparsity, subject, seed, labels)
     metrics = {f"{t}_{m}": round(rng.uniform(0.4, 0.9), 4) for t in TASKS for m in ("accuracy", "f1", "kappa")}
     result = {
         "metrics": metrics,
+        "confusion": {t: confusion_of(t, method, sparsity, subject, seed, labels) for t in TASKS},
         "data": {
             "classes": ["left_hand", "right_hand"], "channels": list(MOTOR21), "sfreq": 40.0, "n_times": 80,
             "trials": {t: list(n) for t, n in TRIALS.items()}, "runs": {"mi": [4, 8, 12], "me": [3, 7, 11]},
@@ -223,8 +234,11 @@ def test_chance_compares_shuffled_labels_with_guessing(records):
         ours = np.mean(
             [result_of(method, s, u, k, "shuffled")["metrics"][f"{task}_accuracy"] for u in SUBJECTS for k in SEEDS]
         )
-        low, high = stats.binom.ppf([0.025, 0.975], 3 * 42, 0.5) / (3 * 42)
+        commonest = max(TRIALS[task]) / 42
+        ends = stats.binom.ppf(0.025, 3 * 42, 0.5), stats.binom.ppf(0.975, 3 * 42, commonest)
+        low, high = np.array(ends) / (3 * 42)
         assert (row.chance, row["shuffled labels"]) == pytest.approx((0.5, ours))
+        assert row["commonest class"] == pytest.approx(commonest)
         assert row.guessing == f"{low:.3f} to {high:.3f}"
         assert row["lands on it"] == ("yes" if low <= ours <= high else "no")
 
@@ -270,7 +284,9 @@ def pearson(a, b):
     return np.corrcoef(a, b)[0, 1]
 
 
-@pytest.mark.parametrize(("right", "verdict"), [(3, "recovers"), (1, "recovers only partly"), (0, "does not recover")])
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(3, "recovers"), (1, "recovers only partly"), (0, "is not shown to recover")]
+)
 def test_the_sentence_on_recovery_follows_the_intervals(records, make_record, right, verdict):
     moved = []
     for r in records:
@@ -334,6 +350,99 @@ def test_recordings_say_what_was_used(records):
     }  # fmt: skip
 
 
+# Other choices
+
+
+def test_balanced_accuracy_is_the_mean_recall_over_all_folds(records):
+    table = report.frame(records)
+    for r in records[::7]:
+        for task in TASKS:
+            truth, found = [], []
+            for fold in r.result["confusion"][task]:
+                for (true, said), n in np.ndenumerate(fold):
+                    truth += n * [true]
+                    found += n * [said]
+            row = table[(table.hash == r.hash) & (table.task == task)].iloc[0]
+            assert row.balanced == pytest.approx(balanced_accuracy_score(truth, found))
+
+
+def test_each_claim_is_asked_with_other_choices(records):
+    """Every view is what the claims say of records in which that choice has been made beforehand."""
+    table = report.sensitivity(evidence(records))
+    assert len(table) == len(CLAIMS) * len(report.VIEWS)
+    budget = [r for r in records if r.spec.method != "or"]
+    budget = [replace_method(r, "or") if r.spec.method == "budget" else r for r in budget]
+    for view, same in ((report.AS_JUDGED, records), ("the exact budget", budget)):
+        expected = report.claims([evidence(same)])
+        found = table.xs(view, level="view").droplevel("problem")
+        pd.testing.assert_series_equal(found.effect, expected.effect.loc[found.index])
+        assert list(found.verdict) == list(expected.verdict.loc[found.index])
+    assert not table.changed.xs(report.AS_JUDGED, level="view").any()
+    recall = {
+        (t, m): np.array([
+            np.mean([balanced(confusion_of(t, m, 0.0, u, k, "true")) for k in SEEDS]) for u in SUBJECTS
+        ]) for t in TASKS for m in ("dense-multi", "dense-single")
+    }  # fmt: skip
+    gain = np.mean([recall[t, "dense-multi"] - recall[t, "dense-single"] for t in TASKS], axis=0)
+    row = table.loc["shin-multitask", PROBLEM, "balanced accuracy"]
+    low, high = stats.ttest_1samp(gain, 0).confidence_interval()
+    assert (row.effect, row.low, row.high) == pytest.approx((gain.mean(), low, high))
+
+
+def balanced(folds):
+    total = np.sum(folds, axis=0)
+    return (total.diagonal() / total.sum(1)).mean()
+
+
+def replace_method(record, method):
+    return replace(record, spec=replace(record.spec, method=method))
+
+
+def test_who_lacks_a_recording_is_left_out_of_one_view(records, make_record):
+    def lacking(r):
+        result = copy.deepcopy(r.result)
+        result["data"]["runs"]["me"] = [3, 7]
+        return make_record(r.spec, result)
+
+    some = [lacking(r) if r.spec.params["subject"] == 7 else r for r in records]
+    table = report.sensitivity(evidence(some))
+    people = [r for r in records if r.spec.params["subject"] != 7]
+    expected = report.claims([evidence(people)])
+    found = table.xs("complete subjects alone", level="view").droplevel("problem")
+    pd.testing.assert_series_equal(found.effect, expected.effect.loc[found.index])
+    assert set(found.subjects) == {2}
+    assert set(table.xs(report.AS_JUDGED, level="view").subjects) == {3}
+
+
+def test_the_sentence_names_the_verdicts_that_hang_on_a_choice(records):
+    table = report.sensitivity(evidence(records))
+    table["verdict"], table["changed"] = "inconclusive", False
+    n, ways = len(CLAIMS), len(report.VIEWS)
+    assert findings.sensitivity(table) == (
+        f"Each of {n} tests was made in {ways} ways: {n} end in the same verdict in all."
+    )
+    key = (CLAIMS[3].id, PROBLEM, "the exact budget")
+    table.loc[key, ["verdict", "changed"]] = "not reproduced", True
+    told = findings.sensitivity(table)
+    assert f"{n - 1} end in the same verdict" in told
+    assert (
+        f"“{CLAIMS[3].short} (left or right fist)” is inconclusive as judged, but not reproduced with the exact" in told
+    )
+    assert "not run" in findings.sensitivity(report.sensitivity(evidence([])))
+
+
+def test_only_methods_that_ran_are_counted_as_rivals(records):
+    methods = ("or", "dense-multi", "random", "imp")
+    some = [r for r in records if r.spec.method in methods and r.spec.params["sparsity"] in (0.0, 0.4)]
+    told = findings.accuracy_against_sparsity(some, PROBLEM)
+    above = sum(both(m, 0.4).mean() > both("or", 0.4).mean() for m in ("random", "imp"))
+    assert f"{above} of 2 other pruning methods" in told
+    assert "not run at 20 %" in told
+    assert "CSP + LDA not run" in told
+    alone = findings.accuracy_against_sparsity([r for r in some if r.spec.method in methods[:2]], PROBLEM)
+    assert "Against other pruning methods: not run." in alone
+
+
 # Backbones
 
 
@@ -391,7 +500,7 @@ def test_the_claims_by_backbone_are_those_of_its_runs(backbones):
     # an equal shift of all accuracies leaves every difference where it was
     effects = table.effect.unstack("backbone")
     np.testing.assert_allclose(effects["Deep ConvNet"], effects["EEGNet"])
-    shown = report.backbone_verdicts(backbones)
+    shown = report.told_apart(table)
     assert list(shown.index[0]) == [CLAIMS[0].short, PROBLEM, "EEGNet"]
     assert list(shown.verdict) == list(table.verdict)
 
@@ -455,7 +564,8 @@ TABLES = {
     "spread": lambda r: report.spread(r, PROBLEM),
     "recordings": report.recordings,
     "backbones": lambda r: report.backbone_table(backbone_evidence(r), PROBLEM),
-    "verdicts": lambda r: report.backbone_verdicts(backbone_evidence(r)),
+    "verdicts": lambda r: report.told_apart(report.backbone_claims(backbone_evidence(r))),
+    "choices": lambda r: report.told_apart(report.sensitivity(evidence(r))),
 }
 FIGURES = {
     "accuracy": lambda r: figures.accuracy_against_sparsity(r, PROBLEM),

@@ -147,6 +147,18 @@ def test_the_worst_of_many_parts_without_an_effect_is_seldom_called_a_failure():
     assert np.mean(alone) > 0.15  # what picking the worst would give without the correction
 
 
+def test_a_guesser_who_knows_the_commonest_class_may_go_higher():
+    rng, truth = np.random.default_rng(0), [0.4, 0.35, 0.13, 0.12]
+    labels = rng.choice(4, size=(2000, 60), p=truth)
+    uniform, knowing = ((labels == rng.choice(4, size=labels.shape)).mean(1), (labels == 0).mean(1))
+    low, high = chance_interval(60, 4, commonest=0.4)
+    assert low == chance_interval(60, 4)[0]
+    assert np.mean(uniform < low) <= 0.03
+    assert np.mean(knowing > high) <= 0.03
+    assert np.mean(knowing > chance_interval(60, 4)[1]) > 0.5
+    assert chance_interval(60, 4, commonest=0.2) == chance_interval(60, 4)
+
+
 @pytest.mark.parametrize(("n", "classes"), [(42, 2), (84, 4), (252, 2), (5, 2)])
 def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes):
     low, high = chance_interval(n, classes)

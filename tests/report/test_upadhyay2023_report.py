@@ -97,8 +97,8 @@ def test_claims_follow_from_the_effects(full):
     [
         ("all_zero", "group", 1e-2, 0.5, "at λ = 0.01"),
         ("all_zero", "group", 1e-3, 0.5, "at λ = 0.001"),
-        ("middle_sparser_than_early", "dead_early", 1e-5, 0.3, "early layers dense"),
-        ("middle_sparser_than_early", "dead_middle", 1e-5, 0.0, "middle over early"),
+        ("early_dense_middle_sparse", "dead_early", 1e-5, 0.3, "early layers dense"),
+        ("early_dense_middle_sparse", "dead_middle", 1e-5, 0.0, "middle layers sparse"),
         ("best_at_sparse", "seg_iou", 1e-7, 9.0, "over λ = 1e-07"),
     ],
 )
@@ -118,7 +118,9 @@ def test_the_published_tables_bear_out_the_claims_but_one():
     assert row["upadhyay-best-at-1e-5"] == pytest.approx(-0.0095, abs=1e-4)  # beaten by 1e-6 in the paper's Table 1
     told = row.drop("upadhyay-best-at-1e-5").dropna()
     assert set(told.index) == {f"upadhyay-{name}" for name in (
-        "sparse-beats-dense-nyu", "sparse-beats-dense-celeba", "dense-multitask-worse", "groups-beat-l1")}  # fmt: skip
+        "sparse-beats-dense-nyu", "sparse-beats-dense-celeba", "dense-multitask-worse", "groups-beat-l1",
+        "all-zero")}  # fmt: skip
+    assert told["upadhyay-all-zero"] == pytest.approx(0.01)  # the text prints 100 %
     assert (told > 0).all()
 
 
@@ -129,6 +131,20 @@ def test_times_without_a_dense_twin_are_not_shown(full):
     evidence = Evidence("upadhyay2023", "committed", "full", tuple(old), 9)
     assert report.times(evidence).empty
     assert report.claims([evidence]).verdict["upadhyay-faster"] == "not run"
+
+
+def test_one_timed_run_takes_no_other_run_out_of_the_means(full):
+    def old(r):
+        if (r.spec.params["lam"], r.spec.seed) != (1e-4, 0):
+            return r
+        sparsity = r.result["sparsity"] | {"group": 0.2}
+        return type(r)(r.spec, r.result | {"sparsity": sparsity}, r.run | {"timings": {}})
+
+    times = report.times(Evidence("upadhyay2023", "committed", "full", tuple(map(old, full.records)), 9))
+    row = times.loc["0.0001"]
+    assert (row.seeds, row["of them timed"]) == (3, 2)
+    assert row["groups zero, %"] == pytest.approx((20 + 50 + 50) / 3)
+    assert row["dead channels removed: saved, %"] == pytest.approx(50)
 
 
 def test_gains_are_relative_and_know_which_way_is_better(full):
@@ -145,6 +161,7 @@ def test_nothing_run_says_so():
     assert report.other_metrics(EMPTY).empty
     assert report.times(EMPTY).empty
     assert report.conclusions(EMPTY).isna().all(axis=None)
+    assert len(report.protocols(EMPTY)) == 15
     assert report.protocols(EMPTY).isna().all(axis=None)
     for draw in (figures.channels, figures.performance, figures.sparsity, figures.sparsity_by_epoch,
                  figures.inference_time, figures.protocol_effects):  # fmt: skip
@@ -166,6 +183,13 @@ def test_protocols_show_every_switch(full):
     flips = {name.split(", ")[1].split("=")[0] for name in [*nyu.index, *faces.index] if "," in name}
     assert flips == {name for name, s in study.SWITCHES.items() if s.paper != s.released}
     assert list(nyu.index[:3]) == list(study.PROTOCOLS)
+    assert nyu.notna().all(axis=None)  # also of switches that matter at one lambda only
+    assert faces.notna().all(axis=None)
+    assert (nyu["λ = 1e-05", "groups zero, %"] == 50).all()
+    scores = [label for _, label, _ in (report.SCORES[t] for t in study.ALL_NYU.split("+"))]
+    for switch, lam in (("dense_decay=0.1", "λ = 1e-05"), ("penalty_gradient=True", "λ = 0")):
+        for score in scores:
+            assert nyu.loc[f"paper, {switch}", (lam, score)] == nyu.loc["paper", (lam, score)]
     assert nyu.loc["paper", ("sparse over dense", "%")] > 0
     assert set(report.switches().name) == set(study.SWITCHES)
     assert (report.conclusions(full)["sparse over dense, %"] > 0).all()

@@ -17,7 +17,7 @@ from sparsemtl.studies.shin2023 import (
     TASKS,
     rivals,
 )
-from sparsemtl.studies.upadhyay2023 import ALL_NYU, FIG3_SETS, LAMBDAS, SPARSE
+from sparsemtl.studies.upadhyay2023 import ALL_NYU, FIG3_SETS, L1_LAMBDA, L1_SETS, LAMBDAS, SPARSE, published
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
 
 # EEG
@@ -30,32 +30,41 @@ def accuracy_against_sparsity(records, problem):
         return f"{PROBLEMS[problem]}: {NOT_RUN}."
     means = eeg.per_subject(table).groupby(["method", "sparsity"]).mean()
     ours = {s: means.get((PROPOSED, s), np.nan) for s in SPARSITIES[1:]}
-    others = rivals()
-    above = [m for m in others if means.get((m, PUBLISHED_SPARSITY), np.nan) > ours[PUBLISHED_SPARSITY]]
-    here, levels = percent(PUBLISHED_SPARSITY), _listed([f"{value:.3f} at {percent(s)}" for s, value in ours.items()])
-    return (
-        f"Mean of both tasks: the proposed masks reach {levels}, the dense multi-task network "
-        f"{means.get(('dense-multi', 0.0), np.nan):.3f}, CSP + LDA {means.get(('csp-lda', 0.0), np.nan):.3f}. At "
-        f"{here}, {len(above)} of {len(others)} other pruning methods are above the proposed masks."
+    here, levels = ours[PUBLISHED_SPARSITY], _listed([f"{_score(value)} at {percent(s)}" for s, value in ours.items()])
+    dense, classical = (_score(means.get((method, 0.0), np.nan)) for method in ("dense-multi", "csp-lda"))
+    others = [means[m, PUBLISHED_SPARSITY] for m in rivals() if (m, PUBLISHED_SPARSITY) in means]
+    told = (
+        f"Mean of both tasks: the proposed masks reach {levels}, the dense multi-task network {dense}, CSP + LDA "
+        f"{classical}."
     )
+    if not others or np.isnan(here):
+        return f"{told} Against other pruning methods: {NOT_RUN}."
+    above = f"{sum(other > here for other in others)} of {len(others)} other pruning methods"
+    return f"{told} At {percent(PUBLISHED_SPARSITY)}, {above} are above the proposed masks."
+
+
+def _score(value):
+    return NOT_RUN if np.isnan(value) else f"{value:.3f}"
 
 
 def variation_over_subjects(records, problem):
-    """How many subjects are decoded better than guessing, and how much of the spread is the person's."""
+    """How many subjects are decoded better than guessing, and how far subjects and seeds are apart."""
     table = eeg.select(eeg.frame(records), problem)
     chosen = table[(table.method == PROPOSED) & (table.sparsity == PUBLISHED_SPARSITY)] if len(table) else table
     if chosen.empty:
         return f"{PROBLEMS[problem]}: {NOT_RUN}."
-    people = chosen.groupby(["task", "subject"]).agg({"accuracy": "mean", "trials": "first", "classes": "first"})
+    people = chosen.groupby(["task", "subject"])[["accuracy", "trials", "classes", "commonest"]].mean()
     parts = []
     for task, name in TASKS.items():
         rows = people.loc[task]
-        above = sum(r.accuracy > chance_interval(r.trials, int(r.classes))[1] for r in rows.itertuples())
+        above = sum(r.accuracy > chance_interval(r.trials, r.classes, r.commonest)[1] for r in rows.itertuples())
         parts.append(f"{name}: {above} of {len(rows)} people above the 95 % range of guessing")
     spread = eeg.spread(records, problem).xs(METHODS[PROPOSED].label, level="method")
     ratio = (spread["between subjects"] / spread["between seeds"]).mean()
     told = f"Proposed masks at {percent(PUBLISHED_SPARSITY)}, {'; '.join(parts)}."
-    return f"{told} People differ {ratio:.1f} times as much as seeds do."
+    if np.isnan(ratio):
+        return told
+    return f"{told} The spread between people is {ratio:.1f} times that between seeds of one person."
 
 
 def vote_agreement(records):
@@ -112,7 +121,61 @@ def backbones(table):
     return f"{told} Reproduced: {'; '.join(parts) or 'none with any backbone'}."
 
 
+def sensitivity(table):
+    """Whether the verdicts hang on choices of the analysis. table: of `shin2023.sensitivity`."""
+    if table.empty:
+        return f"Other choices: {NOT_RUN}."
+    tests = [rows.droplevel(["id", "problem"]) for _, rows in table.groupby(["id", "problem"], sort=False)]
+    names = [f"{eeg.SHORT[claim]} ({PROBLEMS[problem]})" for claim, problem in table.index.droplevel("view").unique()]
+    parts = []
+    for name, rows in zip(names, tests, strict=True):
+        other = [f"{verdict} with {view}" for view, verdict in rows.verdict[rows.changed].items()]
+        if other:
+            parts.append(f"“{name}” is {rows.verdict[eeg.AS_JUDGED]} {eeg.AS_JUDGED}, but {_listed(other)}.")
+    same = f"{len(tests) - len(parts)} end in the same verdict in all"
+    return " ".join([f"Each of {len(tests)} tests was made in {len(eeg.VIEWS)} ways: {same}.", *parts])
+
+
 # Vision
+
+
+def how_sparse(evidence, data="nyuv2", protocol="paper"):
+    """Share of zero groups in the multi-task models that stand for the sparse ones, ours and the published."""
+    table, number = vision.select(vision.frame(evidence.records), protocol), {"nyuv2": 1, "celebamask": 2}[data]
+    said = {
+        row["tasks"]: row["group_sparsity_pct"] / 100
+        for row in published(number)
+        if row["lambda"] == SPARSE and "+" in row["tasks"]
+    }
+    ours = [vision.cell(table, tasks, SPARSE, "group", data=data).mean() for tasks in said]
+    name, ran = vision.DATA_NAMES[data], [share for share in ours if not np.isnan(share)]
+    told = f"{_range(ran)} of the groups are zero" if ran else NOT_RUN
+    return f"{name}, multi-task models at λ = {SPARSE:g}: {told}; published: {_range(said.values())}."
+
+
+def _range(shares):
+    return f"{percent(min(shares), 1)} to {percent(max(shares), 1)}"
+
+
+def training_length(evidence, data="nyuv2", protocol="paper"):
+    """How many trainings of a table ended at the limit of epochs, and were still at their best there."""
+    table = vision.select(vision.frame(evidence.records), protocol, data=data)
+    if table.empty:
+        return f"Trainings: {NOT_RUN}."
+    cut, best, limit = table.epochs == table.limit, table.best_epoch == table.limit - 1, sorted(table.limit.unique())
+    told = f"{cut.sum()} of {len(table)} trainings ran to the limit of {_listed(limit)} epochs"
+    return f"{told}, and {best.sum()} had their lowest validation loss in the last one."
+
+
+def l1_against_groups(evidence, protocol="paper"):
+    """Share of zero weights under both penalties, which the paper compares at about the same share."""
+    table, parts = vision.select(vision.frame(evidence.records), protocol), []
+    for tasks in L1_SETS:
+        pair = [vision.cell(table, tasks, *which).mean() for which in (
+            (L1_LAMBDA, "parameter", "l1"), (SPARSE, "parameter"))]  # fmt: skip
+        told = NOT_RUN if np.isnan(pair).any() else f"{percent(pair[0], 1)} by l1, {percent(pair[1], 1)} by groups"
+        parts.append(f"{tasks}: {told}")
+    return f"Weights zero, {'; '.join(parts)}."
 
 
 def performance(evidence, protocol="paper"):
@@ -129,12 +192,17 @@ def performance(evidence, protocol="paper"):
 
 
 def sparsity(evidence, protocol="paper"):
-    """How the share of zero groups grows with lambda."""
+    """How the share of zero groups grows with lambda, in the tested networks and at the end of their trainings."""
     table = vision.three_tasks(evidence, protocol)
     if table.empty:
         return f"Three-task model: {NOT_RUN}."
-    zero = table.groupby("lam").group.mean()
-    return f"Groups zero: {_listed([f'{percent(share, 1)} at λ = {lam:g}' for lam, share in zero.items()])}."
+    tested, end = (
+        _listed([f"{percent(share, 1)} at λ = {lam:g}" for lam, share in table.groupby("lam")[column].mean().items()])
+        for column in ("group", "group_at_end")
+    )
+    return (
+        f"Groups zero in the networks that are tested, the best by validation: {tested}. After the last epoch: {end}."
+    )
 
 
 def times(evidence, protocol="paper"):
@@ -162,12 +230,15 @@ def channels(evidence, protocol="paper"):
 
 def protocol_effects(evidence, data="nyuv2"):
     """In how many variants sparse beats dense."""
-    gains = vision.protocols(evidence, data)["sparse over dense", "%"].dropna()
+    table, name = vision.protocols(evidence, data), vision.DATA_NAMES[data]
+    gains = table["sparse over dense", "%"].dropna()
     if gains.empty:
-        return f"Protocols: {NOT_RUN}."
+        return f"{name}: {NOT_RUN}."
+    zero = table.loc[gains.index, (f"λ = {SPARSE:g}", "groups zero, %")]
     return (
-        f"λ = {SPARSE:g} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants that were run; the effects "
-        f"go from {gains.min():+.1f} % to {gains.max():+.1f} %."
+        f"{name}: λ = {SPARSE:g} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants that were run "
+        f"(of {len(table)}); the effects go from {gains.min():+.1f} % to {gains.max():+.1f} %, with {zero.min():.1f} % "
+        f"to {zero.max():.1f} % of the groups zero."
     )
 
 

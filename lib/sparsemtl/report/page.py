@@ -36,16 +36,16 @@ MARKS = {
 MARKED = ("verdict", "against published", "outcome")  # columns that hold such words
 
 
-def show_table(table, caption="", digits=3, name="table"):
-    """The table for a page (pandas Styler): floats with `digits` decimals, `NONE` where there is no number.
+def show_table(table, caption="", digits=3, name="table", missing=NONE):
+    """The table for a page (pandas Styler): floats with `digits` decimals, `missing` where there is no number.
 
     The index becomes columns, so that each column has its heading in the last row of the head. name: makes the ids
-    in the HTML, which must not change from build to build.
+    in the HTML, which must not change from build to build. missing: `NOT_RUN` where every cell could have a number.
     """
     table = pd.DataFrame({"": [NOT_RUN]}) if table.empty else _without_index(table).rename(columns=LABELS)
     for column in [name for name in MARKED if name in table]:
         table = table.assign(**{column: [f"{MARKS[word]} {word}" for word in table[column]]})
-    shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=NONE)
+    shown = Styler(table, uuid=name, cell_ids=False).hide(axis="index").format(precision=digits, na_rep=missing)
     shown.set_table_attributes('class="results"')
     shown.set_td_classes(table.map(_class))
     if "page" in table:
@@ -82,12 +82,12 @@ class Page:
     parameters: dict = field(default_factory=dict)
     listed: dict = field(default_factory=dict, repr=False)  # record set -> anchor of the table that lists its runs
 
-    def table(self, table, name, caption="", behind=(), digits=3):
+    def table(self, table, name, caption="", behind=(), digits=3, missing=NONE):
         """`show_table` with the evidence under it (IPython HTML).
 
         name: unique on the page. behind: `Evidence` or `Benchmark`, or several, that the table was made of.
         """
-        shown = show_table(table, caption, digits, ANCHOR + name).to_html()
+        shown = show_table(table, caption, digits, ANCHOR + name, missing).to_html()
         csv = _download(f"{self.notebook}-{name}.csv", "the table as CSV", table.to_csv())
         return _html(f'<div id="{ANCHOR}{name}">{shown}{self._fold(name, caption, behind, csv)}</div>')
 

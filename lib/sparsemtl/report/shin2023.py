@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -40,8 +41,12 @@ def frame(records):
         } | {f"realised_{k}": v for k, v in result.get("sparsity", {}).items()}  # fmt: skip
         for task in TASKS:
             metrics = {k.removeprefix(f"{task}_"): v for k, v in result["metrics"].items() if k.startswith(task)}
-            trials = int(np.sum(result["data"]["trials"][task]))
-            rows.append(base | {"task": task, "trials": trials} | metrics)
+            trials = np.array(result["data"]["trials"][task])
+            counts = {"trials": trials.sum(), "commonest": trials.max() / trials.sum()}
+            counts["recordings"] = len(result["data"]["runs"][task])
+            confusion = np.sum(result["confusion"][task], axis=0)  # of all folds, a row for each true class
+            metrics["balanced"] = np.mean(confusion.diagonal() / confusion.sum(axis=1))
+            rows.append(base | {"task": task} | counts | metrics)
     return pd.DataFrame(rows)
 
 
@@ -126,20 +131,22 @@ def published_beside_ours(records, problem):
 def chance(records):
     """Chance level beside a run on shuffled labels (DataFrame): one row for each problem, method and task.
 
-    `guessing` is the 95 % range of a guesser with as many test trials as all subjects gave together.
+    `guessing` is the 95 % range of guessers with as many test trials as all subjects gave together, see
+    `chance_interval`; `commonest class` is that class's mean share of a subject's trials.
     """
     table, rows = frame(records), []
     shuffled = table[table.labels == "shuffled"] if len(table) else table
     if shuffled.empty:
-        return pd.DataFrame(columns=["chance", "guessing", "shuffled labels", "lands on it"])
+        return pd.DataFrame(columns=["chance", "commonest class", "guessing", "shuffled labels", "lands on it"])
     for (problem, method, task), group in shuffled.groupby(["problem", "method", "task"]):
-        n, classes = group.trials.groupby(group.subject).first().sum(), group.classes.iloc[0]
-        low, high = chance_interval(n, classes)
-        mean = np.average(group.groupby("subject").accuracy.mean(), weights=group.groupby("subject").trials.first())
+        people = group.groupby("subject").agg({"accuracy": "mean", "trials": "first", "commonest": "first"})
+        mean, commonest = (np.average(people[name], weights=people.trials) for name in ("accuracy", "commonest"))
+        classes = group.classes.iloc[0]
+        low, high = chance_interval(people.trials.sum(), classes, commonest)
         rows.append(
             {
                 "problem": problem, "method": METHODS[method].label, "task": TASKS[task], "chance": 1 / classes,
-                "guessing": f"{low:.3f} to {high:.3f}", "shuffled labels": mean,
+                "commonest class": commonest, "guessing": f"{low:.3f} to {high:.3f}", "shuffled labels": mean,
                 "lands on it": "yes" if low <= mean <= high else "no",
             }
         )  # fmt: skip
@@ -221,23 +228,59 @@ def _published_values():
     return pd.Series(values).rename_axis(["task", "method", "sparsity", "subject"]).sort_index()
 
 
-def claims(evidences, ids=None):
+def _exact_budget(table):
+    """The exact-budget masks in the place of the proposed ones, as large as their rivals' where all tasks share."""
+    return per_subject(table[table.method != PROPOSED].replace({"method": {"budget": PROPOSED}}))
+
+
+def _complete(table):
+    """Accuracies of the subjects who lack no recording: their tasks and classes have the same numbers of trials."""
+    fewest = table.groupby("subject").recordings.min()
+    return per_subject(table[table.subject.isin(fewest.index[fewest == table.recordings.max()])])
+
+
+# What the claims can be asked of, in words: accuracy as the paper reports it, or with one choice made otherwise
+AS_JUDGED = "as judged"
+VIEWS = MappingProxyType(
+    {
+        AS_JUDGED: per_subject,
+        "the exact budget": _exact_budget,
+        "balanced accuracy": lambda table: per_subject(table, "balanced"),
+        "complete subjects alone": _complete,
+    }
+)
+
+
+def claims(evidences, ids=None, view=AS_JUDGED):
     """One row for each claim, problem and origin of evidence (DataFrame): effect, interval and verdict.
 
     evidences: list of `Evidence`. The effect is a mean difference of accuracy, paired over subjects after averaging
-    over seeds and, where the claim names both tasks, over tasks. ids: of the claims wanted, None for all.
+    over seeds and, where the claim names both tasks, over tasks. ids: of the claims wanted, None for all. view: one of
+    `VIEWS`.
     """
     rows, said = [], _published_values()
     for evidence in evidences:
         table = frame(evidence.records)
         for problem in [p for p in PROBLEMS if p in set(table.problem)] if len(table) else [None]:
             chosen = select(table, problem)
-            values = per_subject(chosen) if len(chosen) else said[:0]
+            values = VIEWS[view](chosen) if len(chosen) else said[:0]
             for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
                 quantity = globals()[claim.quantity]
                 row = claim_row(claim, evidence, quantity(values), quantity(said), "subjects")
                 rows.append({"problem": problem or "not run"} | row)
     return pd.DataFrame(rows).set_index("id")
+
+
+def sensitivity(evidence):
+    """The claims with one choice of the analysis made otherwise (DataFrame by claim, problem and view).
+
+    The columns are those of `claims`; `changed` says whether the verdict is another than the one judged.
+    """
+    found = pd.concat({view: claims([evidence], view=view) for view in VIEWS}, names=["view"])
+    ran = found[found.problem.isin(PROBLEMS)].reset_index().set_index(["id", "problem", "view"])
+    ran = ran.loc[[key for key in product([c.id for c in CLAIMS], PROBLEMS, VIEWS) if key in ran.index]]
+    judged = ran.verdict.xs(AS_JUDGED, level="view").reindex(ran.index.droplevel("view")) if len(ran) else ()
+    return ran.assign(changed=ran.verdict.to_numpy() != np.asarray(judged))
 
 
 def findings(evidence):
@@ -302,10 +345,11 @@ def backbone_claims(evidences):
     return ran.loc[order]
 
 
-def backbone_verdicts(evidences):
-    """`backbone_claims` for a page (DataFrame): one line for each claim, problem and backbone."""
-    shown = backbone_claims(evidences)[["verdict", "effect", "low", "high", "weakest", "subjects"]].reset_index()
-    return shown.assign(claim=shown.pop("id").map(SHORT)).set_index(["claim", "problem", "backbone"])
+def told_apart(table):
+    """`backbone_claims` or `sensitivity` for a page (DataFrame): one line for each claim, problem and kind."""
+    kind = table.index.names[-1]
+    shown = table[["verdict", "effect", "low", "high", "weakest", "subjects"]].reset_index()
+    return shown.assign(claim=shown.pop("id").map(SHORT)).set_index(["claim", "problem", kind])
 
 
 def vote_frame(records):
@@ -445,11 +489,11 @@ def recovery_sentence(records, sparsity=PUBLISHED_SPARSITY):
         others = [mine - rho[KINDS[k], SOURCES[s]] for s in SOURCES if s != own]
         follows += estimate(mine).low > 0
         hits += all(estimate(d).low > 0 for d in (mine, *others))
-    verdict_ = "recovers" if hits == len(KINDS) else "does not recover" if hits == 0 else "recovers only partly"
+    told = {len(KINDS): "recovers", 0: "is not shown to recover"}.get(hits, "recovers only partly")
     return (
         f"Of the {len(KINDS)} kinds of kept weights, {follows} follow the projection of their own sources with an "
         f"interval above zero, and {hits} follow it more closely than that of the other kinds: at initialisation, the "
-        f"vote **{verdict_}** the shared and private parts of these simulated recordings."
+        f"vote **{told}** the shared and private parts of these simulated recordings."
     )
 
 
@@ -470,7 +514,10 @@ def realised_sparsity(records):
 
 
 def spread(records, problem):
-    """Sd of accuracy between subjects and, within subjects, between seeds (DataFrame: method x task)."""
+    """Sd of accuracy between subjects and, within subjects, between seeds (DataFrame: method x task).
+
+    Subjects are means over seeds, and both hold the noise of a person's few test trials.
+    """
     table = select(frame(records), problem)
     if table.empty:
         return pd.DataFrame()

@@ -70,9 +70,10 @@ def variation_over_subjects(records, problem, title=""):
     values, classes = per_subject(table), table.classes.iloc[0]
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True)
     for ax, task in zip(axes, TASKS, strict=True):
-        trials = table[table.task == task].groupby("subject").trials.first()
-        for x, (subject, n) in enumerate(trials.items()):
-            low, high = chance_interval(n, classes)
+        people = table[table.task == task].groupby("subject")[["trials", "commonest"]].first()
+        trials = people.trials
+        for x, (subject, n, commonest) in enumerate(people.itertuples()):
+            low, high = chance_interval(n, classes, commonest)
             ax.fill_between(
                 [x - 0.4, x + 0.4], low, high, color=MUTED, alpha=0.2, lw=0, label="guessing, 95 %" if x == 0 else None
             )

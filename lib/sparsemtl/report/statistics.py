@@ -157,7 +157,11 @@ def _smallest_mean(parts):
     return min((d.mean() for d in parts.values() if d.notna().any()), default=math.nan)
 
 
-def chance_interval(n_trials, n_classes):
-    """(low, high): accuracies that guessing among equal classes gives in 95 of 100 experiments of `n_trials`."""
-    low, high = stats.binom.interval(CONFIDENCE, n_trials, 1 / n_classes)
-    return low / n_trials, high / n_trials
+def chance_interval(n_trials, n_classes, commonest=0.0):
+    """(low, high): accuracies that 95 of 100 guessers reach on `n_trials`, whether or not they know the shares.
+
+    low: the lower end for one that guesses every class equally often; high: the upper end for one that always names
+    the commonest class, whose share is `commonest` (where it is not above 1 / n_classes: all are equally frequent).
+    """
+    ends = [stats.binom.interval(CONFIDENCE, n_trials, p) for p in (1 / n_classes, max(commonest, 1 / n_classes))]
+    return float(ends[0][0] / n_trials), float(ends[1][1] / n_trials)

@@ -18,11 +18,15 @@ from sparsemtl.studies.upadhyay2023 import (
     PROTOCOLS,
     SPARSE,
     SWITCHES,
+    TABLE_LAMBDAS,
     TASKS,
     flipped,
+    protocol_specs,
     published,
+    switch_lambdas,
 )
 
+DATA_NAMES = {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}
 TWIN_OF = {"rooms": "nyuv2", "faces": "celebamask"}
 # The paper's metric of each task: its name here and in the published tables, on the page, and whether more is better
 SCORES = {
@@ -38,6 +42,7 @@ OTHER_METRICS = {
     "depth_mae_m": "MAE, metres", "male_f1": "F1, male", "smile_f1": "F1, smile",
 }  # fmt: skip
 SAVERS = {"zeros": "dense kernels on zeros", "compact": "dead channels removed"}  # forms of the backbone, beside dense
+DENSE = 0.05  # a stage with more dead channels than this share is sparse
 STAGES = {"early": ("conv1", "layer1"), "middle": ("layer2", "layer3"), "late": ("layer4",)}
 
 
@@ -47,16 +52,18 @@ def frame(records):
     for r in records:
         p, result, times = r.spec.params, r.result, r.run.get("timings", {})
         row = {
-            "protocol": r.spec.method, "flipped": ", ".join(f"{k}={_short(v)}" for k, v in flipped(r.spec).items()),
+            "protocol": r.spec.method, "flipped": _told(flipped(r.spec)),
             "data": TWIN_OF.get(r.spec.data, r.spec.data), "tasks": p["tasks"], "lam": p["lam"],
             "penalty": p["penalty"], "seed": r.spec.seed,
         } | result["metrics"] | {f"constant_{k}": v for k, v in result["constant"].items()}  # fmt: skip
-        row["group"] = result["sparsity"]["group"]
+        row["group"] = result["sparsity"]["group"]  # of the network that is tested, the best by validation loss
+        row["group_at_end"] = result["history"]["group_sparsity"][-1]
         # l1 zeroes single weights: there, as in the published table, all zeros count
         row["parameter"] = result["sparsity"]["zero" if p["penalty"] == "l1" else "parameter"]
         for stage, names in STAGES.items():
             alive, total = np.sum([c for layer, c in result["channels"].items() if layer.startswith(names)], axis=0)
             row[f"dead_{stage}"] = 1 - alive / total
+        row |= {"epochs": result["epochs"]["run"], "best_epoch": result["epochs"]["sum"], "limit": p["epochs"]}
         row["flops_kept"] = result["backbone"]["compact"]["flops"] / result["backbone"]["zeros"]["flops"]
         row["parameters_kept"] = result["backbone"]["compact"]["parameters"] / result["backbone"]["zeros"]["parameters"]
         if "dense_ms" in times:  # records made before the three took turns have no such time
@@ -65,6 +72,10 @@ def frame(records):
             row |= {f"{name}_saved": np.median(1 - turns[name] / turns["dense"]) for name in SAVERS}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _told(flips):
+    return ", ".join(f"{name}={_short(value)}" for name, value in flips.items())
 
 
 def _short(value):
@@ -231,10 +242,10 @@ def groups_over_l1(table):
     return _mean([gain(table, (s, SPARSE), (s, L1_LAMBDA, "l1")) for s in L1_SETS])
 
 
-def middle_sparser_than_early(table):
-    """Dead channels, three-task model at 1e-5: 5 % minus early layers, middle minus early; the smaller decides."""
+def early_dense_middle_sparse(table):
+    """Dead channels, three-task model at 1e-5: 5 % minus early layers, middle layers minus 5 %; the smaller decides."""
     early, middle = (cell(table, ALL_NYU, SPARSE, f"dead_{stage}") for stage in ("early", "middle"))
-    return {"early layers dense": 0.05 - early, "middle over early": middle - early}
+    return {"early layers dense": DENSE - early, "middle layers sparse": middle - DENSE}
 
 
 def time_saved(table):
@@ -243,13 +254,19 @@ def time_saved(table):
 
 
 def _published_frame():
-    """The published tables in the form of `frame`, as one seed."""
-    rows = []
+    """The published tables in the form of `frame`, as one seed; of Fig. 4b what the text prints."""
+    three = {"data": "nyuv2", "penalty": "group_lasso", "tasks": ALL_NYU, "seed": 0}
+    rows = [
+        three | {"lam": said["lambda"], "group": said["value"] / 100}
+        for said in published("text")
+        if said["figure"] == "4b" and said["lambda"] not in TABLE_LAMBDAS
+    ]
     for number, data, penalty in ((1, "nyuv2", "group_lasso"), (2, "celebamask", "group_lasso"), (3, "nyuv2", "l1")):
         for said in published(number):
             scores = {column: said[f"{column}_mean"] for column, *_ in SCORES.values() if f"{column}_mean" in said}
+            scores["group"] = said["group_sparsity_pct"] / 100
             rows.append(
-                {"data": data, "penalty": penalty, "tasks": said["tasks"], "lam": said["lambda"], "seed": 0} | scores
+                three | {"data": data, "penalty": penalty, "tasks": said["tasks"], "lam": said["lambda"]} | scores
             )
     return pd.DataFrame(rows)
 
@@ -290,7 +307,10 @@ def times(evidence, protocol="paper"):
     columns = {"dense_ms": "dense, ms"} | {f"{k}_ms": f"{name}, ms" for k, name in SAVERS.items()}
     columns |= {f"{k}_saved": f"{name}: saved, %" for k, name in SAVERS.items()}
     columns |= {"flops_kept": "FLOPs kept, %", "parameters_kept": "parameters kept, %", "group": "groups zero, %"}
-    means = table.dropna(subset="dense_ms").groupby("lam")[list(columns)].mean().rename(columns=columns)
+    by_lambda = table.groupby("lam")
+    means = by_lambda[list(columns)].mean().rename(columns=columns)
+    means.insert(0, "seeds", by_lambda.group.count())
+    means.insert(1, "of them timed", by_lambda.dense_ms.count())  # older records have no dense twin
     shares = [name for name in means if name.endswith("%")]
     means[shares] *= 100
     said = {row["lambda"]: row["value"] for row in published("text") if row["figure"] == "4d"}
@@ -310,32 +330,39 @@ def switches():
 def protocols(evidence, data="nyuv2"):
     """Dense and sparse model of all tasks under each protocol, and with each switch flipped alone (DataFrame).
 
-    Seed 0. Metrics at lambda 0 and 1e-5, and the mean relative improvement of sparse over dense in percent.
+    Every variant that the page asks for, run or not. Seed 0. Metrics at lambda 0 and 1e-5, the share of zero groups at
+    1e-5, and the mean relative improvement of sparse over dense, both in percent.
     """
     tasks, table = ALL_CELEBA if data == "celebamask" else ALL_NYU, frame(evidence.records)
     rows = {}
-    for protocol, flip in _variants(table, tasks):
-        chosen = select(table, protocol, flipped=flip, tasks=tasks, seed=0)
-        name = f"{protocol}, {flip}" if flip else protocol
-        rows[name] = {
-            (f"λ = {lam:g}", SCORES[t][1]): cell(chosen, tasks, lam, SCORES[t][0]).mean()
-            for lam in (0.0, SPARSE)
+    for protocol, flip, switch in _variants(evidence.profile, tasks):
+        parts = {}
+        for lam in (0.0, SPARSE):
+            matters = lam in switch_lambdas(switch)
+            chosen = select(table, protocol, flipped=flip if matters else "", tasks=tasks, seed=0, lam=lam)
+            parts[lam] = chosen[chosen.penalty == "group_lasso"] if len(chosen) else chosen
+        both = pd.concat(parts.values())
+        rows[f"{protocol}, {flip}" if flip else protocol] = {
+            (f"λ = {lam:g}", SCORES[t][1]): cell(part, tasks, lam, SCORES[t][0]).mean()
+            for lam, part in parts.items()
             for t in tasks.split("+")
-        } | {("sparse over dense", "%"): 100 * gain(chosen, (tasks, SPARSE), (tasks, 0.0)).mean()}
+        } | {
+            (f"λ = {SPARSE:g}", "groups zero, %"): 100 * cell(both, tasks, SPARSE, "group").mean(),
+            ("sparse over dense", "%"): 100 * gain(both, (tasks, SPARSE), (tasks, 0.0)).mean(),
+        }  # fmt: skip
     out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out
 
 
-def _variants(table, tasks):
-    """(protocol, flipped) pairs that have runs of this task set; the protocols first, run or not."""
-    found = [(p, "") for p in PROTOCOLS]
-    if len(table):
-        chosen = table[(table.tasks == tasks) & (table.flipped != "")]
-        order = list(SWITCHES)
-        flips = sorted(set(zip(chosen.protocol, chosen.flipped)), key=lambda v: order.index(v[1].split("=")[0]))  # noqa: B905
-        found += flips
-    return found
+def _variants(profile, tasks):
+    """(protocol, flipped, switch) of this task set on the protocols page, in its order; "" where nothing is flipped."""
+    found = {}
+    for spec in protocol_specs(profile):
+        if spec.params["tasks"] == tasks:
+            flips = flipped(spec)
+            found[spec.method, _told(flips)] = next(iter(flips), "")
+    return [(*key, switch) for key, switch in found.items()]
 
 
 def conclusions(evidence):

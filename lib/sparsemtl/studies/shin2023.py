@@ -216,7 +216,7 @@ CLAIMS = (
     Claim("shin-robust", "proposed robust from dense to 80 %", "contributions",
           "From dense to 80 % sparsity the proposed network loses less than the other pruning methods do on average.",
           "robustness", "shin2023_sparsity", _POINTS),
-    Claim("shin-best-at-40", "40 % over the other sparsities", "results",
+    Claim("shin-best-at-40", "40 % over the other sparsities", "inferred: the level it quotes",
           "40 % is the best of the sparsities for the proposed network.",
           "best_at_40", "shin2023_sparsity", _POINTS),
     Claim("shin-me-above-mi", "execution over imagery", "results, open questions",

@@ -1,7 +1,8 @@
 """Every pruning method of the EEG study as one procedure: a fresh network in, a trained sparse network out.
 
-All of them start from the same initial weights, see the same batches and take the same number of epochs for the
-weights that are reported; the lottery ticket and iterative pruning pay for their masks with extra epochs.
+All networks of both tasks start from the same initial weights and see the same batches; every network takes the same
+number of epochs for the weights that are reported. The lottery ticket and iterative pruning pay for their masks with
+extra epochs.
 
 A procedure is a generator: it yields each `Training` that it wants, is sent the loss of each epoch, and returns the
 history. So `side_by_side` can train the networks of many procedures together.
