@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ def runner(monkeypatch):
     def run(spec, root=None, device="cpu"):
         if state.fail and spec.params["sparsity"] == 0.8:
             raise state.fail
-        return {"seed": spec.seed, "sparsity": spec.params["sparsity"]}
+        return {"seed": spec.seed, "asked": spec.params["sparsity"]}
 
     monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=run))
     monkeypatch.setitem(engine.RUNNERS, "shin2023", "a_runner:run")
@@ -107,7 +108,7 @@ def test_list_run_show_tell_of_the_same_run(capsys, runner):
     record = json.loads("\n".join(out))
     assert (status, err) == (0, [])
     assert record["hash"] == name
-    assert record["result"] == {"seed": 0, "sparsity": 0.4}
+    assert record["result"] == {"seed": 0, "asked": 0.4}
 
 
 def test_show_finds_committed_records_too(capsys, make_record):
@@ -127,6 +128,44 @@ def test_show_tells_where_a_number_comes_from(capsys, make_record):
         "  seed: 0", "  device: cpu", "  code: 0123456789abcdef", "  torch: 2.11.0",
     ):  # fmt: skip
         assert line in out
+
+
+def test_show_tells_two_results_of_a_run_apart(capsys, make_record, tiny_spec):
+    theirs, ours = (make_record(tiny_spec(), {"metrics": {"mi_accuracy": v}}) for v in (0.5, 0.25))
+    write_jsonl("results/shin2023/quick/a.jsonl", [theirs])
+    Store().write(theirs)
+    _, out, err = call(capsys, "show", theirs.hash)
+    assert err == []
+    assert [line for line in out if "lies in" in line] == ["lies in: results and runs"]
+    Store().write(ours)
+    _, out, err = call(capsys, "show", theirs.hash)
+    assert err == [f"sparsemtl: run {theirs.hash} has two results: see where each lies"]
+    told = [line.strip() for line in out if "lies in" in line or "mi_accuracy" in line]
+    assert told == ["lies in: results", "mi_accuracy: 0.5", "lies in: runs", "mi_accuracy: 0.25"]
+    _, out, err = call(capsys, "show", theirs.hash, "--results", "none")
+    assert err == []
+    assert "  mi_accuracy: 0.25" in out
+
+
+@pytest.mark.parametrize("given", [("epochs=3",), ("tmax=3.0", "labels=shuffled"), ("backbone=shallow", "sfreq=160.0")])
+def test_the_command_that_show_prints_makes_the_run_again(capsys, runner, given):
+    call(capsys, "run", "shin2023", *ONE, "--table", "table1", "--param", "labels=true", "--set", *given)
+    (record,) = Store("runs").all()[0]
+    _, out, _ = call(capsys, "show", record.hash)
+    (command,) = [line.removeprefix("make it again: ") for line in out if line.startswith("make it again")]
+    words = shlex.split(command)[3:]
+    assert call(capsys, *words)[2] == ["0 runs executed, 1 records in all"]
+    assert call(capsys, *words, "--store", "other")[2] == ["1 runs executed, 1 records in all"]
+    assert [r.hash for r in Store("other").all()[0]] == [record.hash]
+
+
+def test_a_backbone_or_a_rate_brings_its_own_trunk(capsys, runner):
+    call(capsys, "run", "shin2023", *ONE, "--table", "table1", "--param", "labels=true", "--set", "backbone=shallow")
+    (record,) = Store("runs").all()[0]
+    assert record.spec.params["trunk"] == shin2023.trunk_options("shallow", record.spec.params["sfreq"])
+    own = [*ONE, "--table", "table1", "--param", "labels=true", "--set", "sfreq=160.0", 'trunk={"kernel": 9}']
+    call(capsys, "run", "shin2023", *own, "--store", "other")
+    assert dict(Store("other").all()[0][0].spec.params["trunk"]) == {"kernel": 9}
 
 
 def test_list_tells_committed_and_damaged_records_apart(capsys, make_record):
@@ -221,6 +260,35 @@ def test_an_export_keeps_the_other_records_of_its_file(capsys, make_record, tiny
     assert {r.digest for r in read_jsonl("a.jsonl")} == {again.digest, other.digest}
 
 
+def test_an_export_does_not_put_a_run_into_two_files_of_a_profile(capsys, make_record, tiny_spec):
+    records = [make_record(tiny_spec(seed=s), {"value": 1.0 * s}) for s in range(3)]
+    folder = "results/shin2023/quick"
+    write_jsonl(f"{folder}/seed0.jsonl", records[:1])
+    for record in records:
+        Store("runs").write(record)
+    status, _, err = call(capsys, "export", "shin2023", f"{folder}/runs.jsonl")
+    assert (status, len(err)) == (2, 1)
+    assert f"{folder}/seed0.jsonl has run {records[0].hash} (1 of these): export to that file" in err[0]
+    assert not os.path.exists(f"{folder}/runs.jsonl")
+    assert call(capsys, "export", "shin2023", f"{folder}/seed0.jsonl", "--seed", "0")[0] == 0
+    assert call(capsys, "export", "shin2023", f"{folder}/runs.jsonl", "--seed", "1", "2")[0] == 0
+    assert {r.hash for r in read_jsonl(f"{folder}/runs.jsonl")} == {r.hash for r in records[1:]}
+    write_jsonl(f"{folder}/twice.jsonl", records[1:2])
+    status, _, err = call(capsys, "show", records[1].hash)
+    assert (status, len(err)) == (2, 1)
+    assert "runs.jsonl and in" in err[0]
+    assert f"run {records[1].hash} is in" in err[0]
+
+
+def test_an_export_takes_the_runs_of_a_table(capsys, make_record):
+    one, other = shin2023.TABLES["table1"]("quick")[0], shin2023.TABLES["backbones"]("quick")[0]
+    for spec in (one, other):
+        Store("runs").write(make_record(spec))
+    assert call(capsys, "export", "shin2023", "a.jsonl", "--table", "backbones")[0] == 0
+    assert [r.hash for r in read_jsonl("a.jsonl")] == [other.hash]
+    assert "unknown table 'x'" in call(capsys, "export", "shin2023", "a.jsonl", "--table", "x")[2][0]
+
+
 def test_an_export_goes_through_a_link_and_not_onto_a_folder(capsys, make_record):
     Store("runs").write(make_record())
     os.mkdir("there")
@@ -245,11 +313,21 @@ def test_an_import_takes_the_lines_that_are_records(capsys, make_record, tiny_sp
 
 
 def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
-    for value, said in {"epochs=0": "epochs is 0", "lr=abc": "lr is 'abc'", "batch=1.5": "batch is 1.5"}.items():
+    for value, said in {
+        "epochs=0": "epochs is 0", "lr=abc": "lr is 'abc'", "batch=1.5": "batch is 1.5", "trunk=5": "trunk is 5",
+        "backbone=resnet": "backbone is 'resnet'", "problem=six": "problem is 'six'", "version=7": "version is 7",
+    }.items():  # fmt: skip
         status, _, err = call(capsys, "run", "shin2023", *ONE, "--set", value)
         assert status == 2
         assert err[0].startswith(f"sparsemtl: {said}: it must be")
+    status, _, err = call(capsys, "run", "upadhyay2023", "--table", "fig4", "--set", "tasks=seg+touch")
+    assert (status, err[0].split(":")[1]) == (2, " tasks is 'seg+touch'")
     assert Store("runs").all() == ([], [])
+
+
+def test_a_task_set_that_is_set_has_its_one_name(capsys):
+    words = ("list", "upadhyay2023", "--table", "fig4", "--param", "lam=0.0", "--set")
+    assert call(capsys, *words, "tasks=depth+seg")[1] == call(capsys, *words, "tasks=seg+depth")[1]
 
 
 def test_setting_what_differs_makes_one_run_of_many(capsys):
@@ -268,6 +346,29 @@ def test_a_filter_by_a_table_or_a_list(capsys):
     assert sum(parts) == count(*small)
     vision = ("upadhyay2023", "--table", "fig3")
     assert count(*vision, "--param", "layers=[1,1,1,1]") == count(*vision)
+
+
+def test_a_queue_goes_into_a_file_that_a_failure_leaves_alone(capsys, make_record):
+    write_jsonl("results/shin2023/quick/a.jsonl", [make_record()])
+    assert call(capsys, "queue", "--out", "QUEUE.md")[:2] == (0, [])
+    printed = call(capsys, "queue")[1]
+    with open("QUEUE.md") as file:
+        assert file.read().splitlines() == printed
+    with open("results/shin2023/quick/b.jsonl", "w") as file:
+        file.write("damaged")
+    assert call(capsys, "queue", "--out", "QUEUE.md")[0] == 2
+    with open("QUEUE.md") as file:
+        assert file.read().splitlines() == printed
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
+def test_a_full_disk_under_the_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "sparsemtl", "list", "shin2023"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("sparsemtl: the output cannot be written")
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_queue_without_results_is_a_mistake(capsys):
@@ -408,6 +509,20 @@ def test_verify_runs_records_again_and_compares(tmp_path, capsys, monkeypatch, n
     assert out[0].startswith(first.hash)
     assert len(out) == 1
     assert not list(tmp_path.glob("runs/**/*.json"))
+
+
+def test_verify_says_that_other_data_was_read(tmp_path, capsys, monkeypatch):
+    first, _ = shipped(tmp_path)
+
+    def run(spec, root=None, device="cpu"):
+        return {"metrics": {"accuracy": 0.5}, "data": {"fingerprint": "e"}}
+
+    monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=run))
+    monkeypatch.setitem(engine.RUNNERS, "shin2023", "a_runner:run")
+    words = ("verify", "shin2023", "--profile", "quick", "--results", ".", "--hash", first.hash)
+    status, out, err = call(capsys, *words)
+    assert (status, err[-1]) == (2, "1 OTHER DATA")
+    assert "what is read here is not what the record read" in out[0]
 
 
 def test_verify_says_what_it_cannot_do(tmp_path, capsys, runner):

@@ -1,9 +1,11 @@
 """Command line: python -m sparsemtl {list, run, verify, ship, show, export, import, queue, crate, data}."""
 
 import argparse
+import errno
 import json
 import os
 import random
+import shlex
 import signal
 import sys
 import warnings
@@ -12,7 +14,16 @@ from importlib import import_module
 from pathlib import Path
 
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
-from sparsemtl.records import Store, committed, merge, read_jsonl, repository_root, set_hash, write_jsonl
+from sparsemtl.records import (
+    Store,
+    committed,
+    merge,
+    read_jsonl,
+    repository_root,
+    set_hash,
+    write_jsonl,
+    written_whole,
+)
 from sparsemtl.spec import PROFILES, RunSpec, check_values
 
 STUDIES = {name: f"sparsemtl.studies.{name}" for name in ("shin2023", "upadhyay2023")}
@@ -27,8 +38,14 @@ def main(argv=None):
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _to_nowhere()
+        print("sparsemtl: the output cannot be written, its disk is full: free space there", file=sys.stderr)
+        return 2
     except SparseMTLError as error:
         print(f"sparsemtl: {error}", file=sys.stderr)
         return 2
@@ -38,6 +55,11 @@ def main(argv=None):
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _to_nowhere():
+    """What Python still holds of the output must not fail once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(*_):
@@ -81,7 +103,7 @@ def _parser():
         sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
 
     def results(sub):
-        text = "committed records (default: results/ of the repository)"
+        text = "committed records, or none for nothing (default: results/ of the repository)"
         sub.add_argument(
             "--results", type=_folder, default=Path(os.path.relpath(repository_root() / "results")), help=text
         )
@@ -114,11 +136,14 @@ def _parser():
     sub.add_argument("file", type=Path)
     sub.add_argument("--profile", help="records of this profile only")
     sub.add_argument("--problem", help="records of this problem only")
+    sub.add_argument("--seed", nargs="+", type=int, help="records of these seeds only")
+    sub.add_argument("--table", nargs="+", help="records of these tables or pages only (see: queue)")
     store(sub)
     sub = command("import", _import, "take the records of a JSON-lines file into the store")
     sub.add_argument("file", type=Path)
     store(sub)
     sub = command("queue", _queue, "say which runs the published tables lack, in order of worth (Markdown)")
+    sub.add_argument("--out", type=Path, help="write it to this file (default: print it)")
     store(sub)
     results(sub)
     sub = command("crate", _crate, "describe the committed records in results/ro-crate-metadata.json")
@@ -132,7 +157,7 @@ def _parser():
 
 
 def _folder(text):
-    if not Path(text).is_dir():
+    if text != "none" and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
     return Path(text)
 
@@ -160,11 +185,7 @@ OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
 def _chosen(args):
     """Specs of the study that pass the command line's filters; a filter that names nothing known is an error."""
     study = _study(args.study)
-    chosen = study.all_specs(args.profile)
-    if args.table:
-        if unknown := [name for name in args.table if name not in study.TABLES]:
-            raise SpecError(f"unknown table {unknown[0]!r}: {args.study} has {', '.join(study.TABLES)}")
-        chosen = list(dict.fromkeys(spec for name in args.table for spec in study.TABLES[name](args.profile)))
+    chosen = _of_tables(study, args.profile, args.table) if args.table else study.all_specs(args.profile)
     for field, wanted in (
         ("method", args.method), ("subject", args.subject), ("seed", args.seed),
         ("sparsity", args.sparsity), ("problem", args.problem and [args.problem]),
@@ -191,8 +212,20 @@ def _chosen(args):
     for name, _ in args.set:
         if unknown := [s for s in chosen if name not in (*s.params, *optional)]:
             raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
-    check_values(dict(args.set), study.RULES)
-    return list(dict.fromkeys(replace(s, params=s.params | dict(args.set)) for s in chosen)) if args.set else chosen
+    given = dict(args.set)
+    check_values(given, study.RULES)
+    return (
+        list(dict.fromkeys(replace(s, params=study.settled(dict(s.params), given)) for s in chosen))
+        if given
+        else chosen
+    )
+
+
+def _of_tables(study, profile, tables):
+    """Specs of some tables of a study, each once."""
+    if unknown := [name for name in tables if name not in study.TABLES]:
+        raise SpecError(f"unknown table {unknown[0]!r}: {study.NAME} has {', '.join(study.TABLES)}")
+    return list(dict.fromkeys(spec for name in tables for spec in study.TABLES[name](profile)))
 
 
 def _list(args):
@@ -248,7 +281,7 @@ def _tell(failures):
 
 
 def _verify(args):
-    from sparsemtl.report.verify import OUTSIDE, WORDS, draw, verify
+    from sparsemtl.report.verify import OTHER_DATA, OUTSIDE, WORDS, draw, verify
 
     if args.draw < 1:
         raise SpecError(f"--draw is {args.draw}: it must be 1 or more")
@@ -266,7 +299,7 @@ def _verify(args):
     found = [(word, sum(check.word == word for check in checks)) for word in WORDS]
     print(", ".join(f"{n} {word}" for word, n in found if n) or "none was made again", file=sys.stderr)
     _tell(failures)
-    return 2 if failures or dict(found)[OUTSIDE] else 0
+    return 2 if failures or dict(found)[OUTSIDE] or dict(found)[OTHER_DATA] else 0
 
 
 def _ship(args):
@@ -282,34 +315,53 @@ def _show(args):
     records, problems = Store(args.store).all()
     for problem in problems:
         print(f"sparsemtl: {problem}", file=sys.stderr)
-    found = [r for r in merge(records, committed(args.results))[0] if r.hash.startswith(args.hash)]
+    origins = {args.results: committed(args.results), Store(args.store).folder: records}
+    found = [(r, folder) for folder, there in origins.items() for r in there if r.hash.startswith(args.hash)]
     if not found:
         raise SpecError(
             f"no record starts with {args.hash!r} in {Store(args.store).folder} or {args.results}: "
             "python -m sparsemtl list STUDY prints the hashes"
         )
-    for record in found:
-        print(json.dumps(record.to_dict(), indent=2, sort_keys=True) if args.json else _described(record))
+    shown = {}  # a result that is in both folders once, two different ones of a run both
+    for record, folder in found:
+        shown.setdefault((record.hash, record.digest), (record, []))[1].append(str(folder))
+    for name in {name: 0 for name, _ in shown if sum(other == name for other, _ in shown) > 1}:
+        print(f"sparsemtl: run {name} has two results: see where each lies", file=sys.stderr)
+    for record, folders in sorted(shown.values(), key=lambda pair: pair[0].hash):
+        print(json.dumps(record.to_dict(), indent=2, sort_keys=True) if args.json else _described(record, folders))
 
 
-def _described(record):
-    """What a reader asks of a record, a line each; long lists stay in the JSON."""
+def _described(record, folders):
+    """What a reader asks of a record, a line each; long lists stay in the JSON. folders: where it lies."""
     result, told = record.result, {"spec": record.spec.to_dict(), "metrics": record.result.get("metrics", {})}
     told["sparsity"] = result.get("sparsity", {})
     told["data"] = {
         k: v for k, v in result.get("data", {}).items() if k in ("fingerprint", "runs", "trials", "pictures")
     }
     told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
-    again = f"python -m sparsemtl run {record.spec.study} --profile {record.spec.profile} --hash {record.hash}"
     lines = [f"run {record.hash}: {record.spec.label()}", f"digest of the result: {record.digest}"]
-    lines += [f"make it again: {again}"]
+    lines += [f"lies in: {' and '.join(folders)}", f"make it again: {_again(record.spec)}"]
     for name, values in told.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"
 
 
+def _again(spec):
+    """The command that makes a run: by its hash, or by that of the run of the grid that differs least and `--set`."""
+    wanted, grid = spec.to_dict(), _study(spec.study).all_specs(spec.profile)
+    differing = {}
+    for other in grid:
+        have = other.to_dict()
+        if have | {"params": None} == wanted | {"params": None} and set(have["params"]) <= set(wanted["params"]):
+            differing[other] = {k: v for k, v in wanted["params"].items() if have["params"].get(k) != v}
+    nearest = min(differing, key=lambda other: len(differing[other]), default=spec)
+    words = ["python -m sparsemtl run", spec.study, "--profile", spec.profile, "--hash", nearest.hash]
+    given = [shlex.quote(f"{name}={json.dumps(value)}") for name, value in differing.get(nearest, {}).items()]
+    return " ".join([*words, *(["--set", *given] if given else [])])
+
+
 def _export(args):
-    _study(args.study)
+    study = _study(args.study)
     records, problems = Store(args.store).all()
     for problem in problems:
         print(f"sparsemtl: left out: {problem}", file=sys.stderr)
@@ -319,18 +371,36 @@ def _export(args):
         if r.spec.study == args.study
         and args.profile in (None, r.spec.profile)
         and args.problem in (None, r.spec.params.get("problem"))
+        and (args.seed is None or r.spec.seed in args.seed)
     ]
+    if args.table:
+        profiles = {r.spec.profile for r in chosen}
+        names = {spec.hash for profile in profiles for spec in _of_tables(study, profile, args.table)}
+        chosen = [r for r in chosen if r.hash in names]
     if not chosen:
         wanted = " ".join(filter(None, (args.study, args.profile, args.problem)))
         raise SpecError(f"no record of {wanted} in {Store(args.store).folder}: execute its runs first")
     if args.file.is_dir():
         raise RecordError(f"{args.file} is a folder: name a file in it")
     file, kept = args.file.resolve(), []
+    _not_beside(file, {r.hash for r in chosen})
     if file.is_file():  # a record made again takes the place of the old one, all others stay
         names = {r.hash for r in chosen}
         kept = [r for r in read_jsonl(file) if r.hash not in names]
     n = write_jsonl(file, [*chosen, *kept])
     print(f"{n} records written to {args.file}{f', {len(kept)} of them were there' if kept else ''}", file=sys.stderr)
+
+
+def _not_beside(file, names):
+    """`RecordError` where another file of STUDY/PROFILE/ holds one of these runs: `committed` would have it twice."""
+    folder = file.parent
+    shared = folder.name in PROFILES and folder.parent.name in STUDIES
+    for other in sorted(folder.glob("*.jsonl")) if shared else ():
+        if other != file and (twice := sorted(names & {r.hash for r in read_jsonl(other)})):
+            raise RecordError(
+                f"{other} has run {twice[0]} ({len(twice)} of these): export to that file, choosing its runs "
+                "(--problem, --seed, --table), or to another folder"
+            )
 
 
 def _import(args):
@@ -362,8 +432,12 @@ def _queue(args):
         raise SpecError(
             f"there are no committed records at {args.results}: run this in the repository, or give --results"
         )
-    records = merge(own, committed(args.results))[0]
-    print(queue([_study(name) for name in STUDIES], records))
+    text = queue([_study(name) for name in STUDIES], merge(own, committed(args.results))[0])
+    if args.out is None:
+        print(text)
+        return
+    with written_whole(args.out) as file:
+        file.write(text + "\n")
 
 
 def _crate(args):
@@ -374,8 +448,9 @@ def _crate(args):
 
 def _data(args):
     from sparsemtl.data import load
+    from sparsemtl.data.eeg import SETS
 
-    if args.name not in ("eegmmidb", "ofner2017", "jeong2020", "simulated-eeg"):
+    if args.name not in SETS:
         print(load(args.name, args.data_dir))
         return
     for subject in args.subject:

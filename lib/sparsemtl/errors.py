@@ -19,6 +19,11 @@ class RecordError(SparseMTLError):
     """A run record that cannot be read, written or trusted."""
 
 
+def one_line(error, most=None):
+    """An exception's message without line breaks, cut to `most` characters; its kind where it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def needs(what, extra, *packages):
     """Raise `SpecError` where a package is missing that `what` needs; `extra` of this library brings it."""
     if absent := [name for name in packages if find_spec(name) is None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils import _pytree as pytree
 
-from sparsemtl.errors import RecordError, SpecError, needs
+from sparsemtl.errors import RecordError, SpecError, needs, one_line
 
 
 def to_onnx(model, example, path):
@@ -29,9 +29,9 @@ def to_onnx(model, example, path):
     try:
         program = _exported(copy.deepcopy(model).eval(), example)
     except Exception as error:  # the exporter, and the model's code in it, may raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SpecError(
-            f"to_onnx: {name} cannot be exported ({reason}); its forward must take one tensor and any number of rows"
+            f"to_onnx: {name} cannot be exported ({one_line(error, 200)}); its forward must take one tensor and any "
+            "number of rows"
         ) from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -250,8 +250,17 @@ def read_jsonl(path, problems=None):
 
 
 def committed(results="results"):
-    """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none where the folder is absent."""
-    return [record for path in sorted(Path(results).glob("*/*/*.jsonl")) for record in read_jsonl(path)]
+    """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none where the folder is absent.
+
+    Raises `RecordError` for a damaged file, and for a run that has two records: no page may average over both.
+    """
+    records, file_of = [], {}
+    for path in sorted(Path(results).glob("*/*/*.jsonl")):
+        for record in read_jsonl(path):
+            if (other := file_of.setdefault(record.hash, path)) != path:
+                raise RecordError(f"run {record.hash} is in {other} and in {path}: take it out of one of them")
+            records.append(record)
+    return records
 
 
 def set_hash(records):

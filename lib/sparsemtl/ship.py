@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from sparsemtl.engine import reproducible
-from sparsemtl.errors import RecordError, SpecError, needs
+from sparsemtl.errors import SpecError, needs
 from sparsemtl.export import to_onnx
-from sparsemtl.records import written_whole
+from sparsemtl.records import check_writable, written_whole
 from sparsemtl.report.crate import SOURCES
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.studies import upadhyay2023 as study
@@ -36,10 +36,7 @@ def ship(spec, folder, root=None, device="cpu"):
     import onnxruntime
 
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot write {folder} ({error.strerror}): choose another folder") from error
+    check_writable(folder)
     with reproducible(device):
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()

@@ -29,6 +29,7 @@ from torch import nn
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.models.dualtask import TASKS, DualTaskNet, EEGNet, ShallowConvNet
 from sparsemtl.sparsity.masks import apply_masks, arbiter
+from sparsemtl.spec import check_values, number
 from sparsemtl.training.fit import fit
 from sparsemtl.training.motor import dealt, multitask_loss, scaling
 from sparsemtl.training.pruning import Job, votes
@@ -318,20 +319,23 @@ def demonstration(seed=0, seconds=10.0, speed=1.0, every=0.1, task="me"):
 
     Returns (decisions, cues): a DataFrame with a row for each decision, time_s, a probability for each class in a
     column of the class's name, compute_ms, late_ms and late (see `Decision`); and a list of (time_s, class).
+    Raises `SpecError` for seconds that hold no decision.
     """
     import pandas as pd
 
     from sparsemtl.data import load
-    from sparsemtl.studies.shin2023 import trunk_options
+    from sparsemtl.studies.shin2023 import PROFILE_SETTINGS, PUBLISHED_SPARSITY, trunk_options
 
-    rate, band = 80.0, {"fmin": 4.0, "fmax": 38.0}
-    epochs = {"tmin": 0.5, "tmax": 3.5, "channels": "motor21", "trials_per_class": TRIALS}
+    check_values({"seconds": seconds}, {"seconds": number(f"a number of {every:g} or more", lambda v: v >= every)})
+    p = PROFILE_SETTINGS["small"]["params"]
+    rate, band = p["sfreq"], {name: p[name] for name in ("fmin", "fmax")}
+    epochs = {name: p[name] for name in ("tmin", "tmax", "channels")} | {"trials_per_class": TRIALS}
     data = load("simulated-eeg", seed=seed, sfreq=rate, **band, **epochs)
     inputs, targets, moments = training_trials(data, held_out=data.runs[task][-1])
     shape, generator = inputs[task].shape[1:], torch.Generator().manual_seed(seed)
     network = DualTaskNet(*shape, len(data.classes), generator=generator, **trunk_options("eegnet", rate))
-    prune(network, inputs, targets, 0.4)
-    train(network, inputs, targets, torch.optim.Adam(network.parameters(), lr=2e-3), 60, seed)
+    prune(network, inputs, targets, PUBLISHED_SPARSITY)
+    train(network, inputs, targets, torch.optim.Adam(network.parameters(), lr=p["lr"]), p["epochs"], seed)
 
     raw = _recording(data, seed, task)
     signal, sfreq = raw.get_data(units="uV"), raw.info["sfreq"]

@@ -110,6 +110,13 @@ def test_its_commands_are_known_to_the_command_line_and_choose_what_the_page_say
     for words in runs:
         assert main(["list", *shlex.split(words)]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= len(runs)
+    shows = [shlex.split(words, comments=True) for words in re.findall(r"-m sparsemtl (show .*)", text)]
+    assert len(shows) == 5
+    for words in shows:  # the store of one's own runs is empty here
+        ours = "one-number" not in words
+        assert main(words) == (0 if ours else 2)
+        said = capsys.readouterr()
+        assert words[1] in said.out if ours else f"no record starts with '{words[1]}' in one-number or none" in said.err
     (quick,) = [words for words in runs if "quick" in words and "shin2023" in words]
     main(["list", *shlex.split(quick)])
     cell = study.specs("quick", methods=(study.PROPOSED,), sparsities=(study.PUBLISHED_SPARSITY,))

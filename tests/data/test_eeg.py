@@ -190,6 +190,15 @@ def test_packs_are_unpacked_into_the_cache(recorded, tmp_path):
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
+@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 1000)])
+def test_an_unpacked_file_that_was_lost_or_cut_comes_from_the_pack_again(recorded, tmp_path, damage):
+    packs = pack(recorded, tmp_path / "packs")
+    whole = load("eegmmidb", packs, channels=("C3",)).fingerprint
+    (home,) = (tmp_path / "cache").glob("eegmmidb-S001-*[0-9a-f]")
+    damage(next(home.rglob("S001R04.edf")))
+    assert load("eegmmidb", packs, channels=("C3",), allow_missing_runs=True).fingerprint == whole
+
+
 @pytest.mark.parametrize("name", ["../S001R03.edf", "/S001R03.edf", "S001/run.sh", "S002/S002R03.edf"])
 def test_pack_with_anything_else_is_refused(recorded, tmp_path, name):
     packs = pack(recorded, tmp_path / "packs", tarfile.TarInfo(name))

@@ -251,7 +251,7 @@ def test_what_is_wrong_with_the_data_is_wrong_with_each(tiny_spec, given):
         ({"batch": 0}, SpecError, "batch is 0"),
         ({"lr": -1.0}, SpecError, r"lr is -1\.0: it must be a number above 0"),
         ({"labels": True}, SpecError, "labels is True: it must be 'true' or 'shuffled'"),
-        ({"backbone": "vgg"}, SpecError, "unknown backbone 'vgg'"),
+        ({"backbone": "vgg"}, SpecError, "backbone is 'vgg': it must be 'eegnet' or"),
     ],
 )
 def test_bad_specs_are_named(tiny_spec, given, choice, error, message):

@@ -17,6 +17,11 @@ def cache_dir():
     return Path(os.environ.get("SPARSEMTL_CACHE") or home / "sparsemtl")
 
 
+def sha256_of(value):
+    """Return the sha256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def cached(name, key, make):
     """Return the arrays of `make()`, read from disk if they were made before with the same `key`.
 
@@ -24,8 +29,7 @@ def cached(name, key, make):
     parameters, version of the making code). make: () -> dict[str, ndarray] without object arrays.
     A damaged cache file is made again; a folder that cannot be written raises `DataError`.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
-    path = cache_dir() / f"{name}-{digest}.npz"
+    path = cache_dir() / f"{name}-{sha256_of(key)[:24]}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)

@@ -14,19 +14,7 @@ it. Ears, neck, hat, earring, necklace and cloth are outside that mask, and coun
 
 import numpy as np
 
-from sparsemtl.data.pictures import (
-    check_options,
-    files_by_stem,
-    find_folder,
-    gather,
-    natural,
-    nearest,
-    need_all,
-    random_split,
-    read_text,
-    shrink,
-    thin,
-)
+from sparsemtl.data import pictures
 from sparsemtl.errors import DataError
 
 CLASSES = ("background", "hair", "skin")
@@ -48,15 +36,15 @@ def load_celebamask(root=None, size=256, n=None, seed=0):
     filtered, masks picked by nearest pixel. n: about so many pictures, for tests. seed: of the random 60-20-20 split
     of the images present. Raises `DataError` for missing, damaged or unfit files.
     """
-    return load_folder("celebamask", find_folder(root, "celebamask", "CelebA-HQ-img"), size, n, seed)
+    return load_folder("celebamask", pictures.find_folder(root, "celebamask", "CelebA-HQ-img"), size, n, seed)
 
 
 def load_folder(name, folder, size, n=None, seed=0):
     """Load the layout of the official release from `folder`; arguments and result as in `load_celebamask`."""
-    check_options(size, n, seed)
-    images = files_by_stem(folder / "CelebA-HQ-img", (".jpg", ".png"))
+    pictures.check_options(size, n, seed)
+    images = pictures.files_by_stem(folder / "CelebA-HQ-img", (".jpg", ".png"))
     attributes = read_attributes(folder / "CelebAMask-HQ-attribute-anno.txt", images)
-    lists = thin(random_split(list(images), SHARES, seed), n)
+    lists = pictures.thin(pictures.random_split(list(images), SHARES, seed), n)
     ids = [i for part in lists.values() for i in part]
     masks = _masks(folder, ids)
 
@@ -71,18 +59,18 @@ def load_folder(name, folder, size, n=None, seed=0):
                     f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, but {images[i]} is {image.width} x "
                     f"{image.height}: a mask must have the size of its image, or half of it"
                 )
-        return {"image": shrink(image, size), "seg": CLASS_OF[nearest(mask, size)]} | attributes[i]
+        return {"image": pictures.shrink(image, size), "seg": CLASS_OF[pictures.nearest(mask, size)]} | attributes[i]
 
     paths = [images[i] for i in ids] + [path for i in ids for _, path in masks[i]]
     paths.append(folder / "CelebAMask-HQ-attribute-anno.txt")
-    return gather(name, folder, lists, paths, decode, CLASSES, {"size": size})
+    return pictures.gather(name, folder, lists, paths, decode, CLASSES, {"size": size})
 
 
 def _masks(folder, ids):
     """Return {id: [(value, path)]}: one merged mask with value None, or the parts present in the order of merging."""
     if (merged := folder / "CelebAMaskHQ-mask").is_dir():
-        files = files_by_stem(merged, (".png",))
-        need_all(ids, files, merged)
+        files = pictures.files_by_stem(merged, (".png",))
+        pictures.need_all(ids, files, merged)
         return {i: [(None, files[i])] for i in ids}
     parts = folder / "CelebAMask-HQ-mask-anno"
     if not parts.is_dir():
@@ -92,8 +80,8 @@ def _masks(folder, ids):
     files = {}
     for subfolder in sorted(parts.iterdir()):
         if subfolder.is_dir():
-            files |= files_by_stem(subfolder, (".png",))
-    need_all(ids, {i for i in ids if f"{i:0>5}_skin" in files}, parts)
+            files |= pictures.files_by_stem(subfolder, (".png",))
+    pictures.need_all(ids, {i for i in ids if f"{i:0>5}_skin" in files}, parts)
     stems = {i: [(value, f"{i:0>5}_{part}") for value, part in enumerate(PARTS)] for i in ids}
     return {i: [(value, files[stem]) for value, stem in stems[i] if stem in files] for i in ids}
 
@@ -111,7 +99,7 @@ def _merge(mask, value, reader, path):
 
 def read_attributes(path, images):
     """Return {id: {task: 0 or 1}} for the ids in `images`; `DataError` if one of them has no valid line in the file."""
-    lines = read_text(path)
+    lines = pictures.read_text(path)
     if len(lines) < 3 or not set(ATTRIBUTES.values()) <= set(names := lines[1].split()):
         raise DataError(
             f"{path} does not name {' and '.join(ATTRIBUTES.values())} in its second line: restore the file"
@@ -125,7 +113,7 @@ def read_attributes(path, images):
         if len(values) != len(names) or not set(values) <= {"-1", "1"}:
             raise DataError(f"{path}, line of {file}: expected {len(names)} values of -1 or 1, restore the file")
         found[i] = {task: np.uint8(values[names.index(label)] == "1") for task, label in ATTRIBUTES.items()}
-    if missing := sorted(set(images) - set(found), key=natural):
+    if missing := sorted(set(images) - set(found), key=pictures.natural):
         what = "no image present" if not found else f"not {images[missing[0]].name} ({len(missing)} missing)"
         raise DataError(f"{path} names {what}: take the attribute file that belongs to the images in CelebA-HQ-img")
     return found

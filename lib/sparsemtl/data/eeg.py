@@ -5,8 +5,6 @@ Every set goes one way: files on disk, MOABB's data set class (one instance a ta
 trial belongs to is told by the instance it came from, never by its event name, which is the same in both.
 """
 
-import hashlib
-import json
 import math
 import tempfile
 from dataclasses import asdict, dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsemtl.data import eeg_files as files
-from sparsemtl.data.cache import cached
+from sparsemtl.data.cache import cached, sha256_of
 from sparsemtl.errors import DataError, SpecError, needs
 
 CODE_VERSION = 1  # part of every cache key: raise it when a change here changes the epochs
@@ -291,7 +289,7 @@ def motor_data(name, subject, recordings, classes, options, source, home=None, t
         sfreq=options.sfreq,
         classes=classes,
         runs={task: tuple(np.unique(trials[task].run).tolist()) for task in TASKS},
-        fingerprint=hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest(),
+        fingerprint=sha256_of(key),
         truth=truth(channels) if truth else None,
         name=f"{name} subject {subject}",
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import lzma
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 from sparsemtl.data.cache import cache_dir
 from sparsemtl.errors import DataError
 
+FETCH = "fetch them (`python -m sparsemtl data NAME --download`, or download=True)"
+SIZES = "sizes.json"  # beside what was unpacked: the length of each file
 EEGBCI = Path("MNE-eegbci-data", "files", "eegmmidb", "1.0.0")  # where MNE and MOABB look below their data folder
 # The names by which MNE's settings know the sets
 SIGNS = {"eegmmidb": "EEGBCI", "ofner2017": "UPPERLIMB", "jeong2020": "JEONG2020"}
@@ -85,8 +88,9 @@ def unpacked(pack):
     """MNE data folder in the cache into which `pack` (S001.tar.xz) was unpacked, named after the pack's checksum."""
     name = pack.name.removesuffix(".tar.xz")
     home = cache_dir() / f"eegmmidb-{name}-{sha256(pack)[:12]}"
-    if home.is_dir():
+    if _whole(home):
         return home
+    shutil.rmtree(home, ignore_errors=True)  # a file of it was deleted or cut: from the pack again
     part = home.with_name(f"{home.name}.{os.getpid()}.part")
     try:
         with tarfile.open(pack) as tar:
@@ -95,10 +99,11 @@ def unpacked(pack):
                 if not file and not (member.isdir() and member.name == name):
                     raise DataError(f"{pack} holds {member.name!r}, not only {name}/{name}Rnn.edf: get the pack again")
                 tar.extract(member, part / EEGBCI, filter="data")
+        (part / SIZES).write_text(json.dumps(_sizes(part)), encoding="utf-8")
         try:
             part.rename(home)
         except OSError:
-            if not home.is_dir():  # else another process was first
+            if not _whole(home):  # else another process was first
                 raise
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise DataError(f"{pack} is damaged ({reason(error)}): get the pack again") from error
@@ -111,6 +116,18 @@ def unpacked(pack):
     return home
 
 
+def _whole(home):
+    """Whether a folder of `unpacked` still has all its files, each of the length it had."""
+    try:
+        return json.loads((home / SIZES).read_text(encoding="utf-8")) == _sizes(home)
+    except (OSError, ValueError):
+        return False
+
+
+def _sizes(home):
+    return {path.name: path.stat().st_size for path in home.rglob("*.edf")}
+
+
 def existing(who, home, wanted, allow_missing_runs):
     """The recordings there are, {task: {run: path}}, of `wanted`, {task: [{run: path}, ...]}.
 
@@ -121,19 +138,14 @@ def existing(who, home, wanted, allow_missing_runs):
     missing = [path.name for group in groups for path in group.values() if not path.is_file()]
     if len(missing) == sum(map(len, groups)):
         raise DataError(
-            f"no recordings of {who} below {home}: set SPARSEMTL_DATA to the folder that holds them, or pass "
-            "download=True (see python -m sparsemtl data --help)"
+            f"no recordings of {who} below {home}: set SPARSEMTL_DATA to the folder that holds them, or {FETCH}"
         )
     for group in groups:
         if not any(path.is_file() for path in group.values()):
             names = ", ".join(path.name for path in group.values())
-            raise DataError(
-                f"{who} has none of {names} in {home}: fetch them (download=True), or leave the subject out"
-            )
+            raise DataError(f"{who} has none of {names} in {home}: {FETCH}, or leave the subject out")
     if missing and not allow_missing_runs:
-        raise DataError(
-            f"{who} lacks {', '.join(missing)} in {home}: fetch them (download=True), or pass allow_missing_runs=True"
-        )
+        raise DataError(f"{who} lacks {', '.join(missing)} in {home}: {FETCH}, or pass allow_missing_runs=True")
     return {
         task: {run: path for group in groups for run, path in group.items() if path.is_file()}
         for task, groups in wanted.items()

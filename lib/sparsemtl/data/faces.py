@@ -1,13 +1,12 @@
 """Faces: a simulated twin of CelebAMask-HQ. Drawn heads with two attributes that show in the pixels."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from sparsemtl.data.celebamask import PARTS, load_folder
-from sparsemtl.data.pictures import check_options, make_once, sha256_of
+from sparsemtl.data.pictures import simulated
 
 VERSION = 1  # raise it when the pictures change
 SKIN_TONES = np.array([(0.95, 0.80, 0.70), (0.85, 0.65, 0.50), (0.65, 0.45, 0.32), (0.42, 0.28, 0.20)])
@@ -19,11 +18,7 @@ def load_faces(root=None, size=64, n=200, seed=0):
 
     root is not used: the files lie in the cache folder. seed also cuts the 60-20-20 split.
     """
-    check_options(size, n, seed)
-    key = ["faces", VERSION, n, size, seed]
-    folder = make_once("faces", key, lambda out: write_faces(out, n, size, seed))
-    # Named by what made it: JPEG coders and floating point differ a little from machine to machine.
-    return replace(load_folder("faces", folder, size, seed=seed), fingerprint=sha256_of(key))
+    return simulated("faces", VERSION, write_faces, load_folder, size, n, seed)
 
 
 def write_faces(out, n, size, seed):

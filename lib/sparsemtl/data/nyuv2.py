@@ -21,21 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sparsemtl.data.pictures import (
-    VOID,
-    check_options,
-    files_by_stem,
-    find_folder,
-    gather,
-    nearest,
-    need_all,
-    one_line,
-    random_split,
-    read_text,
-    shrink,
-    thin,
-)
-from sparsemtl.errors import DataError, SpecError
+from sparsemtl.data import pictures
+from sparsemtl.errors import DataError, SpecError, one_line
 
 NAMES = (
     "wall|floor|cabinet|bed|chair|sofa|table|door|window|bookshelf|picture|counter|blinds|desk|shelves|curtain|dresser|"
@@ -58,22 +45,22 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error
     Without a folder normals/ they are computed from depth, see `normals_from_depth`; the pictures are then taken
     to show the whole frame of 640 x 480. Raises `DataError` for missing, damaged or unfit files.
     """
-    return load_folder("nyuv2", find_folder(root, "nyuv2", "images"), size, n, seed, border, holes)
+    return load_folder("nyuv2", pictures.find_folder(root, "nyuv2", "images"), size, n, seed, border, holes)
 
 
 def load_folder(name, folder, size, n=None, seed=0, border=0.0, holes="error"):
     """Load the NYUD_MT layout from `folder`; arguments and result as in `load_nyuv2`."""
-    check_options(size, n, seed)
+    pictures.check_options(size, n, seed)
     if not 0 <= border < 0.5 or holes not in ("error", "ignore"):
         raise SpecError(f"border={border}, holes={holes!r}: need 0 <= border < 0.5, and holes 'error' or 'ignore'")
-    lists = thin(_split_lists(folder / "gt_sets", seed), n)
+    lists = pictures.thin(_split_lists(folder / "gt_sets", seed), n)
     suffixes = {"images": (".jpg", ".png"), "segmentation": (".png",), "depth": (".png", ".npy")}
     if (folder / "normals").is_dir():
         suffixes["normals"] = (".png", ".npy")
-    files = {kind: files_by_stem(folder / kind, endings) for kind, endings in suffixes.items()}
+    files = {kind: pictures.files_by_stem(folder / kind, endings) for kind, endings in suffixes.items()}
     ids = [i for part in lists.values() for i in part]
     for kind, found in files.items():
-        need_all(ids, found, folder / kind)
+        pictures.need_all(ids, found, folder / kind)
     frame = math.ceil(border * size)
 
     def decode(reader, i):
@@ -90,43 +77,38 @@ def load_folder(name, folder, size, n=None, seed=0, border=0.0, holes="error"):
                     f"{files[kind][i]} is {value.shape[1]} x {value.shape[0]} pixels, but {files['images'][i]} is "
                     f"{image.width} x {image.height}: all parts of a picture must have one size"
                 )
-        maps = {kind: nearest(value, size) for kind, value in maps.items()}
+        maps = {kind: pictures.nearest(value, size) for kind, value in maps.items()}
         if "normals" not in maps:
             maps["normals"] = normals_from_depth(maps["depth"], intrinsics(size))
         inside = np.zeros((size, size), bool)
         inside[frame : size - frame, frame : size - frame] = True
         labels = maps["segmentation"]
         return {
-            "image": shrink(image, size),
-            "seg": np.where((labels > 0) & inside, labels - 1, VOID).astype(np.uint8),
+            "image": pictures.shrink(image, size),
+            "seg": np.where((labels > 0) & inside, labels - 1, pictures.VOID).astype(np.uint8),
             "normal": (maps["normals"] * inside[..., None]).transpose(2, 0, 1).astype(np.float16),
             "depth": (maps["depth"] * inside)[None].astype(np.float16),
         }
 
     paths = [found[i] for found in files.values() for i in ids]
     options = {"size": size, "border": border, "holes": holes}
-    return gather(name, folder, lists, paths, decode, CLASSES, options)
+    return pictures.gather(name, folder, lists, paths, decode, CLASSES, options)
 
 
 def _split_lists(folder, seed):
-    lists = {split: read_text(folder / f"{split}.txt") for split in ("train", "val", "test") if _has(folder, split)}
+    files = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
+    lists = {split: pictures.read_text(file) for split, file in files.items() if file.is_file()}
     if "val" in lists and "test" not in lists:
         lists["test"] = lists.pop("val")
     for split in ("train", "test"):
         if not lists.get(split):
-            raise DataError(
-                f"{folder / split}.txt is missing or empty: it must list the pictures of the official split"
-            )
+            raise DataError(f"{files[split]} is missing or empty: it must list the pictures of the official split")
     if "val" not in lists:
-        lists |= random_split(lists["train"], {"val": VAL_SHARE}, seed)
+        lists |= pictures.random_split(lists["train"], {"val": VAL_SHARE}, seed)
     ids = [i for part in lists.values() for i in part]
     if twice := [i for i, count in Counter(ids).items() if count > 1]:
         raise DataError(f"{folder} lists picture {twice[0]} more than once: the splits must not overlap")
     return lists
-
-
-def _has(folder, split):
-    return (folder / f"{split}.txt").is_file()
 
 
 def _read_depth(reader, path, holes):

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from sparsemtl.data.cache import cache_dir, cached
-from sparsemtl.errors import DataError, SpecError
+from sparsemtl.data.cache import cache_dir, cached, sha256_of
+from sparsemtl.errors import DataError, SpecError, one_line
 
 VOID = 255  # segmentation label of pixels that count in no loss and no metric
 VERSION = 1  # of the decoding below; raise it when decoded arrays change, so that old caches are not used
@@ -99,11 +98,6 @@ class Reader:
     def digest(self):
         """Return the sha256 of everything read so far."""
         return self._sha.hexdigest()
-
-
-def one_line(error):
-    """Return an exception's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_text(path):
@@ -223,12 +217,16 @@ def gather(name, folder, lists, paths, decode, classes, options):
     )
 
 
-def sha256_of(value):
-    """Return the sha256 of a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+def simulated(name, version, write, load_folder, size, n, seed):
+    """Load a simulated set as `Pictures`; `write(folder, n, size, seed)` makes its files unless the cache has them."""
+    check_options(size, n, seed)
+    key = [name, version, n, size, seed]
+    folder = _made_once(name, key, lambda out: write(out, n, size, seed))
+    # Named by what made it: JPEG coders and floating point differ a little from machine to machine.
+    return replace(load_folder(name, folder, size, seed=seed), fingerprint=sha256_of(key))
 
 
-def make_once(name, key, write):
+def _made_once(name, key, write):
     """Return the cache folder of a simulated set, made by `write(folder)` unless it was made before with this `key`."""
     folder = cache_dir() / f"{name}-{sha256_of(key)[:24]}"
     if folder.is_dir():

@@ -1,13 +1,12 @@
 """Rooms: a simulated twin of NYU-v2. Ray-cast boxes with texture and light, with exact depth, normals and classes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from sparsemtl.data.nyuv2 import CLASSES, intrinsics, load_folder
-from sparsemtl.data.pictures import check_options, make_once, sha256_of
+from sparsemtl.data.pictures import simulated
 
 VERSION = 1  # raise it when the pictures change
 # class: (width, depth) and (bottom, top) in metres, RGB in 0 .. 1; the flat ones hang on a wall
@@ -31,11 +30,7 @@ def load_rooms(root=None, size=64, n=60, seed=0):
 
     root is not used: the files lie in the cache folder. A quarter of the rooms is for testing.
     """
-    check_options(size, n, seed)
-    key = ["rooms", VERSION, n, size, seed]
-    folder = make_once("rooms", key, lambda out: write_rooms(out, n, size, seed))
-    # Named by what made it: JPEG coders and floating point differ a little from machine to machine.
-    return replace(load_folder("rooms", folder, size, seed=seed), fingerprint=sha256_of(key))
+    return simulated("rooms", VERSION, write_rooms, load_folder, size, n, seed)
 
 
 def write_rooms(out, n, size, seed):

@@ -114,8 +114,6 @@ class EEGNet(nn.Module):
     counted in samples at any rate. Signals should be free of large offsets (band-passed, standardised).
     """
 
-    spatial_weight_name, electrode_axis = "spatial.weight", 2
-
     def __init__(
         self,
         n_channels: int,
@@ -202,8 +200,6 @@ class ShallowConvNet(nn.Module):
     power, as in filter-bank CSP. `kernel` is the length of the temporal filters in samples (25 at 250 Hz).
     """
 
-    spatial_weight_name, electrode_axis = "spatial.weight", 2
-
     def __init__(self, n_channels: int, n_times: int, kernel: int = 25, *, dropout: float = 0.5, copies: int = 1):
         """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
         super().__init__()
@@ -230,8 +226,6 @@ class DeepConvNet(nn.Module):
     norm, ELU and max pool 3, with dropout before the last three. `kernel` is the length of all temporal filters
     in samples (10 at 250 Hz); with it at least 441 samples are needed, with 6 only 281, with 4 only 201.
     """
-
-    spatial_weight_name, electrode_axis = "spatial.weight", 2
 
     def __init__(self, n_channels: int, n_times: int, kernel: int = 10, *, dropout: float = 0.5, copies: int = 1):
         """Layers for E = `n_channels` and T = `n_times`; SpecError where T is too short."""
@@ -323,7 +317,7 @@ class DualTaskNet(nn.Module):
 
     def spatial_weight(self) -> tuple[str, int]:
         """Name of the spatial convolution's weight in `named_parameters` and its axis of length E."""
-        return f"shared.{self.shared.spatial_weight_name}", self.shared.electrode_axis
+        return "shared.spatial.weight", 2
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits {task: (n_task, n_classes)} of signals {task: (n_task, E, T)}, for the tasks in `inputs` only.

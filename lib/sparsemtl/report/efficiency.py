@@ -1,6 +1,7 @@
 """What the benchmarks say: marks and whether they are reached, both sides of each, growth, and what a grid costs."""
 
 import math
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,7 @@ from sparsemtl.benchmark import committed_benchmarks
 from sparsemtl.records import repository_root
 from sparsemtl.report.evidence import NOT_RUN
 from sparsemtl.report.style import HIGHLIGHT, MUTED, empty_figure, percent
+from sparsemtl.spec import check_values, number
 from sparsemtl.studies import shin2023, upadhyay2023
 
 # Benchmarks in the order of the page, by name; those that have a side for a GPU
@@ -156,7 +158,7 @@ def bars(found, name):
     """Median time of each side of a benchmark with its quartiles, on a logarithmic axis; a panel a machine."""
     records = records_of(found, name)
     if not records:
-        return empty_figure(f"{TITLES[name]}: {NOT_RUN}")
+        return empty_figure(TITLES[name])
     heights = [0.45 * len(_timed(r)) + 1 for r in records]
     fig, axes = plt.subplots(len(records), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False)
     for ax, record in zip(axes.flat, records, strict=True):
@@ -204,7 +206,7 @@ def tails(found, name, leave=()):
     """
     records = records_of(found, name)
     if not records:
-        return empty_figure(f"{TITLES[name]}: {NOT_RUN}")
+        return empty_figure(TITLES[name])
     groups = {}
     for label, side in records[0].sides.items():
         if len(side["values"]) >= MANY and not any(part in label for part in leave):
@@ -267,7 +269,7 @@ def _points(record, axis):
 def growth_figure(found):
     """Cost at three sizes over that at the smallest, along each axis; the line is in proportion."""
     if ("scaling", "cpu") not in found:
-        return empty_figure(f"{TITLES['scaling']}: {NOT_RUN}")
+        return empty_figure(TITLES["scaling"])
     record = found["scaling", "cpu"]
     fig, ax = plt.subplots(figsize=(6.5, 4))
     for (axis, what), marker in zip(AXES.items(), "osD^v", strict=True):
@@ -284,14 +286,24 @@ def growth_figure(found):
     return fig
 
 
+# What may be planned with
+PLANNED = MappingProxyType(
+    {
+        "gpu_tflops": number("a number above 0", lambda v: v > 0),
+        "gpu_share": number("above 0 and at most 1", lambda v: 0 < v <= 1),
+    }
+)
+
+
 def plan(found, evidences, tflops, share):
     """What the full grids cost (DataFrame): runs, and hours on one device; empty without the "scaling" benchmark.
 
     evidences: committed ones of both studies, for the number of pictures and the seconds of an EEG run. tflops: peak
     of the GPU in 10^12 operations a second; share: part of it that training reaches. Vision: floating-point operations
     of all training steps up to the last epoch that early stopping allows, so hours are at most these. EEG: seconds of
-    the `small` runs on one core times the growth of steps and of a step.
+    the `small` runs on one core times the growth of steps and of a step. Raises `SpecError` for what no GPU can be.
     """
+    check_values({"gpu_tflops": tflops, "gpu_share": share}, PLANNED)
     if ("scaling", "cpu") not in found:
         return pd.DataFrame()
     record = found["scaling", "cpu"]

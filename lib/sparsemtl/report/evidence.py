@@ -8,9 +8,8 @@ import pandas as pd
 from sparsemtl.engine import execute
 from sparsemtl.errors import RecordError
 from sparsemtl.records import Store, committed, repository_root
+from sparsemtl.report.statistics import NOT_RUN
 from sparsemtl.spec import PROFILES
-
-NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,7 @@ def vote_agreement(records):
 
 def densities(records):
     """How much more the OR keeps than each vote."""
-    votes = eeg.vote_frame(records)
-    votes = votes[votes.sparsity == PUBLISHED_SPARSITY] if len(votes) else votes
+    votes = eeg.published_votes(records)
     if votes.empty:
         return f"Votes: {NOT_RUN}."
     kept = votes.groupby("layer", sort=False)[["mi", "me", "or"]].mean()

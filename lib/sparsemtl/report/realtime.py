@@ -4,8 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from sparsemtl.report.style import MUTED, percent
+from sparsemtl.studies.shin2023 import PROFILE_SETTINGS
 
-END = 3.5  # seconds after a cue: the end of the window that the network was trained on
+END = PROFILE_SETTINGS["small"]["params"]["tmax"]  # seconds after a cue: the end of the window trained on
 
 
 def decisions_figure(decisions, cues):

@@ -1,11 +1,13 @@
 """Every claim of both papers on one page: effect, interval, verdict, and what they rest on."""
 
 from importlib import import_module
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from sparsemtl.errors import RecordError
 from sparsemtl.report.evidence import NOT_RUN, committed_evidences
 from sparsemtl.report.statistics import CONFIDENCE, VERDICTS
 from sparsemtl.report.style import MUTED, VERDICT_STYLE
@@ -14,7 +16,12 @@ PAPERS = {"shin2023": "Shin et al. 2023", "upadhyay2023": "Upadhyay et al. 2023"
 
 
 def evidence_of_all(results=None):
-    """The committed evidence of both studies: {study: [Evidence of a profile, the largest first]}."""
+    """The committed evidence of both studies: {study: [Evidence of a profile, the largest first]}.
+
+    results: folder of records; None for the repository's. Raises `RecordError` where there is no such folder.
+    """
+    if results is not None and not Path(results).is_dir():
+        raise RecordError(f"there is no folder {results}: results must name one of records, or be None")
     return {name: committed_evidences(import_module(f"sparsemtl.studies.{name}"), results) for name in PAPERS}
 
 

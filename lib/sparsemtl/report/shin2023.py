@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.report.statistics import against_published, chance_interval, claim_row, effect, estimate, holm
+from sparsemtl.report.statistics import against_published, chance_interval, claim_row, effect, estimate, holm, mean_sd
 from sparsemtl.report.style import percent
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
@@ -23,6 +23,7 @@ from sparsemtl.studies.shin2023 import (
     SPARSITIES,
     TASKS,
     rivals,
+    sparsities_of,
 )
 
 SHORT = {claim.id: claim.short for claim in CLAIMS}
@@ -50,11 +51,11 @@ def frame(records):
     return pd.DataFrame(rows)
 
 
-def select(table, problem, labels="true"):
-    """Rows of one problem, on true or shuffled labels."""
+def select(table, problem):
+    """Rows of one problem, on true labels."""
     if table.empty:
         return table
-    return table[(table.problem == problem) & (table.labels == labels)]
+    return table[(table.problem == problem) & (table.labels == "true")]
 
 
 def per_subject(table, metric="accuracy"):
@@ -74,10 +75,7 @@ def cell(values, task, method, sparsity):
 
 def grid():
     """(method, sparsity) of every row of Table 1, in its order."""
-    for method, info in METHODS.items():
-        for sparsity in SPARSITIES if info.sparse else (0.0,):
-            if sparsity > 0 or not info.sparse:
-                yield method, sparsity
+    return [(method, sparsity) for method in METHODS for sparsity in sparsities_of(method)]
 
 
 def table1(records, problem):
@@ -94,8 +92,8 @@ def table1(records, problem):
     for method, sparsity in grid():
         row = {("sparsity", "realised"): percent(realised.get((method, sparsity), np.nan))}
         for task, metric in columns:
-            e = estimate(cell(values[metric], task, method, sparsity)) if values else None
-            row[(TASKS[task], METRICS[metric])] = _mean_sd(e) if e and e.n else "not run"
+            ours = cell(values[metric], task, method, sparsity) if values else ()
+            row[(TASKS[task], METRICS[metric])] = mean_sd(ours)
             if (task, metric) in PUBLISHED:
                 here = method == PROPOSED and sparsity == PUBLISHED_SPARSITY
                 row[(TASKS[task], f"published {METRICS[metric]}")] = f"{PUBLISHED[task, metric]:g}" if here else ""
@@ -106,23 +104,17 @@ def table1(records, problem):
     return out
 
 
-def _mean_sd(e):
-    return f"{e.mean:.3f} ± {e.sd:.3f}" if e.n > 1 else f"{e.mean:.3f}"
-
-
 def published_beside_ours(records, problem):
     """The published cells beside ours (DataFrame): mean, sd and interval over subjects, see `against_published`."""
     table, rows = select(frame(records), problem), []
     for (task, metric), published in PUBLISHED.items():
-        e = estimate(cell(per_subject(table, metric), task, PROPOSED, PUBLISHED_SPARSITY)) if len(table) else None
-        ran = e is not None and e.n > 0
+        e = estimate(cell(per_subject(table, metric), task, PROPOSED, PUBLISHED_SPARSITY) if len(table) else ())
         difference, units, word = against_published(e, published)
         rows.append(
             {
                 "task": TASKS[task], "metric": METRICS[metric], "published": published,
-                "ours": e.mean if ran else np.nan, "against published": word, "95 % from": e.low if ran else np.nan,
-                "to": e.high if ran else np.nan, "sd": e.sd if ran else np.nan, "difference": difference,
-                "in standard errors": units,
+                "ours": e.mean, "against published": word, "95 % from": e.low, "to": e.high, "sd": e.sd,
+                "difference": difference, "in standard errors": units,
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(["task", "metric"])
@@ -153,8 +145,8 @@ def chance(records):
     return pd.DataFrame(rows).set_index(["problem", "method", "task"])
 
 
-def comparisons(records, problem, sparsity=PUBLISHED_SPARSITY):
-    """Accuracy of the proposed method minus each other one at the same sparsity, paired over subjects (DataFrame).
+def comparisons(records, problem):
+    """Accuracy of the proposed method minus each other one at 40 %, paired over subjects (DataFrame).
 
     Mean difference, 95 % interval, d_z, Wilcoxon's p and p after Holm's correction over all rows.
     """
@@ -165,8 +157,8 @@ def comparisons(records, problem, sparsity=PUBLISHED_SPARSITY):
     for task, method in product(TASKS, METHODS):
         if method == PROPOSED:
             continue
-        other = cell(values, task, method, sparsity if METHODS[method].sparse else 0.0)
-        found = effect((cell(values, task, PROPOSED, sparsity) - other).dropna())
+        other = cell(values, task, method, PUBLISHED_SPARSITY if METHODS[method].sparse else 0.0)
+        found = effect((cell(values, task, PROPOSED, PUBLISHED_SPARSITY) - other).dropna())
         if found.n:
             rows.append({"task": TASKS[task], "against": METHODS[method].label, **vars(found)})
     if not rows:
@@ -328,7 +320,7 @@ def _backbone_row(table, method, sparsity):
     if chosen.empty:
         return dict.fromkeys(TASKS.values(), "not run")
     kept, values = (chosen.weights * (1 - chosen.realised_whole)).mean(), per_subject(chosen)
-    return {TASKS[task]: _mean_sd(estimate(cell(values, task, method, sparsity))) for task in TASKS} | {
+    return {TASKS[task]: mean_sd(cell(values, task, method, sparsity)) for task in TASKS} | {
         "on training trials": chosen.train_accuracy.mean(),
         "weights kept": None if method == "dense-single" else f"{kept:.0f}",
     }
@@ -371,6 +363,12 @@ def _shows_votes(record):
     return "votes" in record.result and record.spec.params["labels"] == "true"
 
 
+def published_votes(records):
+    """Rows of `vote_frame` at the sparsity of the published cells."""
+    votes = vote_frame(records)
+    return votes[votes.sparsity == PUBLISHED_SPARSITY] if len(votes) else votes
+
+
 def _layer_order(records):
     """Position of each shared layer in the network, by its name in the tables."""
     first = next(r for r in records if "votes" in r.result)
@@ -395,24 +393,22 @@ VOTE_COLUMNS = {
 }
 
 
-def vote_table(records, sparsity=PUBLISHED_SPARSITY):
+def vote_table(records):
     """Mean IoU of the votes by layer beside its nulls, and the votes' densities (DataFrame)."""
-    votes = vote_frame(records)
+    votes = published_votes(records)
     if votes.empty:
         return pd.DataFrame(columns=list(VOTE_COLUMNS.values()))
-    chosen = votes[votes.sparsity == sparsity]
     names = {"mi": "kept by MI", "me": "kept by ME", "or": "kept by OR"} | VOTE_COLUMNS
-    return chosen.groupby("layer", sort=False)[list(names)].mean().rename(columns=names)
+    return votes.groupby("layer", sort=False)[list(names)].mean().rename(columns=names)
 
 
-def agreement(records, sparsity=PUBLISHED_SPARSITY):
+def agreement(records):
     """How far the votes differ by task rather than by noise (DataFrame, one row a layer).
 
     IoU of one task on its two halves minus IoU of the two tasks on halves, paired over subjects: above zero means
     that the tasks want different weights, zero that they disagree no more than one task does with itself.
     """
-    votes, rows = vote_frame(records), []
-    votes = votes[votes.sparsity == sparsity] if len(votes) else votes
+    votes, rows = published_votes(records), []
     if votes.empty:
         return pd.DataFrame()
     gap = (votes.null_mi + votes.null_me) / 2 - votes.half
@@ -426,7 +422,7 @@ KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept 
 SOURCES = {"common": "sources common to both", "mi": "sources of MI only", "me": "sources of ME only"}
 
 
-def electrode_maps(records, truth=False, sparsity=PUBLISHED_SPARSITY):
+def electrode_maps(records, truth=False):
     """Per electrode, mean over records of the spatial weights of each kind (DataFrame: electrode x kind).
 
     truth: of the simulated people whose true sources are known, with the sources' projections as `true_*` columns.
@@ -434,21 +430,21 @@ def electrode_maps(records, truth=False, sparsity=PUBLISHED_SPARSITY):
     maps = []
     for r in records:
         known = r.result["data"].get("truth")
-        if _shows_votes(r) and r.spec.params["sparsity"] == sparsity and not (truth and known is None):
+        if _shows_votes(r) and r.spec.params["sparsity"] == PUBLISHED_SPARSITY and not (truth and known is None):
             columns = dict(r.result["votes"]["electrodes"])
             columns |= {f"true_{source}": known[source] for source in SOURCES} if truth else {}
             maps.append(pd.DataFrame(columns, index=r.result["data"]["channels"]))
     return sum(maps) / len(maps) if maps else pd.DataFrame()
 
 
-def recovery(records, sparsity=PUBLISHED_SPARSITY):
+def recovery(records):
     """On simulated data: do the kept spatial weights lie where the true sources project? (DataFrame)
 
     Rank correlation over electrodes between what is kept of each kind and the true projection of each kind of
     source, mean over subjects with its 95 % interval. The last row asks the same of the difference between the tasks'
     scores.
     """
-    by_subject = _recovered(records, sparsity)
+    by_subject = _recovered(records)
     found = {key: vars(estimate(values)) for key, values in by_subject.items()}
     if not found:
         return pd.DataFrame()
@@ -456,12 +452,12 @@ def recovery(records, sparsity=PUBLISHED_SPARSITY):
     return table[["n", "mean", "low", "high"]].rename(columns={"mean": "rank correlation"})
 
 
-def _recovered(records, sparsity):
+def _recovered(records):
     """Rank correlations of `recovery`: {(kept, true): Series by subject}."""
     rows = []
     for r in records:
         truth = r.result["data"].get("truth")
-        if truth is None or not _shows_votes(r) or r.spec.params["sparsity"] != sparsity:
+        if truth is None or not _shows_votes(r) or r.spec.params["sparsity"] != PUBLISHED_SPARSITY:
             continue
         kept = {k: np.array(v) for k, v in r.result["votes"]["electrodes"].items()}
         true = {k: np.array(v) for k, v in truth.items()}
@@ -474,13 +470,13 @@ def _recovered(records, sparsity):
     return dict(pd.DataFrame(rows).groupby(level=0).mean().items())
 
 
-def recovery_sentence(records, sparsity=PUBLISHED_SPARSITY):
+def recovery_sentence(records):
     """What `recovery` shows, in words that follow from its intervals (Markdown).
 
     A kind is recovered where its weights follow the projection of its own sources, and follow it more closely than
     that of either other kind: three intervals above zero, paired over subjects.
     """
-    rho = _recovered(records, sparsity)
+    rho = _recovered(records)
     if not rho:
         return "Recovery of the truth: not run (it needs simulated recordings)."
     follows = hits = 0

@@ -35,7 +35,7 @@ def accuracy_against_sparsity(records, problem, title=""):
     """Accuracy of every method against nominal sparsity, a panel a task; the proposed one with its 95 % interval."""
     table = select(frame(records), problem)
     if table.empty:
-        return empty_figure(f"{PROBLEMS.get(problem, problem)}: not run")
+        return empty_figure(PROBLEMS.get(problem, problem))
     values, classes = per_subject(table), table.classes.iloc[0]
     sparse = [m for m, info in METHODS.items() if info.sparse]
     styles = method_style(sparse, (PROPOSED,))
@@ -66,7 +66,7 @@ def variation_over_subjects(records, problem, title=""):
     """Each subject's accuracy, dense against proposed at 40 %, with the range that guessing gives."""
     table = select(frame(records), problem)
     if table.empty:
-        return empty_figure(f"{PROBLEMS.get(problem, problem)}: not run")
+        return empty_figure(PROBLEMS.get(problem, problem))
     values, classes = per_subject(table), table.classes.iloc[0]
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True)
     for ax, task in zip(axes, TASKS, strict=True):
@@ -98,7 +98,7 @@ def all_methods_by_subject(records, problem, title=""):
     """Heat map of accuracy, method by subject, at 40 % (dense methods at 0), a panel a task."""
     table = select(frame(records), problem)
     if table.empty:
-        return empty_figure(f"{PROBLEMS.get(problem, problem)}: not run")
+        return empty_figure(PROBLEMS.get(problem, problem))
     values = per_subject(table)
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
     for ax, task in zip(axes, TASKS, strict=True):
@@ -123,7 +123,7 @@ def vote_agreement(records, title=""):
     """IoU of the two tasks' votes in each shared layer, beside its nulls, a panel a sparsity."""
     votes = vote_frame(records)
     if votes.empty:
-        return empty_figure("votes: not run")
+        return empty_figure("votes")
     layers = list(votes.layer.unique())
     sparsities = sorted(votes.sparsity.unique())
     fig, axes = plt.subplots(1, len(sparsities), figsize=(3.6 * len(sparsities), 4.2), sharey=True, squeeze=False)
@@ -145,7 +145,7 @@ def densities(records, title=""):
     """Share of weights that MI, ME and their OR keep in each shared layer, a panel a sparsity."""
     votes = vote_frame(records)
     if votes.empty:
-        return empty_figure("votes: not run")
+        return empty_figure("votes")
     layers, sparsities = list(votes.layer.unique()), sorted(votes.sparsity.unique())
     fig, axes = plt.subplots(1, len(sparsities), figsize=(3.6 * len(sparsities), 3.8), sharey=True, squeeze=False)
     for ax, sparsity in zip(axes[0], sparsities, strict=True):
@@ -172,7 +172,7 @@ def scalp_maps(records, title="", truth=False):
 
     maps = electrode_maps(records, truth)
     if maps.empty:
-        return empty_figure("scalp maps: not run")
+        return empty_figure("scalp maps")
     info = mne.create_info(list(maps.index), 100.0, "eeg")
     info.set_montage(mne.channels.make_standard_montage("colin27_1005"), match_case=False)
     kept = {name: maps[kind] / (maps[kind].mean() or 1) for kind, name in KINDS.items()}
@@ -205,7 +205,7 @@ def training_history(records, problem, title=""):
             ax.plot(np.mean(runs, axis=0), label=f"{METHODS[method].label}, {sparsity:.0%}")
     if not ax.lines:
         plt.close(fig)
-        return empty_figure("training: not run")
+        return empty_figure("training")
     ax.set(xlabel="epoch", ylabel="training loss (sum of both tasks)", title=title)
     ax.legend(fontsize="small")
     return fig
@@ -216,7 +216,7 @@ def backbone_effects(table, problem, title=""):
     rows = table.xs(problem, level="problem") if len(table) else table
     known = [c for c in CLAIMS if len(rows) and rows.effect.get(c.id, pd.Series(dtype=float)).notna().any()]
     if not known:
-        return empty_figure(f"{PROBLEMS.get(problem, problem)}: not run")
+        return empty_figure(PROBLEMS.get(problem, problem))
     styles = method_style(BACKBONES.values(), ())
     fig, ax = plt.subplots(figsize=(10.5, 0.75 * len(known) + 1.4))
     for y, claim in enumerate(known):

@@ -8,7 +8,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 CONFIDENCE = 0.95
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+NOT_RUN = "not run"
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ def estimate(values):
     sd = values.std(ddof=1)
     half = _half_width(sd, n)
     return Estimate(n, float(mean), float(sd), float(mean - half), float(mean + half))
+
+
+def mean_sd(values, digits=3):
+    """Mean ± standard deviation of `estimate` as text, without the latter for one value; "not run" for none."""
+    e = estimate(values)
+    if not e.n:
+        return NOT_RUN
+    return f"{e.mean:.{digits}f}" + (f" ± {e.sd:.{digits}f}" if e.n > 1 else "")
 
 
 def _half_width(sd, n, picked_from=1):
@@ -102,7 +111,7 @@ def verdict(found):
     or there are too few units for an interval.
     """
     if found is None or found.n == 0:
-        return "not run"
+        return NOT_RUN
     if found.low > 0:
         return "reproduced"
     if found.high < 0:
@@ -111,14 +120,14 @@ def verdict(found):
 
 
 def against_published(found, published, sd=None):
-    """(difference, difference in units of the spread, word) of our `Estimate` (None: not run) and a published value.
+    """(difference, difference in units of the spread, word) of our `Estimate` and a published value.
 
     sd: the published standard deviation. The spread is then the root of both squared standard deviations; where one
     seed gives ours none, the published one stands for it; up to two spreads count as agreement. Without a published
     sd the spread is the standard error of our mean, and the value agrees where our 95 % interval holds it.
     """
-    if found is None or not found.n:
-        return math.nan, math.nan, "not run"
+    if not found.n:
+        return math.nan, math.nan, NOT_RUN
     difference = found.mean - published
     if sd is None:
         spread, agrees = found.sd / math.sqrt(found.n), found.low <= published <= found.high
@@ -137,14 +146,14 @@ def claim_row(claim, evidence, parts, published, units):
     published values. units: what is paired ("subjects", "seeds"), the name of a column.
     """
     part, found = weakest({name: d.dropna() for name, d in _parts(parts).items()})
-    ran = found is not None and found.n > 0
+    found = found or effect(())
     numbers = {"effect": "mean", "low": "low", "high": "high", "dz": "dz"}
     return {
         "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
         "profile": evidence.profile if evidence else "",
-        **{name: getattr(found, field) if ran else math.nan for name, field in numbers.items()},
+        **{name: getattr(found, field) for name, field in numbers.items()},
         "weakest": part, "as published": _smallest_mean(_parts(published)),
-        units: found.n if ran else 0, "verdict": verdict(found),
+        units: found.n, "verdict": verdict(found),
     }  # fmt: skip
 
 

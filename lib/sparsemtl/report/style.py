@@ -5,6 +5,8 @@ import math
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+from sparsemtl.report.statistics import NOT_RUN
+
 # Okabe and Ito's palette and what lies between its colours; one task, one colour, on every page
 TASK_COLOURS = {
     "mi": "#0072B2", "me": "#D55E00", "both": "#009E73",
@@ -13,7 +15,7 @@ TASK_COLOURS = {
 HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
 VERDICT_STYLE = {  # colour and marker
     "reproduced": ("#009E73", "^"), "not reproduced": ("#D55E00", "v"), "inconclusive": ("#8A8A8A", "o"),
-    "not run": ("#8A8A8A", ""),
+    NOT_RUN: ("#8A8A8A", ""),
 }  # fmt: skip
 
 
@@ -43,9 +45,9 @@ def percent(share, digits=0):
     return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "–"
 
 
-def empty_figure(text):
-    """A figure that says that there is nothing to show, and why."""
+def empty_figure(what):
+    """A figure that says that what it would show was not run."""
     fig, ax = plt.subplots(figsize=(6, 1.2))
     ax.axis("off")
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=13)
+    ax.text(0.5, 0.5, f"{what}: {NOT_RUN}", ha="center", va="center", fontsize=13)
     return fig

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from sparsemtl.report.statistics import against_published, claim_row, estimate
+from sparsemtl.report.statistics import against_published, claim_row, estimate, mean_sd
 from sparsemtl.studies.upadhyay2023 import (
     ALL_CELEBA,
     ALL_NYU,
@@ -28,6 +28,7 @@ from sparsemtl.studies.upadhyay2023 import (
 
 DATA_NAMES = {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}
 TWIN_OF = {"rooms": "nyuv2", "faces": "celebamask"}
+TABLE_OF = {1: ("group_lasso", "nyuv2"), 2: ("group_lasso", "celebamask"), 3: ("l1", "nyuv2")}  # its penalty, its data
 # The paper's metric of each task: its name here and in the published tables, on the page, and whether more is better
 SCORES = {
     "seg": ("seg_iou", "IoU ↑", 1),
@@ -56,8 +57,9 @@ def frame(records):
             "data": TWIN_OF.get(r.spec.data, r.spec.data), "tasks": p["tasks"], "lam": p["lam"],
             "penalty": p["penalty"], "seed": r.spec.seed,
         } | result["metrics"] | {f"constant_{k}": v for k, v in result["constant"].items()}  # fmt: skip
+        row["channels"], row["by_epoch"] = result["channels"], result["history"]["group_sparsity"]
         row["group"] = result["sparsity"]["group"]  # of the network that is tested, the best by validation loss
-        row["group_at_end"] = result["history"]["group_sparsity"][-1]
+        row["group_at_end"] = row["by_epoch"][-1]
         # l1 zeroes single weights: there, as in the published table, all zeros count
         row["parameter"] = result["sparsity"]["zero" if p["penalty"] == "l1" else "parameter"]
         for stage, names in STAGES.items():
@@ -95,32 +97,12 @@ def three_tasks(evidence, protocol="paper"):
     return select(frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
 
 
-def matching(records, protocol, tasks, lam):
-    """Records of a group-lasso cell on NYU-v2 or its twin, no switch flipped."""
-    return [
-        r
-        for r in records
-        if (r.spec.method, r.spec.params["tasks"], r.spec.params["lam"]) == (protocol, tasks, lam)
-        and r.spec.params["penalty"] == "group_lasso"
-        and TWIN_OF.get(r.spec.data, r.spec.data) == "nyuv2"
-        and not flipped(r.spec)
-    ]
-
-
-def _plus_minus(values, scale=1, digits=4):
-    e = estimate(scale * np.asarray(values, dtype=float))
-    if not e.n:
-        return "not run"
-    return f"{e.mean:.{digits}f}" + (f" ± {e.sd:.{digits}f}" if e.n > 1 else "")
-
-
 def paper_table(number, evidences, protocol="paper"):
     """Table 1, 2 or 3: under each published row, ours from each of `evidences` (DataFrame of text).
 
     Mean ± sd over seeds; both kinds of sparsity in percent. Rows of ours without a record say "not run".
     """
-    data, penalty = "celebamask" if number == 2 else "nyuv2", "l1" if number == 3 else "group_lasso"
-    rows, frames = {}, [(e, select(frame(e.records), protocol, data=data, penalty=penalty)) for e in evidences]
+    rows, frames = {}, [(e, select(frame(e.records), protocol)) for e in evidences]
     tasks = [task for task in TASKS if any(f"{SCORES[task][0]}_mean" in row for row in published(number))]
     for row in published(number):
         names, lam = row["tasks"], row["lambda"]
@@ -134,22 +116,25 @@ def paper_table(number, evidences, protocol="paper"):
             | {"seeds": "5"}
         )
         for evidence, table in frames:
-            found = table[(table.tasks == names) & (table.lam == lam)] if len(table) else table
-            ours = {SCORES[t][1]: _plus_minus(found[SCORES[t][0]] if len(found) else ()) for t in inside}
-            for name, column in (("groups zero, %", "group"), ("weights zero, %", "parameter")):
-                ours[name] = _plus_minus(found[column] if len(found) else (), 100, 1)
-            rows[*index, evidence.title] = line | ours | {"seeds": str(len(found) or "not run")}
+            scores = [SCORES[t][0] for t in inside]
+            ours = {c: cell(table, names, lam, c, *TABLE_OF[number]) for c in (*scores, "group", "parameter")}
+            rows[*index, evidence.title] = (
+                line
+                | {SCORES[t][1]: mean_sd(ours[SCORES[t][0]], 4) for t in inside}
+                | {"groups zero, %": mean_sd(100 * ours["group"], 1)}
+                | {"weights zero, %": mean_sd(100 * ours["parameter"], 1)}
+                | {"seeds": str(len(ours["group"]) or "not run")}
+            )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "source"])
 
 
 def cells(number, evidence, protocol="paper"):
     """Every published cell of Table 1, 2 or 3 beside ours (DataFrame): metrics by seed, see `against_published`."""
-    data, penalty = "celebamask" if number == 2 else "nyuv2", "l1" if number == 3 else "group_lasso"
     table, rows = select(frame(evidence.records), protocol), {}
     for row in published(number):
         for task in row["tasks"].split("+"):
             column, label, _ = SCORES[task]
-            ours = cell(table, row["tasks"], row["lambda"], column, penalty, data)
+            ours = cell(table, row["tasks"], row["lambda"], column, *TABLE_OF[number])
             e, said = estimate(ours), (row[f"{column}_mean"], row[f"{column}_std"])
             difference, units, word = against_published(e, *said)
             rows[row["tasks"], f"{row['lambda']:g}", label] = {
@@ -193,11 +178,10 @@ def cell(table, tasks, lam, column, penalty="group_lasso", data=None):
     return found.drop_duplicates("seed").set_index("seed")[column]
 
 
-def gain(table, new, old, tasks=None):
-    """Relative improvement of `new` over `old`, each a (task set, lambda[, penalty]), mean over `tasks` they share."""
-    tasks = tasks or [t for t in new[0].split("+") if t in old[0].split("+")]
+def gain(table, new, old):
+    """Relative improvement of `new` over `old`, each a (task set, lambda[, penalty]), mean over the tasks of both."""
     parts = []
-    for task in tasks:
+    for task in [t for t in new[0].split("+") if t in old[0].split("+")]:
         column, _, sign = SCORES[task]
         a, b = (cell(table, which[0], which[1], column, *which[2:]) for which in (new, old))
         parts.append(sign * (a - b) / b.abs())
@@ -261,7 +245,7 @@ def _published_frame():
         for said in published("text")
         if said["figure"] == "4b" and said["lambda"] not in TABLE_LAMBDAS
     ]
-    for number, data, penalty in ((1, "nyuv2", "group_lasso"), (2, "celebamask", "group_lasso"), (3, "nyuv2", "l1")):
+    for number, (penalty, data) in TABLE_OF.items():
         for said in published(number):
             scores = {column: said[f"{column}_mean"] for column, *_ in SCORES.values() if f"{column}_mean" in said}
             scores["group"] = said["group_sparsity_pct"] / 100

@@ -6,11 +6,11 @@ import torch
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from sparsemtl.data.pictures import VOID
-from sparsemtl.models.dense import backbone_convs
+from sparsemtl.models.dense import DENSE_TASKS, backbone_convs
 from sparsemtl.report.evidence import NOT_RUN
 from sparsemtl.report.statistics import estimate
 from sparsemtl.report.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure
-from sparsemtl.report.upadhyay2023 import SAVERS, SCORES, cell, matching, protocols, three_tasks
+from sparsemtl.report.upadhyay2023 import SAVERS, SCORES, cell, frame, protocols, select, three_tasks
 from sparsemtl.studies.upadhyay2023 import (
     ALL_NYU,
     FIG3_SETS,
@@ -89,11 +89,10 @@ def block_diagram():
 
 def channels(evidence, protocol="paper"):
     """Fig. 3: input channels of every convolution of the backbone, before and after, a panel a task set."""
-    runs = {
-        s: [r.result["channels"] for r in matching(evidence.records, protocol, tasks=s, lam=SPARSE)] for s in FIG3_SETS
-    }
+    table = select(frame(evidence.records), protocol)
+    runs = {s: list(cell(table, s, SPARSE, "channels")) for s in FIG3_SETS}
     if not any(runs.values()):
-        return empty_figure(f"Fig. 3, {evidence.origin}: not run")
+        return empty_figure(f"Fig. 3, {evidence.origin}")
     fig, axes = plt.subplots(2, 2, figsize=(11, 6), sharex=True, sharey=True)
     for ax, (tasks, found) in zip(axes.flat, runs.items(), strict=True):
         ax.set_title(tasks if found else f"{tasks}: not run", fontsize="medium")
@@ -140,7 +139,7 @@ def performance(evidence, protocol="paper"):
     """Fig. 4a: test metric of each task of the three-task model against lambda, with what a constant would get."""
     table = three_tasks(evidence, protocol)
     if table.empty:
-        return empty_figure(f"Fig. 4a, {evidence.origin}: not run")
+        return empty_figure(f"Fig. 4a, {evidence.origin}")
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.8))
     for ax, task in zip(axes, ALL_NYU.split("+"), strict=True):
         column, label, _ = SCORES[task]
@@ -158,7 +157,7 @@ def sparsity(evidence, protocol="paper"):
     """Fig. 4b: share of zero groups, and of weights in them, of the three-task model against lambda."""
     table = three_tasks(evidence, protocol)
     if table.empty:
-        return empty_figure(f"Fig. 4b, {evidence.origin}: not run")
+        return empty_figure(f"Fig. 4b, {evidence.origin}")
     fig, ax = plt.subplots(figsize=(6.5, 4))
     for column, label, colour in (("group", "groups", "#0072B2"), ("parameter", "weights in zero groups", "#D55E00")):
         _against_lambda(ax, table.assign(**{column: 100 * table[column]}), column, color=colour, label=label)
@@ -172,18 +171,16 @@ def sparsity(evidence, protocol="paper"):
 
 def sparsity_by_epoch(evidence, protocol="paper"):
     """Fig. 4c: share of zero groups after each epoch of the three-task model, a line a lambda (mean over seeds)."""
-    fig, ax = plt.subplots(figsize=(6.5, 4))
+    table, (fig, ax) = three_tasks(evidence, protocol), plt.subplots(figsize=(6.5, 4))
     colours = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(LAMBDAS)))
     for lam, colour in zip(LAMBDAS, colours, strict=True):
-        runs = [
-            r.result["history"]["group_sparsity"] for r in matching(evidence.records, protocol, tasks=ALL_NYU, lam=lam)
-        ]
+        runs = list(cell(table, ALL_NYU, lam, "by_epoch"))
         if runs:  # early stopping gives lines of different length: the mean ends with the shortest
             line = 100 * np.mean([run[: min(map(len, runs))] for run in runs], axis=0)
             ax.plot(range(1, len(line) + 1), line, color=colour, label=f"λ = {lam:g}")
     if not ax.lines:
         plt.close(fig)
-        return empty_figure(f"Fig. 4c, {evidence.origin}: not run")
+        return empty_figure(f"Fig. 4c, {evidence.origin}")
     ax.set(xlabel="epoch", ylabel="groups zero, %", ylim=(-3, 105), title=evidence.title)
     ax.legend(fontsize="small")
     return fig
@@ -193,7 +190,7 @@ def inference_time(evidence, protocol="paper"):
     """Fig. 4d: time of the backbone against lambda, on its zeros (as published) and compacted, over a dense twin's."""
     table = three_tasks(evidence, protocol)
     if table.empty or "dense_ms" not in table:
-        return empty_figure(f"Fig. 4d, {evidence.origin}: not run")
+        return empty_figure(f"Fig. 4d, {evidence.origin}")
     table, (fig, ax) = table.copy(), plt.subplots(figsize=(6.5, 4))
     for (name, label), colour in zip(SAVERS.items(), (MUTED, "#0072B2"), strict=True):
         table[name] = 100 * (1 - table[f"{name}_saved"])
@@ -228,7 +225,7 @@ def gallery(images, truth, found, title=""):
 
     Arguments as `sparsemtl.training.dense.predictions` returns them.
     """
-    dense = [t for t in truth if t in ("seg", "normal", "depth")]
+    dense = [t for t in truth if t in DENSE_TASKS]
     fig, axes = plt.subplots(
         len(images), 1 + 2 * len(dense), figsize=(1.8 * (1 + 2 * len(dense)), 2 * len(images)), squeeze=False
     )

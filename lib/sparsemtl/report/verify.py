@@ -13,7 +13,8 @@ from sparsemtl.report.statistics import repeat_limit
 from sparsemtl.spec import canonical_json
 
 SAME, EQUAL, WITHIN, OUTSIDE, ALONE = "to the bit", "same metrics", "within spread", "OUTSIDE SPREAD", "no spread"
-WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE)
+OTHER_DATA = "OTHER DATA"
+WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE, OTHER_DATA)
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,9 @@ class Check:
     """What became of one record made again.
 
     word: one of `WORDS`: EQUAL where rounding shows in other values than the metrics, ALONE where it differs and no run
-    of its kind has a second seed. metric, before, now: the value that is furthest off, in units of `limit` where there
-    is one: how far off it may be (`statistics.repeat_limit`), NaN for nobody knows.
+    of its kind has a second seed, OTHER_DATA where the fingerprints of the data differ: another experiment. metric,
+    before, now: the value that is furthest off, in units of `limit` where there is one: how far off it may be
+    (`statistics.repeat_limit`), NaN for nobody knows.
     """
 
     record: RunRecord
@@ -34,6 +36,8 @@ class Check:
 
     def __str__(self):
         line = f"{self.record.hash}  {self.word:14}  {self.record.spec.label()}"
+        if self.word == OTHER_DATA:
+            return f"{line}: what is read here is not what the record read (missing or other files)"
         if not self.metric:
             return line
         limit = f"seeds allow {self.limit:.2g}" if math.isfinite(self.limit) else "one seed"
@@ -63,6 +67,8 @@ def compare(record, again, spread):
     """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it."""
     if again.digest == record.digest:
         return Check(record, SAME)
+    if _fingerprint(again) != _fingerprint(record):
+        return Check(record, OTHER_DATA)
     before, now = (r.result["metrics"] for r in (record, again))
     off = {name: abs(now[name] - before[name]) for name in before}
     if not any(off.values()):
@@ -88,6 +94,10 @@ def spread_over_seeds(records):
             squares[name] = squares.get(name, 0.0) + ((values - values.mean()) ** 2).sum()
             freedom[name] = freedom.get(name, 0) + len(values) - 1
     return {name: (math.sqrt(squares[name] / freedom[name]), freedom[name]) for name in squares}
+
+
+def _fingerprint(record):
+    return record.result.get("data", {}).get("fingerprint")
 
 
 def _kind(spec):

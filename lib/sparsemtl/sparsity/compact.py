@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import _pytree as pytree
 
-from sparsemtl.errors import SpecError
+from sparsemtl.errors import SpecError, one_line
 from sparsemtl.models.dualtask import DualTaskNet
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -60,12 +60,14 @@ def compact(model, example, fold_norms=False):
         try:
             expected = net(*args)
         except Exception as error:
-            raise SpecError(f"compact: {name} does not take the example ({_line(error)}); pass another one") from error
+            raise SpecError(
+                f"compact: {name} does not take the example ({one_line(error, 200)}); pass another one"
+            ) from error
         small = _compact_dual(net) if isinstance(net, DualTaskNet) else _compact_graph(net, args, fold_norms)
         try:
             actual = small(*args)
         except Exception as error:
-            raise SpecError(f"compact: {name} does not run when compacted ({_line(error)}): {AVOID}") from error
+            raise SpecError(f"compact: {name} does not run when compacted ({one_line(error, 200)}): {AVOID}") from error
         if not _agree(expected, actual):
             raise SpecError(f"compact: {name} gives other outputs when compacted: {AVOID}")
     return small
@@ -77,7 +79,7 @@ def _compact_graph(net, args, fold_norms):
         net = fx.GraphModule(net, _Tracer().trace(net), name)
     except Exception as error:  # the model's own code may raise anything when it meets a proxy
         raise SpecError(
-            f"compact: torch.fx cannot trace {name} ({_line(error)}); its forward must not branch on its inputs"
+            f"compact: torch.fx cannot trace {name} ({one_line(error, 200)}); its forward must not branch on its inputs"
         ) from error
     if fold_norms:
         _fold_norms(net)
@@ -525,7 +527,3 @@ def _agree(expected, actual):
             if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
                 return False
     return True
-
-
-def _line(error):
-    return " ".join(str(error).split())[:200] or type(error).__name__

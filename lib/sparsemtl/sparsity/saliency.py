@@ -11,9 +11,11 @@ dropout modules are switched off (`torch.nn.functional.dropout` inside a forward
 
 import copy
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import DataError, SpecError
 
@@ -84,12 +86,13 @@ def synflow(model, inputs):
     Raises DataError for non-finite inputs or a flow that overflows float64.
     """
     _check_finite(inputs)
+    ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)
     flat = copy.deepcopy(model).double().eval().requires_grad_(True)
     with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(model)):
         for tensor in [*flat.parameters(), *flat.buffers()]:
             if tensor.is_floating_point():  # a mask in place is a buffer too
                 tensor.data.abs_()
-        flow = sum(out.sum() for out in _tensors(flat(_ones(inputs))))
+        flow = sum(out.sum() for out in pytree.tree_leaves(flat(ones)))
         if not torch.isfinite(flow):
             raise DataError("synflow: the summed output is not finite; use smaller initial weights or fewer layers")
         weights = prunable(flat)
@@ -159,22 +162,8 @@ def _grads(value, weights, create_graph=False):
     return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
 
 
-def _tensors(value):
-    """All tensors in a tensor, a dict or a sequence of them."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def _ones(inputs):
-    if isinstance(inputs, dict):
-        return {key: _ones(value) for key, value in inputs.items()}
-    return torch.ones_like(inputs, dtype=torch.float64)
-
-
 def _check_finite(inputs):
-    if not all(torch.isfinite(tensor).all() for tensor in _tensors(inputs)):
+    if not all(torch.isfinite(tensor).all() for tensor in pytree.tree_leaves(inputs)):
         raise DataError("the inputs for scoring hold NaN or infinite values; clean or drop these samples")
 
 

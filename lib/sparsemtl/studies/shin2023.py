@@ -1,5 +1,6 @@
 """Shin, Yin and Lee 2023 (arXiv 2312.05828): which runs make its table and figures, what it published and claims."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,30 +19,28 @@ BACKBONES = MappingProxyType({"eegnet": "EEGNet", "shallow": "Shallow ConvNet", 
 
 @dataclass(frozen=True)
 class Method:
-    """How the pages name a method. `origin`: where the masks come from; `cite`: key of its reference."""
+    """How the pages name a method, and whether it prunes."""
 
     label: str
-    origin: str
-    cite: str
     sparse: bool = True
 
 
 METHODS = MappingProxyType(
     {
-        "csp-lda": Method("CSP + LDA", "classical line", "blankertz2008", sparse=False),
-        "dense-single": Method("dense, single-task", "no masks", "lawhern2018", sparse=False),
-        "dense-multi": Method("dense, multi-task", "no masks", "shin2023", sparse=False),
-        "random": Method("random", "at initialisation", "lee2019"),
-        "magnitude": Method("magnitude", "at initialisation", "han2015"),
-        "snip-single": Method("SNIP, single-task", "at initialisation", "lee2019"),
-        "snip-joint": Method("SNIP, joint loss", "at initialisation", "lee2019"),
-        "grasp": Method("GraSP", "at initialisation", "wang2020"),
-        "synflow": Method("SynFlow", "at initialisation", "tanaka2020"),
-        "lottery": Method("lottery ticket", "after training, rewound", "frankle2019"),
-        "rigl": Method("RigL", "while training", "evci2020"),
-        "imp": Method("iterative magnitude", "after training, fine-tuned", "han2015"),
-        "or": Method("proposed, OR arbiter", "at initialisation", "shin2023"),
-        "budget": Method("proposed, exact budget", "at initialisation", "sun2022"),
+        "csp-lda": Method("CSP + LDA", sparse=False),
+        "dense-single": Method("dense, single-task", sparse=False),
+        "dense-multi": Method("dense, multi-task", sparse=False),
+        "random": Method("random"),
+        "magnitude": Method("magnitude"),
+        "snip-single": Method("SNIP, single-task"),
+        "snip-joint": Method("SNIP, joint loss"),
+        "grasp": Method("GraSP"),
+        "synflow": Method("SynFlow"),
+        "lottery": Method("lottery ticket"),
+        "rigl": Method("RigL"),
+        "imp": Method("iterative magnitude"),
+        "or": Method("proposed, OR arbiter"),
+        "budget": Method("proposed, exact budget"),
     }
 )
 
@@ -84,7 +83,8 @@ PROFILE_SETTINGS = MappingProxyType(
 RULES = MappingProxyType(
     {
         "sparsity": number("at least 0 and less than 1", lambda v: 0 <= v < 1),
-        "labels": one_of("true", "shuffled"),
+        "labels": one_of("true", "shuffled"), "backbone": one_of(*BACKBONES), "problem": one_of(*PROBLEMS),
+        "version": one_of(VERSION), "trunk": ("an object of the trunk's arguments", lambda v: isinstance(v, Mapping)),
         "epochs": whole(1), "batch": whole(1), "folds": whole(2),
         "lr": number("a number above 0", lambda v: v > 0),
     }
@@ -104,11 +104,24 @@ def trunk_options(backbone, sfreq):
     return {"kernel": round(sfreq * {"shallow": 0.1, "deep4": 0.04}.get(backbone, 0.1)), "dropout": 0.25}
 
 
+def sparsities_of(method, sparsities=SPARSITIES):
+    """Those of `sparsities` at which a method runs: one without masks at 0 only, the others above 0."""
+    return tuple(s for s in sparsities if s > 0) if METHODS[method].sparse else (0.0,)
+
+
+def settled(params, given):
+    """Parameters of a spec after some were `given` (both dicts): the trunk's arguments follow backbone and rate."""
+    params = params | given
+    if "trunk" in given or not {"backbone", "sfreq"} & set(given):
+        return params
+    return params | {"trunk": trunk_options(params["backbone"], params["sfreq"])}
+
+
 def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsities=SPARSITIES, **params):
     """Specs of the study's grid: subjects x problems x seeds x (method, sparsity); list of `RunSpec`.
 
-    Methods without masks run at sparsity 0 only, the others at every sparsity above 0: at 0 they are the dense
-    network. problem, methods, subjects, seeds: None for all of the profile. params: parameters to set otherwise.
+    sparsities: see `sparsities_of`; at 0 a method with masks is the dense network. problem, methods, subjects, seeds:
+    None for all of the profile. params: parameters to set otherwise.
     """
     if profile not in PROFILES:
         raise SpecError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -119,10 +132,9 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
             raise SpecError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     for sparsity in sparsities:
         check_values(params | {"sparsity": sparsity}, RULES)
-    base = settings["params"] | {"version": VERSION} | params
+    base = settled(settings["params"], {"backbone": settings["params"]["backbone"], "version": VERSION} | params)
     if "allow_missing_runs" in settings:
         base["allow_missing_runs"] = settings["allow_missing_runs"]
-    base.setdefault("trunk", trunk_options(base["backbone"], base["sfreq"]))
     return [
         RunSpec(
             NAME,
@@ -136,7 +148,7 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
         for seed in (settings["seeds"] if seeds is None else seeds)
         for subject in (settings["subjects"] if subjects is None else subjects)
         for method in methods
-        for s in ([s for s in sparsities if s > 0] if METHODS[method].sparse else [0.0])
+        for s in sparsities_of(method, sparsities)
     ]
 
 

@@ -192,7 +192,7 @@ class Training:
                 yield self._images(rows), {t: y[rows] for t, y in self.targets.items()}
 
     def _losses(self, outputs, targets):
-        functions = {"seg": partial(segmentation_loss, void=VOID), "normal": normal_loss, "depth": depth_loss}
+        functions = {"seg": segmentation_loss, "normal": normal_loss, "depth": depth_loss}
         binary = partial(binary_loss, double_sigmoid=self.p.get("double_sigmoid", False))
         return {t: functions.get(t, binary)(outputs[t], targets[t]) for t in self.tasks}
 

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sparsemtl.data.pictures import VOID
 from sparsemtl.errors import SpecError
 
 
-def segmentation_loss(logits, y, void=255):
-    """Cross entropy. logits: (n, classes, H, W); y: integers (n, H, W), pixels of label `void` do not count."""
+def segmentation_loss(logits, y):
+    """Cross entropy. logits: (n, classes, H, W); y: integers (n, H, W), pixels of label `VOID` do not count."""
     _check(logits.shape[:1] + logits.shape[2:], y.shape)
-    total = F.cross_entropy(logits.float(), y.long(), ignore_index=void, reduction="sum")
-    return total / (y != void).sum().clamp(min=1)
+    total = F.cross_entropy(logits.float(), y.long(), ignore_index=VOID, reduction="sum")
+    return total / (y != VOID).sum().clamp(min=1)
 
 
 def normal_loss(p, y):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from sparsemtl.data.pictures import VOID
 from sparsemtl.errors import SpecError
 
 
@@ -69,28 +70,30 @@ def mean_iou(c):
     return float((np.diag(c)[seen] / union[seen]).mean()) if seen.any() else float("nan")
 
 
-def pixel_confusion(p, y, n, void=255):
+def pixel_confusion(p, y, n):
     """Confusion matrix, int64 array (n, n), of the pixels that are not void; matrices of batches add up.
 
     p, y: predicted and true class of each pixel, integer tensors of one shape. Raises SpecError for other labels
     outside [0, n).
     """
     _same_shape("pixel_confusion", p, y)
-    valid = y != void
+    valid = y != VOID
     cells = y[valid].long() * n + p[valid].long()
     if valid.any() and max(int(y[valid].max()), int(p[valid].max())) >= n:
         raise SpecError(f"pixel_confusion: a label or prediction is above {n - 1}; check the number of classes")
     return torch.bincount(cells, minlength=n * n).reshape(n, n).cpu().numpy()
 
 
-def micro_iou(p, y, void=255):
+def micro_iou(p, y):
     """Micro IoU per picture, the "IoU" of Upadhyay et al. (2023): pixels of all classes pooled.
 
     p, y: predicted and true class, integer tensors (n, H, W); void pixels do not count. Each wrong pixel is one
     false positive and one false negative, so TP / (TP + FP + FN) = acc / (2 - acc) with the pixel accuracy.
     """
-    hits, total = _hits(p, y, void)
-    wrong = total - hits
+    _same_shape("segmentation", p, y)
+    valid = y != VOID
+    hits = ((p == y) & valid).flatten(1).sum(1).double()
+    wrong = valid.flatten(1).sum(1).double() - hits
     return hits / (hits + wrong + wrong)
 
 
@@ -128,12 +131,6 @@ def depth_mae(p, y):
 def _same_shape(name, p, y):
     if p.shape != y.shape:
         raise SpecError(f"{name}: predictions {tuple(p.shape)} but targets {tuple(y.shape)}; resize the targets")
-
-
-def _hits(p, y, void):
-    _same_shape("segmentation", p, y)
-    valid = y != void
-    return ((p == y) & valid).flatten(1).sum(1).double(), valid.flatten(1).sum(1).double()
 
 
 def _cosine(p, y):

@@ -5,6 +5,7 @@ trained for a fixed number of epochs and tested once, at the end.
 """
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -118,8 +119,8 @@ def _data(spec, root):
 def _shuffled(data, seed):
     """The same trials with labels permuted within each task: what is left is what chance gives."""
     rng = np.random.default_rng(seed)
-    mi, me = (type(t)(t.x, rng.permutation(t.y), t.run) for t in (data.mi, data.me))
-    return type(data)(**{**vars(data), "mi": mi, "me": me})
+    mi, me = (replace(t, y=rng.permutation(t.y)) for t in (data.mi, data.me))
+    return replace(data, mi=mi, me=me)
 
 
 def _scaled_split(data, task, fold):
@@ -271,15 +272,14 @@ def _csp_lda(x_train, y_train, x_test, y_test, n_classes):
 def _realised(net):
     """Share of zero weights: whole network, shared part, and each head."""
     masks = {name: weight != 0 for name, weight in prunable(net).items()}
-    parts = {part: {n: m for n, m in masks.items() if n.startswith(part + ".")} for part in ("shared", *TASKS)}
-    return {"whole": sparsity_of(masks)} | {part: sparsity_of(m) for part, m in parts.items() if m}
+    return {"whole": sparsity_of(masks)} | {part: sparsity_of(masks, f"{part}.") for part in ("shared", *net.tasks)}
 
 
 def _sizes(net):
     """Number of prunable weights: whole network, shared part, and each head."""
     sizes = {name: weight.numel() for name, weight in prunable(net).items()}
-    parts = {part: sum(n for name, n in sizes.items() if name.startswith(part + ".")) for part in ("shared", *TASKS)}
-    return {"whole": sum(sizes.values())} | {part: n for part, n in parts.items() if n}
+    parts = {part: sum(n for k, n in sizes.items() if k.startswith(f"{part}.")) for part in ("shared", *net.tasks)}
+    return {"whole": sum(sizes.values())} | parts
 
 
 def vote_analysis(net, job, data, build, seed):
@@ -315,12 +315,9 @@ def vote_analysis(net, job, data, build, seed):
 
 def _half(job, k):
     """The job with every second trial of each class."""
-    rows = {}
-    for task, y in job.targets.items():
-        order = torch.argsort(y, stable=True)
-        rows[task] = order[k::2]
-    inputs = {t: x[rows[t]] for t, x in job.inputs.items()}
-    return Job(**{**vars(job), "inputs": inputs, "targets": {t: y[rows[t]] for t, y in job.targets.items()}})
+    rows = {t: torch.argsort(y, stable=True)[k::2] for t, y in job.targets.items()}
+    inputs, targets = ({t: x[rows[t]] for t, x in whole.items()} for whole in (job.inputs, job.targets))
+    return replace(job, inputs=inputs, targets=targets)
 
 
 def _electrodes(net, job, vote):

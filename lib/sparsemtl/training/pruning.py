@@ -56,14 +56,19 @@ def dense(net, job):
     return (yield Training(net, job.epochs))
 
 
-def _at_initialisation(score):
-    """Procedure that scores the untrained network, prunes once, and trains what is left."""
+def _at_initialisation(masks):
+    """Procedure that prunes the untrained network once, by masks(net, job), and trains what is left."""
 
     def procedure(net, job):
-        apply_masks(net, topk_mask(score(net, job), job.sparsity))
+        apply_masks(net, masks(net, job))
         return (yield Training(net, job.epochs))
 
     return procedure
+
+
+def _best(score):
+    """`_at_initialisation` by the scores that score(net, job) gives, all ranked together."""
+    return _at_initialisation(lambda net, job: topk_mask(score(net, job), job.sparsity))
 
 
 def task_scores(net, job, task):
@@ -83,10 +88,9 @@ def arbiter_or(net, job):
     return (yield Training(net, job.epochs))
 
 
-def arbiter_budget(net, job):
-    """The same with the votes tightened until the joined mask meets the sparsity exactly (ours)."""
-    apply_masks(net, budget_masks({task: task_scores(net, job, task) for task in job.inputs}, job.sparsity))
-    return (yield Training(net, job.epochs))
+def tightened_votes(net, job):
+    """Masks by OR of votes that are tightened until the joined mask meets the sparsity exactly (ours)."""
+    return budget_masks({task: task_scores(net, job, task) for task in job.inputs}, job.sparsity)
 
 
 def partial_sparsity(sparsity, k, rounds):
@@ -103,12 +107,6 @@ def synflow_masks(net, job, rounds=100):
         masks = topk_mask(scores, partial_sparsity(job.sparsity, k, rounds))
         apply_masks(trial, masks)
     return masks
-
-
-def synflow_procedure(net, job):
-    """SynFlow at initialisation."""
-    apply_masks(net, synflow_masks(net, job))
-    return (yield Training(net, job.epochs))
 
 
 def lottery_ticket(net, job):
@@ -166,17 +164,17 @@ def _moved(mask, weight, gradient, share):
 PROCEDURES = {
     "dense-single": dense,
     "dense-multi": dense,
-    "random": _at_initialisation(lambda net, job: random_scores(net, job.seed)),
-    "magnitude": _at_initialisation(lambda net, job: magnitude(net)),
-    "snip-single": _at_initialisation(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
-    "snip-joint": _at_initialisation(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
-    "grasp": _at_initialisation(lambda net, job: grasp(net, job.loss_fn, job.inputs, job.targets)),
-    "synflow": synflow_procedure,
+    "random": _best(lambda net, job: random_scores(net, job.seed)),
+    "magnitude": _best(lambda net, job: magnitude(net)),
+    "snip-single": _best(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
+    "snip-joint": _best(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
+    "grasp": _best(lambda net, job: grasp(net, job.loss_fn, job.inputs, job.targets)),
+    "synflow": _at_initialisation(synflow_masks),
     "lottery": lottery_ticket,
     "rigl": rigl,
     "imp": iterative_magnitude,
     "or": arbiter_or,
-    "budget": arbiter_budget,
+    "budget": _at_initialisation(tightened_votes),
 }
 
 
