@@ -20,6 +20,7 @@ import torch
 from sparsemtl.benchmark import Benchmark, Mark
 from sparsemtl.errors import RecordError
 from sparsemtl.records import check_writable
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["Mark", "arguments", "counts", "report", "seconds", "take_turns", "where_time_goes"]
@@ -107,6 +108,8 @@ def where_time_goes(function, device="cpu", rows=8):
         wait(device)
     of = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
     events = sorted(seen.key_averages(), key=lambda event: getattr(event, of), reverse=True)
+    if device != "cpu":  # a kernel's time is told of the operation that started it too
+        events = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     whole = sum(getattr(event, of) for event in events)
     return [{"operation": event.key, "share": getattr(event, of) / whole} for event in events[:rows]]
 

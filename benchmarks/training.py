@@ -58,6 +58,7 @@ class Files(Dataset):
 def main():
     """Measure and write `training-*.json`."""
     args = arguments(__doc__.splitlines()[0], batch=16, size=256)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # products as convolutions are made
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder) / "rooms"
         for kind in ("images", "segmentation", "depth", "normals", "gt_sets"):

@@ -460,3 +460,11 @@ def _members(group):
         if pgrp == str(group) and state not in "ZX":
             found.append(stat.parent.name)
     return found
+
+
+def test_float32_stays_float32_on_a_gpu():
+    before = torch.backends.cudnn.allow_tf32
+    for device in ("cpu", "cuda"):
+        with engine.reproducible(device):
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == before

@@ -100,16 +100,22 @@ def _runner(study):
 
 @contextlib.contextmanager
 def reproducible(device):
-    """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels."""
+    """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels.
+
+    On a GPU numbers may differ from run to run, but float32 is float32 there too: no TensorFloat-32 in convolutions.
+    """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    tensor_float = torch.backends.cudnn.allow_tf32
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
+        torch.backends.cudnn.allow_tf32 = False
         if device == "cpu":  # float sums depend on the number of threads
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # writes every tensor twice, to find faults
         yield
     finally:
+        torch.backends.cudnn.allow_tf32 = tensor_float
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -190,6 +190,27 @@ def test_packs_are_unpacked_into_the_cache(recorded, tmp_path):
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
+def test_a_cache_that_is_carried_serves_a_machine_without_mne(recorded, tmp_path, monkeypatch):
+    choice = {"channels": ("C3",), "subject": 1}
+    here = load("eegmmidb", recorded, **choice)
+
+    def missing(what, *_):
+        raise SpecError(f"{what}: no package mne; pip install 'sparsemtl[eeg]'")
+
+    monkeypatch.setattr("sparsemtl.data.eeg.needs", missing)
+    there = load("eegmmidb", tmp_path / "nothing", **choice)
+    assert (there.fingerprint, there.channels, there.classes, there.runs, there.name) == (
+        here.fingerprint, here.channels, here.classes, here.runs, here.name)  # fmt: skip
+    np.testing.assert_array_equal(there.mi.x, here.mi.x)
+    for other in ({"channels": ("C4",)}, {"subject": 2}, {"tmax": 2.5}):
+        with pytest.raises(SpecError, match=r"no package mne; .*, or carry the cache of a machine that has it here"):
+            load("eegmmidb", **choice | other)
+    for path in (tmp_path / "cache").glob("eegmmidb-*.npz"):
+        path.unlink()
+    with pytest.raises(SpecError, match="carry the cache"):
+        load("eegmmidb", **choice)
+
+
 @pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 1000)])
 def test_an_unpacked_file_that_was_lost_or_cut_comes_from_the_pack_again(recorded, tmp_path, damage):
     packs = pack(recorded, tmp_path / "packs")

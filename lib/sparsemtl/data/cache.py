@@ -27,7 +27,7 @@ def cached(name, key, make):
 
     name: a word for the file name. key: JSON-able; whatever changes the arrays must be in it (source checksums,
     parameters, version of the making code). make: () -> dict[str, ndarray] without object arrays.
-    A damaged cache file is made again; a folder that cannot be written raises `DataError`.
+    A damaged cache file is made again; a folder that cannot be written raises `DataError`. No arrays are not kept.
     """
     path = cache_dir() / f"{name}-{sha256_of(key)[:24]}.npz"
     try:
@@ -35,13 +35,37 @@ def cached(name, key, make):
             return dict(stored)
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile):  # absent or damaged
         pass
-    arrays = make()
+    if arrays := make():
+        _keep(path, lambda file: np.savez(file, **arrays))
+    return arrays
+
+
+def note(name, request, key):
+    """Keep under which key of `cached` the answer to a request lies (both JSON-able); see `noted`."""
+    if noted(name, request) != json.loads(json.dumps(key)):
+        _keep(_note(name, request), lambda file: file.write(json.dumps(key).encode()))
+
+
+def noted(name, request):
+    """The key last noted for a request, None where there is none: for a machine that cannot work it out by itself."""
+    try:
+        return json.loads(_note(name, request).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _note(name, request):
+    return cache_dir() / f"{name}-{sha256_of(request)[:24]}.json"
+
+
+def _keep(path, write):
+    """A file of the cache that appears whole; write: function (binary file)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with open(part, "wb") as file:
-                np.savez(file, **arrays)
+                write(file)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -50,4 +74,3 @@ def cached(name, key, make):
             f"cannot write the cache file {path} ({error.strerror}): free space there, or set SPARSEMTL_CACHE "
             "to a folder that can be written"
         ) from error
-    return arrays

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsemtl.data import eeg_files as files
-from sparsemtl.data.cache import cached, sha256_of
+from sparsemtl.data.cache import cached, note, noted, sha256_of
 from sparsemtl.errors import DataError, SpecError, needs
 
 CODE_VERSION = 1  # part of every cache key: raise it when a change here changes the epochs
@@ -139,9 +139,12 @@ def load_eegmmidb(root=None, subject=1, problem="left-right", allow_missing_runs
     out, or as packs `S001.tar.xz`, which are unpacked into the cache. Default: SPARSEMTL_DATA, then MNE's own folder.
     problem: "left-right" (fists) or "four-class" (also both fists and both feet). allow_missing_runs: take the runs
     there are, as long as each task has each class. download: fetch missing files from PhysioNet. epochs: see
-    `EpochOptions`. Raises `DataError` for missing or unfit files, `SpecError` for bad options.
+    `EpochOptions`. Without MNE and MOABB: what the cache holds that was carried from a machine with them. Raises
+    `DataError` for missing or unfit files, `SpecError` for bad options.
     """
-    subject, classes, options = check_options("eegmmidb", subject, problem, **epochs)
+    subject, classes, options = _options("eegmmidb", subject, problem, **epochs)
+    if carried := _carried("eegmmidb", subject, classes, options):
+        return carried
     kinds = ("fists", "both") if problem == "four-class" else ("fists",)
     home, manifest = files.find_eegmmidb(root, subject)
     folder = home / files.EEGBCI / f"S{subject:03d}"
@@ -251,8 +254,15 @@ def load_jeong2020(
 
 
 def check_options(name, subject, problem, **epochs):
-    """(subject, classes, `EpochOptions`) of a loader's arguments; raises `SpecError` for what the set does not have."""
+    """(subject, classes, `EpochOptions`) of a loader's arguments.
+
+    Raises `SpecError` for what the set does not have, and where packages that read recordings are missing.
+    """
     needs(name, "eeg", "mne", "moabb")
+    return _options(name, subject, problem, **epochs)
+
+
+def _options(name, subject, problem, **epochs):
     facts = SETS[name]
     if not isinstance(subject, Integral) or not 1 <= subject <= facts.subjects:
         raise SpecError(f"{name} has no subject {subject!r}: choose 1 to {facts.subjects}")
@@ -268,8 +278,8 @@ def motor_data(name, subject, recordings, classes, options, source, home=None, t
     called only if nothing is cached. source: JSON-able, what the recordings were made from (checksums or seed).
     home: the MNE data folder to read from. truth: function (channels) -> `MotorData.truth`.
     """
-    key = {"code": CODE_VERSION, "set": name, "subject": subject, "classes": classes, "options": asdict(options)}
-    key |= {"source": source, "versions": {package: version(package) for package in ("mne", "moabb")}}
+    request = _request(name, subject, classes, options)
+    key = request | {"source": source, "versions": {package: version(package) for package in ("mne", "moabb")}}
 
     def make():
         with files.quiet_moabb(home):
@@ -281,17 +291,43 @@ def motor_data(name, subject, recordings, classes, options, source, home=None, t
         return {f"{task}_{field}": array for task, arrays in made.items() for field, array in arrays.items()}
 
     arrays = cached(name, key, make)
+    note(name, request, key)
+    return _assembled(name, key, arrays, options, truth)
+
+
+def _request(name, subject, classes, options):
+    """What is asked for, JSON-able; `motor_data` adds what it is made from to get the key of the cache."""
+    return {"code": CODE_VERSION, "set": name, "subject": subject, "classes": classes, "options": asdict(options)}
+
+
+def _carried(name, subject, classes, options):
+    """`MotorData` that the cache holds, on a machine without MNE and MOABB to which it was carried; else None.
+
+    It is what the last machine with both packages made of its recordings, and has the same fingerprint.
+    """
+    try:
+        needs(name, "eeg", "mne", "moabb")
+    except SpecError as error:
+        key = noted(name, _request(name, subject, classes, options))
+        arrays = key and cached(name, key, dict)
+        if not arrays:
+            raise SpecError(f"{error}, or carry the cache of a machine that has it here (SPARSEMTL_CACHE)") from None
+        return _assembled(name, key, arrays, options)
+    return None
+
+
+def _assembled(name, key, arrays, options, truth=None):
     trials = {task: Trials(*(arrays[f"{task}_{field}"] for field in ("x", "y", "run"))) for task in TASKS}
     channels = tuple(arrays["mi_channels"].tolist())
     return MotorData(
         **trials,
         channels=channels,
         sfreq=options.sfreq,
-        classes=classes,
+        classes=tuple(key["classes"]),
         runs={task: tuple(np.unique(trials[task].run).tolist()) for task in TASKS},
         fingerprint=sha256_of(key),
         truth=truth(channels) if truth else None,
-        name=f"{name} subject {subject}",
+        name=f"{name} subject {key['subject']}",
     )
 
 

@@ -160,7 +160,8 @@ class MultiTaskNet(nn.Module):
         for task, head in self.heads.items():
             p = head(self.shared(x) if features is None else features)
             if self.upsample and task in DENSE_TASKS:
-                p = F.interpolate(p, size=x.shape[-2:], mode="bilinear", align_corners=False)
+                # in float32, as a GPU sums its gradient in the type of its input
+                p = F.interpolate(p.float(), size=x.shape[-2:], mode="bilinear", align_corners=False)
             predictions[task] = p
         return predictions
 

@@ -119,14 +119,21 @@ def local_evidence(
     Quick runs of other code are made anew: they exist to show that this code works.
 
     specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of a table,
-    as `committed_evidences` takes it. workers: processes (default: one for each core). store: folder of records
-    (default: SPARSEMTL_RUNS or `runs` in the repository).
+    as `committed_evidences` takes it. workers: processes (default: one for each core, on a GPU one). store: folder of
+    records (default: SPARSEMTL_RUNS or `runs` in the repository).
     Raises `RecordError` naming the first run that failed, after the others have finished.
     """
     if specs is None and (table := table or study.MAIN):
         specs, options = study.TABLES[table](profile), f"--table {table}"
     specs = study.all_specs(profile) if specs is None else specs
-    outcome = execute(specs, Store(store), workers or os.cpu_count(), data_dir, device, same_code=profile == "quick")
+    outcome = execute(
+        specs,
+        Store(store),
+        workers or (os.cpu_count() if device == "cpu" else 1),
+        data_dir,
+        device,
+        same_code=profile == "quick",
+    )
     if outcome.failures:
         raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
     return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

@@ -13,6 +13,7 @@ is left of a residual branch. Elsewhere the channel stays.
 torch.fx gives the graph; operations that are not known here are left as they are, with all their channels.
 """
 
+import contextlib
 import copy
 import operator
 from collections import Counter
@@ -56,7 +57,7 @@ def compact(model, example, fold_norms=False):
     """
     args = example if isinstance(example, tuple) else (example,)
     net, name = copy.deepcopy(model).eval(), type(model).__name__
-    with torch.no_grad():
+    with torch.no_grad(), _exact_convolutions():
         try:
             expected = net(*args)
         except Exception as error:
@@ -71,6 +72,17 @@ def compact(model, example, fold_norms=False):
         if not _agree(expected, actual):
             raise SpecError(f"compact: {name} gives other outputs when compacted: {AVOID}")
     return small
+
+
+@contextlib.contextmanager
+def _exact_convolutions():
+    """No TensorFloat-32 on a GPU, whose rounding would look like other outputs."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _compact_graph(net, args, fold_norms):
@@ -514,7 +526,7 @@ def _indices(mask):
 
 
 def _agree(expected, actual):
-    """Whether two outputs, tensors in any structure, are equal but for rounding (generous: half types, TF32).
+    """Whether two outputs, tensors in any structure, are equal but for rounding (generous: half types).
 
     The tolerance goes with the largest output, down to a hundredth: what cancels to less is left of larger values.
     """

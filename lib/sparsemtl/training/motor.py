@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from sparsemtl.data import load
 from sparsemtl.data.eeg import stratified_folds
-from sparsemtl.errors import SparseMTLError, SpecError
+from sparsemtl.errors import SparseMTLError, SpecError, needs
 from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
@@ -256,6 +256,7 @@ def predict(net, inputs):
 
 def _csp_lda(x_train, y_train, x_test, y_test, n_classes):
     """Confusion matrix of common spatial patterns with linear discriminant analysis (Blankertz et al. 2008)."""
+    needs("csp-lda", "eeg", "mne")
     from mne.decoding import CSP
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.pipeline import make_pipeline
@@ -324,7 +325,7 @@ def _electrodes(net, job, vote):
     name, axis = net.spatial_weight()
 
     def by_electrode(tensor):
-        return tensor.double().transpose(0, axis).flatten(1).sum(1)
+        return tensor.double().transpose(0, axis).flatten(1).sum(1).cpu()
 
     mi, me = (vote[t][name] for t in TASKS)
     scores = {t: by_electrode(task_scores(net, job, t)[name]) for t in TASKS}
