@@ -105,6 +105,23 @@ def test_a_protocol_that_did_not_run_is_not_counted(vision):
     assert findings.protocol_effects(vision, "celebamask").startswith("CelebAMask-HQ")
 
 
+def test_the_switch_that_changes_the_effect_most_is_named(vision, make_record):
+    def worse(r):
+        if upadhyay2023.flipped(r.spec) != {"dense_decay": 0.1}:
+            return r
+        metrics = {name: value / 2 if name == "seg_iou" else value for name, value in r.result["metrics"].items()}
+        return make_record(r.spec, r.result | {"metrics": metrics})
+
+    told = findings.protocol_effects(
+        Evidence("upadhyay2023", "committed", "full", tuple(map(worse, vision.records)), 9)
+    )
+    spec = upadhyay2023.specs("full", (upadhyay2023.ALL_NYU,), (0.0, 1e-5), seeds=(0,))
+    dense, sparse = ({t: value_of(s, t) for t in ("seg", "normal", "depth")} for s in spec)
+    dense["seg"] /= 2
+    gain = np.mean([abs(sparse[t] - dense[t]) / dense[t] for t in dense])
+    assert f"leads dense_decay=0.1 alone: {100 * gain:+.1f} %" in told
+
+
 def test_sentences_beside_the_claims_tell_what_was_made_up(vision, make_record):
     said = [r["group_sparsity_pct"] for r in upadhyay2023.published(1) if "+" in r["tasks"] and r["lambda"] == 1e-5]
     told = findings.how_sparse(vision)

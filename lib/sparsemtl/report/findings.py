@@ -228,17 +228,23 @@ def channels(evidence, protocol="paper"):
 
 
 def protocol_effects(evidence, data="nyuv2"):
-    """In how many variants sparse beats dense."""
+    """In how many variants sparse beats dense, and which switch alone changes that most."""
     table, name = vision.protocols(evidence, data), vision.DATA_NAMES[data]
     gains = table["sparse over dense", "%"].dropna()
     if gains.empty:
         return f"{name}: {NOT_RUN}."
     zero = table.loc[gains.index, (f"λ = {SPARSE:g}", "groups zero, %")]
-    return (
+    told = (
         f"{name}: λ = {SPARSE:g} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants that were run "
         f"(of {len(table)}); the effects go from {gains.min():+.1f} % to {gains.max():+.1f} %, with {zero.min():.1f} % "
         f"to {zero.max():.1f} % of the groups zero."
     )
+    alone = gains[gains.index.str.startswith("paper, ")]
+    if alone.empty or "paper" not in gains:
+        return told
+    furthest = (alone - gains["paper"]).abs().idxmax()
+    away = f"Furthest from the {gains['paper']:+.1f} % of the protocol “paper” leads {furthest.removeprefix('paper, ')}"
+    return f"{told} {away} alone: {gains[furthest]:+.1f} %. Each has one seed."
 
 
 def _listed(parts):
