@@ -320,33 +320,29 @@ def protocols(evidence, data="nyuv2"):
     tasks, table = ALL_CELEBA if data == "celebamask" else ALL_NYU, frame(evidence.records)
     rows = {}
     for protocol, flip, switch in _variants(evidence.profile, tasks):
-        parts = {}
-        for lam in (0.0, SPARSE):
-            matters = lam in switch_lambdas(switch)
-            chosen = select(table, protocol, flipped=flip if matters else "", tasks=tasks, seed=0, lam=lam)
-            parts[lam] = chosen[chosen.penalty == "group_lasso"] if len(chosen) else chosen
-        both = pd.concat(parts.values())
-        rows[f"{protocol}, {flip}" if flip else protocol] = {
-            (f"λ = {lam:g}", SCORES[t][1]): cell(part, tasks, lam, SCORES[t][0]).mean()
-            for lam, part in parts.items()
+        flips = {lam: flip if lam in switch_lambdas(switch) else "" for lam in (0.0, SPARSE)}
+        chosen = pd.concat([select(table, protocol, flipped=f, lam=lam, seed=0) for lam, f in flips.items()])
+        scores = {
+            (f"λ = {lam:g}", SCORES[t][1]): cell(chosen, tasks, lam, SCORES[t][0]).mean()
+            for lam in flips
             for t in tasks.split("+")
-        } | {
-            (f"λ = {SPARSE:g}", "groups zero, %"): 100 * cell(both, tasks, SPARSE, "group").mean(),
-            ("sparse over dense", "%"): 100 * gain(both, (tasks, SPARSE), (tasks, 0.0)).mean(),
-        }  # fmt: skip
+        }
+        scores[f"λ = {SPARSE:g}", "groups zero, %"] = 100 * cell(chosen, tasks, SPARSE, "group").mean()
+        scores["sparse over dense", "%"] = 100 * gain(chosen, (tasks, SPARSE), (tasks, 0.0)).mean()
+        rows[f"{protocol}, {flip}" if flip else protocol] = scores
     out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out
 
 
 def _variants(profile, tasks):
-    """(protocol, flipped, switch) of this task set on the protocols page, in its order; "" where nothing is flipped."""
+    """(protocol, flipped, switch) of this task set on the protocols page, those first where nothing is flipped ("")."""
     found = {}
     for spec in protocol_specs(profile):
         if spec.params["tasks"] == tasks:
             flips = flipped(spec)
             found[spec.method, _told(flips)] = next(iter(flips), "")
-    return [(*key, switch) for key, switch in found.items()]
+    return sorted(((*key, switch) for key, switch in found.items()), key=lambda variant: variant[1] != "")
 
 
 def conclusions(evidence):
