@@ -105,7 +105,7 @@ def all_methods_by_subject(records, problem, title=""):
         rows = {
             info.label: cell(values, task, m, PUBLISHED_SPARSITY if info.sparse else 0.0) for m, info in METHODS.items()
         }
-        grid = pd.DataFrame(rows).T
+        grid = pd.DataFrame(rows).reindex(sorted(table.subject.unique())).T
         image = ax.imshow(grid, cmap="cividis", vmin=1 / table.classes.iloc[0] - 0.1, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(grid.to_numpy()):
             ink, said = "black" if value > 0.7 else "white", f"{value:.2f}" if np.isfinite(value) else "not run"
