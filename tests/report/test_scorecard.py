@@ -1,6 +1,7 @@
 """The scorecard: which runs a verdict rests on, and that it follows them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -97,6 +98,14 @@ def test_every_claim_leads_to_a_page_of_the_book():
         assert any(cell.startswith("page.claims(") for cell in cells), claim.page
 
 
+def test_a_profile_that_no_verdict_rests_on_is_not_its_evidence(vision):
+    small, begun = vision("small", (0, 1)), vision("full", (0,), keep=lambda s: s.params["tasks"] == "seg")
+    evidences = {"shin2023": [NOTHING], "upadhyay2023": [begun, small]}
+    assert scorecard.behind(scorecard.scorecard(evidences), evidences) == [small]
+    nothing = {"shin2023": [NOTHING], "upadhyay2023": [replace(NOTHING, study="upadhyay2023")]}
+    assert scorecard.behind(scorecard.scorecard(nothing), nothing) == [e for found in nothing.values() for e in found]
+
+
 @pytest.fixture
 def results(tmp_path):
     """A copy of the committed EEG records."""
@@ -112,7 +121,7 @@ def state(results):
     evidences = scorecard.evidence_of_all(results)
     card = scorecard.scorecard(evidences)
     points = [line.get_xydata().tolist() for line in scorecard.effects(card).axes[0].lines]
-    shown = Page("scorecard").table(card, "claims", "", evidences["shin2023"]).data
+    shown = Page("scorecard").table(card, "claims", "", scorecard.behind(card, evidences)).data
     return card, card.verdict.tolist(), points, shown
 
 

@@ -54,6 +54,13 @@ def scorecard(evidences):
     return pd.DataFrame(rows)
 
 
+def behind(card, evidences):
+    """The evidence that some verdict of the scorecard rests on (list); all of it where nothing was run."""
+    rests = set(zip(card.paper, card.profile, strict=True))
+    every = [e for found in evidences.values() for e in found]
+    return [e for e in every if (PAPERS[e.study], e.profile) in rests] or every
+
+
 def _judged(table):
     """{(claim, problem): row}: for each the first row that was run; a claim never run keeps one row."""
     chosen = {}
