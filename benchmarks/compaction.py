@@ -25,7 +25,7 @@ import torch
 from harness import Mark, arguments, counts, report, seconds, take_turns, wait, where_time_goes
 from sparsemtl.export import to_onnx
 from sparsemtl.models.dense import dilated_resnet
-from sparsemtl.sparsity.compact import compact
+from sparsemtl.sparsity.compact import compact, exact_convolutions
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -61,7 +61,7 @@ def measure(args, x):
         if find_spec("torch_pruning"):  # not on the GPU machine
             found["torch-pruning"] = pruned(model, x[:1])
         for label, net in found.items():
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # whose rounding is no fault
+            with exact_convolutions():
                 check(f"{case}: {label}", net(x), model(x))
             nets[f"{case}: {label}"] = net
         if args.device == "cpu":

@@ -139,7 +139,7 @@ def test_show_tells_two_results_of_a_run_apart(capsys, make_record, tiny_spec):
     assert [line for line in out if "lies in" in line] == ["lies in: results and runs"]
     Store().write(ours)
     _, out, err = call(capsys, "show", theirs.hash)
-    assert err == [f"sparsemtl: run {theirs.hash} has two results: see where each lies"]
+    assert err == [f"sparsemtl: run {theirs.hash} has 2 results: see where each lies"]
     told = [line.strip() for line in out if "lies in" in line or "mi_accuracy" in line]
     assert told == ["lies in: results", "mi_accuracy: 0.5", "lies in: runs", "mi_accuracy: 0.25"]
     _, out, err = call(capsys, "show", theirs.hash, "--results", "none")
@@ -278,6 +278,10 @@ def test_an_export_does_not_put_a_run_into_two_files_of_a_profile(capsys, make_r
     assert (status, len(err)) == (2, 1)
     assert "runs.jsonl and in" in err[0]
     assert f"run {records[1].hash} is in" in err[0]
+    os.unlink(f"{folder}/twice.jsonl")
+    with open(f"{folder}/seed0.jsonl", "r+") as file:
+        file.write(file.read())
+    assert "seed0.jsonl and in" in call(capsys, "show", records[0].hash)[2][0]
 
 
 def test_an_export_takes_the_runs_of_a_table(capsys, make_record):
@@ -321,7 +325,7 @@ def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
         assert status == 2
         assert err[0].startswith(f"sparsemtl: {said}: it must be")
     status, _, err = call(capsys, "run", "upadhyay2023", "--table", "fig4", "--set", "tasks=seg+touch")
-    assert (status, err[0].split(":")[1]) == (2, " tasks is 'seg+touch'")
+    assert (status, err[0].split(":")[1]) == (2, " unknown task 'touch'")
     assert Store("runs").all() == ([], [])
 
 

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
+from collections import Counter
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -214,11 +215,9 @@ def _chosen(args):
             raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
     given = dict(args.set)
     check_values(given, study.RULES)
-    return (
-        list(dict.fromkeys(replace(s, params=study.settled(dict(s.params), given)) for s in chosen))
-        if given
-        else chosen
-    )
+    if given:
+        chosen = list(dict.fromkeys(replace(s, params=study.settled(dict(s.params), given)) for s in chosen))
+    return chosen
 
 
 def _of_tables(study, profile, tables):
@@ -325,8 +324,9 @@ def _show(args):
     shown = {}  # a result that is in both folders once, two different ones of a run both
     for record, folder in found:
         shown.setdefault((record.hash, record.digest), (record, []))[1].append(str(folder))
-    for name in {name: 0 for name, _ in shown if sum(other == name for other, _ in shown) > 1}:
-        print(f"sparsemtl: run {name} has two results: see where each lies", file=sys.stderr)
+    for name, results in Counter(name for name, _ in shown).items():
+        if results > 1:
+            print(f"sparsemtl: run {name} has {results} results: see where each lies", file=sys.stderr)
     for record, folders in sorted(shown.values(), key=lambda pair: pair[0].hash):
         print(json.dumps(record.to_dict(), indent=2, sort_keys=True) if args.json else _described(record, folders))
 

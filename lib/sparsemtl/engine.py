@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
 from sparsemtl.records import RunRecord, Store, compact_numbers
+from sparsemtl.sparsity.compact import exact_convolutions
 
 # A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, goes
 # into the record's `run`. Imported when first needed. Beside it there may be `batches`, (specs, device) -> lists of
@@ -105,17 +106,15 @@ def reproducible(device):
     On a GPU numbers may differ from run to run, but float32 is float32 there too: no TensorFloat-32 in convolutions.
     """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    tensor_float = torch.backends.cudnn.allow_tf32
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
-        torch.backends.cudnn.allow_tf32 = False
         if device == "cpu":  # float sums depend on the number of threads
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # writes every tensor twice, to find faults
-        yield
+        with exact_convolutions():
+            yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tensor_float
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -257,8 +257,9 @@ def committed(results="results"):
     records, file_of = [], {}
     for path in sorted(Path(results).glob("*/*/*.jsonl")):
         for record in read_jsonl(path):
-            if (other := file_of.setdefault(record.hash, path)) != path:
-                raise RecordError(f"run {record.hash} is in {other} and in {path}: take it out of one of them")
+            if record.hash in file_of:
+                raise RecordError(f"run {record.hash} is in {file_of[record.hash]} and in {path}: keep it once")
+            file_of[record.hash] = path
             records.append(record)
     return records
 

@@ -333,7 +333,7 @@ def demonstration(seed=0, seconds=10.0, speed=1.0, every=0.1, task="me"):
     data = load("simulated-eeg", seed=seed, sfreq=rate, **band, **epochs)
     inputs, targets, moments = training_trials(data, held_out=data.runs[task][-1])
     shape, generator = inputs[task].shape[1:], torch.Generator().manual_seed(seed)
-    network = DualTaskNet(*shape, len(data.classes), generator=generator, **trunk_options("eegnet", rate))
+    network = DualTaskNet(*shape, len(data.classes), generator=generator, **trunk_options(p["backbone"], rate))
     prune(network, inputs, targets, PUBLISHED_SPARSITY)
     train(network, inputs, targets, torch.optim.Adam(network.parameters(), lr=p["lr"]), p["epochs"], seed)
 

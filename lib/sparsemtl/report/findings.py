@@ -17,7 +17,16 @@ from sparsemtl.studies.shin2023 import (
     TASKS,
     rivals,
 )
-from sparsemtl.studies.upadhyay2023 import ALL_NYU, FIG3_SETS, L1_LAMBDA, L1_SETS, LAMBDAS, SPARSE, published
+from sparsemtl.studies.upadhyay2023 import (
+    ALL_NYU,
+    FIG3_SETS,
+    L1_LAMBDA,
+    L1_SETS,
+    LAMBDAS,
+    PROTOCOLS,
+    SPARSE,
+    published,
+)
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
 
 # EEG
@@ -128,9 +137,10 @@ def sensitivity(table):
     names = [f"{eeg.SHORT[claim]} ({PROBLEMS[problem]})" for claim, problem in table.index.droplevel("view").unique()]
     parts = []
     for name, rows in zip(names, tests, strict=True):
-        other = [f"{verdict} with {view}" for view, verdict in rows.verdict[rows.changed].items()]
+        judged = rows.verdict[eeg.AS_JUDGED]
+        other = [f"{verdict} with {view}" for view, verdict in rows.verdict.items() if verdict != judged]
         if other:
-            parts.append(f"“{name}” is {rows.verdict[eeg.AS_JUDGED]} {eeg.AS_JUDGED}, but {_listed(other)}.")
+            parts.append(f"“{name}” is {judged} {eeg.AS_JUDGED}, but {_listed(other)}.")
     same = f"{len(tests) - len(parts)} end in the same verdict in all"
     return " ".join([f"Each of {len(tests)} tests was made in {len(eeg.VIEWS)} ways: {same}.", *parts])
 
@@ -140,7 +150,8 @@ def sensitivity(table):
 
 def how_sparse(evidence, data="nyuv2", protocol="paper"):
     """Share of zero groups in the multi-task models that stand for the sparse ones, ours and the published."""
-    table, number = vision.select(vision.frame(evidence.records), protocol), {"nyuv2": 1, "celebamask": 2}[data]
+    table = vision.select(vision.frame(evidence.records), protocol)
+    number = {what: number for number, what in vision.TABLE_OF.items()}["group_lasso", data]
     said = {
         row["tasks"]: row["group_sparsity_pct"] / 100
         for row in published(number)
@@ -239,12 +250,12 @@ def protocol_effects(evidence, data="nyuv2"):
         f"(of {len(table)}); the effects go from {gains.min():+.1f} % to {gains.max():+.1f} %, with {zero.min():.1f} % "
         f"to {zero.max():.1f} % of the groups zero."
     )
-    alone = gains[gains.index.str.startswith("paper, ")]
-    if alone.empty or "paper" not in gains:
+    own, alone = PROTOCOLS[0], gains.drop(list(PROTOCOLS), errors="ignore")  # a switch is flipped from the first
+    if alone.empty or own not in gains:
         return told
-    furthest = (alone - gains["paper"]).abs().idxmax()
-    away = f"Furthest from the {gains['paper']:+.1f} % of the protocol “paper” leads {furthest.removeprefix('paper, ')}"
-    return f"{told} {away} alone: {gains[furthest]:+.1f} %. Each has one seed."
+    furthest = (alone - gains[own]).abs().idxmax()
+    away = f"Furthest from the {gains[own]:+.1f} % of “{own}” leads one switch alone, “{furthest}”"
+    return f"{told} {away}: {gains[furthest]:+.1f} %. Each has one seed."
 
 
 def _listed(parts):

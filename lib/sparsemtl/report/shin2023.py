@@ -9,7 +9,16 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.report.statistics import against_published, chance_interval, claim_row, effect, estimate, holm, mean_sd
+from sparsemtl.report.statistics import (
+    NOT_RUN,
+    against_published,
+    chance_interval,
+    claim_row,
+    effect,
+    estimate,
+    holm,
+    mean_sd,
+)
 from sparsemtl.report.style import percent
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.studies.shin2023 import (
@@ -259,20 +268,20 @@ def claims(evidences, ids=None, view=AS_JUDGED):
             for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
                 quantity = globals()[claim.quantity]
                 row = claim_row(claim, evidence, quantity(values), quantity(said), "subjects")
-                rows.append({"problem": problem or "not run"} | row)
+                rows.append({"problem": problem or NOT_RUN} | row)
     return pd.DataFrame(rows).set_index("id")
 
 
 def sensitivity(evidence):
-    """The claims with one choice of the analysis made otherwise (DataFrame by claim, problem and view).
+    """The claims with one choice of the analysis made otherwise (DataFrame by claim, problem and view, as `claims`)."""
+    return _side_by_side("view", {view: claims([evidence], view=view) for view in VIEWS})
 
-    The columns are those of `claims`; `changed` says whether the verdict is another than the one judged.
-    """
-    found = pd.concat({view: claims([evidence], view=view) for view in VIEWS}, names=["view"])
-    ran = found[found.problem.isin(PROBLEMS)].reset_index().set_index(["id", "problem", "view"])
-    ran = ran.loc[[key for key in product([c.id for c in CLAIMS], PROBLEMS, VIEWS) if key in ran.index]]
-    judged = ran.verdict.xs(AS_JUDGED, level="view").reindex(ran.index.droplevel("view")) if len(ran) else ()
-    return ran.assign(changed=ran.verdict.to_numpy() != np.asarray(judged))
+
+def _side_by_side(kind, tables):
+    """Tables of `claims` by name as one, by claim, problem and `kind` of table, without what was not run."""
+    found = pd.concat(tables, names=[kind])
+    ran = found[found.problem.isin(PROBLEMS)].reset_index().set_index(["id", "problem", kind])
+    return ran.loc[[key for key in product([c.id for c in CLAIMS], PROBLEMS, tables) if key in ran.index]]
 
 
 def findings(evidence):
@@ -318,7 +327,7 @@ def backbone_table(evidences, problem):
 def _backbone_row(table, method, sparsity):
     chosen = table[(table.method == method) & (table.sparsity == sparsity)] if len(table) else table
     if chosen.empty:
-        return dict.fromkeys(TASKS.values(), "not run")
+        return dict.fromkeys(TASKS.values(), NOT_RUN)
     kept, values = (chosen.weights * (1 - chosen.realised_whole)).mean(), per_subject(chosen)
     return {TASKS[task]: mean_sd(cell(values, task, method, sparsity)) for task in TASKS} | {
         "on training trials": chosen.train_accuracy.mean(),
@@ -331,10 +340,7 @@ def backbone_claims(evidences):
 
     evidences: as `by_backbone` gives them. The columns are those of `claims`.
     """
-    found = pd.concat({BACKBONES[name]: claims([evidence]) for name, evidence in evidences.items()}, names=["backbone"])
-    ran = found[found.problem.isin(PROBLEMS)].reset_index().set_index(["id", "problem", "backbone"])
-    order = [key for key in product([c.id for c in CLAIMS], PROBLEMS, BACKBONES.values()) if key in ran.index]
-    return ran.loc[order]
+    return _side_by_side("backbone", {BACKBONES[name]: claims([e]) for name, e in evidences.items()})
 
 
 def told_apart(table):
@@ -478,7 +484,7 @@ def recovery_sentence(records):
     """
     rho = _recovered(records)
     if not rho:
-        return "Recovery of the truth: not run (it needs simulated recordings)."
+        return f"Recovery of the truth: {NOT_RUN} (it needs simulated recordings)."
     follows = hits = 0
     for k, own in zip(KINDS, SOURCES, strict=True):
         mine = rho[KINDS[k], SOURCES[own]]

@@ -16,7 +16,7 @@ from sparsemtl.report.shin2023 import (
     select,
     vote_frame,
 )
-from sparsemtl.report.statistics import chance_interval, estimate
+from sparsemtl.report.statistics import NOT_RUN, chance_interval, estimate
 from sparsemtl.report.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, method_style
 from sparsemtl.studies.shin2023 import (
     BACKBONES,
@@ -108,7 +108,7 @@ def all_methods_by_subject(records, problem, title=""):
         grid = pd.DataFrame(rows).reindex(sorted(table.subject.unique())).T
         image = ax.imshow(grid, cmap="cividis", vmin=1 / table.classes.iloc[0] - 0.1, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(grid.to_numpy()):
-            ink, said = "black" if value > 0.7 else "white", f"{value:.2f}" if np.isfinite(value) else "not run"
+            ink, said = "black" if value > 0.7 else "white", f"{value:.2f}" if np.isfinite(value) else NOT_RUN
             ax.text(j, i, said, ha="center", va="center", fontsize=8, color=ink)
         ax.set(title=TASKS[task], xticks=range(grid.shape[1]), yticks=range(len(grid)))
         ax.set_xticklabels([f"S{s:03d}" for s in grid.columns])

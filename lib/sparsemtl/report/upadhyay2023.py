@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from sparsemtl.report.statistics import against_published, claim_row, estimate, mean_sd
+from sparsemtl.report.statistics import NOT_RUN, against_published, claim_row, estimate, mean_sd
 from sparsemtl.studies.upadhyay2023 import (
     ALL_CELEBA,
     ALL_NYU,
@@ -123,7 +123,7 @@ def paper_table(number, evidences, protocol="paper"):
                 | {SCORES[t][1]: mean_sd(ours[SCORES[t][0]], 4) for t in inside}
                 | {"groups zero, %": mean_sd(100 * ours["group"], 1)}
                 | {"weights zero, %": mean_sd(100 * ours["parameter"], 1)}
-                | {"seeds": str(len(ours["group"]) or "not run")}
+                | {"seeds": str(len(ours["group"]) or NOT_RUN)}
             )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "source"])
 

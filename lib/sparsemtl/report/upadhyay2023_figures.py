@@ -95,7 +95,7 @@ def channels(evidence, protocol="paper"):
         return empty_figure(f"Fig. 3, {evidence.origin}")
     fig, axes = plt.subplots(2, 2, figsize=(11, 6), sharex=True, sharey=True)
     for ax, (tasks, found) in zip(axes.flat, runs.items(), strict=True):
-        ax.set_title(tasks if found else f"{tasks}: not run", fontsize="medium")
+        ax.set_title(tasks if found else f"{tasks}: {NOT_RUN}", fontsize="medium")
         if not found:
             continue
         layers = list(found[0])

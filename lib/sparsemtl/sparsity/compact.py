@@ -57,7 +57,7 @@ def compact(model, example, fold_norms=False):
     """
     args = example if isinstance(example, tuple) else (example,)
     net, name = copy.deepcopy(model).eval(), type(model).__name__
-    with torch.no_grad(), _exact_convolutions():
+    with torch.no_grad(), exact_convolutions():
         try:
             expected = net(*args)
         except Exception as error:
@@ -75,8 +75,8 @@ def compact(model, example, fold_norms=False):
 
 
 @contextlib.contextmanager
-def _exact_convolutions():
-    """No TensorFloat-32 on a GPU, whose rounding would look like other outputs."""
+def exact_convolutions():
+    """Context without TensorFloat-32 on a GPU, whose rounding in convolutions looks like other outputs."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -113,9 +113,7 @@ def sparsities_of(method, sparsities=SPARSITIES):
 def settled(params, given):
     """Parameters of a spec after some were `given` (both dicts): the trunk's arguments follow backbone and rate."""
     params = params | given
-    if "trunk" in given or not {"backbone", "sfreq"} & set(given):
-        return params
-    return params | {"trunk": trunk_options(params["backbone"], params["sfreq"])}
+    return params | {"trunk": given.get("trunk", trunk_options(params["backbone"], params["sfreq"]))}
 
 
 def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsities=SPARSITIES, **params):
@@ -133,7 +131,7 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
             raise SpecError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     for sparsity in sparsities:
         check_values(params | {"sparsity": sparsity}, RULES)
-    base = settled(settings["params"], {"backbone": settings["params"]["backbone"], "version": VERSION} | params)
+    base = settled(settings["params"], {"version": VERSION} | params)
     if "allow_missing_runs" in settings:
         base["allow_missing_runs"] = settings["allow_missing_runs"]
     return [

@@ -60,7 +60,6 @@ OPTIONAL = MappingProxyType({"precision": ("float32", "bfloat16")})
 
 _POSITIVE = number("a number above 0", lambda v: v > 0)
 _DECAY = number("a number of 0 or more", lambda v: v >= 0)
-_TASKS = (f"tasks of {', '.join(TASKS)}, joined by +", lambda v: isinstance(v, str) and set(v.split("+")) <= set(TASKS))
 _SIZES = ("whole numbers of 1 or more", lambda v: isinstance(v, tuple | list) and all(map(whole(1)[1], v)))
 # What a parameter may be
 RULES = MappingProxyType(
@@ -72,7 +71,6 @@ RULES = MappingProxyType(
         "threshold": number("between 0 and 1", lambda v: 0 < v < 1),
         "lam": number("zero or positive, and finite", lambda v: v >= 0), "lr": _POSITIVE,
         "penalty": one_of("group_lasso", "l1"), "version": one_of(VERSION), "compile": one_of(False, True),
-        "tasks": _TASKS,
         "epochs": whole(1), "patience": whole(0), "batch": whole(2), "size": whole(1),
         "width": whole(1), "head_width": whole(1), "layers": _SIZES, "rates": _SIZES,
     }
@@ -140,7 +138,8 @@ def canonical(tasks):
 
 def settled(params, given):
     """Parameters of a spec after some were `given` (both dicts): a task set has one name."""
-    return params | given | ({"tasks": canonical(given["tasks"])} if "tasks" in given else {})
+    params = params | given
+    return params | {"tasks": canonical(str(params["tasks"]))}
 
 
 def specs(profile, tasks, lambdas, data="nyuv2", protocol="paper", penalty="group_lasso", seeds=None, **params):
