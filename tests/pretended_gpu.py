@@ -18,15 +18,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "gpu"
-MIXED = (
-    "index",
-    "index_put",
-    "index_put_",
-    "_index_put_impl_",
-    "copy_",
-    "_to_copy",
-    "lift_fresh",
-)  # PyTorch takes both
+# operations for which PyTorch takes tensors of both devices
+MIXED = {"index", "index_put", "index_put_", "_index_put_impl_", "copy_", "_to_copy", "lift_fresh"}
 LOW, HIGH = ("conv2d", "linear", "matmul", "bmm", "mm", "addmm"), ("cosine_similarity", "cross_entropy_loss")
 NOISE = torch.Generator().manual_seed(0)  # the device's own, as on a GPU
 
@@ -79,10 +72,8 @@ class Everywhere(TorchDispatchMode):
 
 def computed(operation, args, kwargs):
     """Result of an operation: on the CPU's values, given back as tensors of the device that the operation asks for."""
-    name, tensors = (
-        operation._schema.name.removeprefix("aten::"),
-        [x for x in tree_leaves((args, kwargs)) if is_tensor(x)],
-    )
+    name = operation._schema.name.removeprefix("aten::")
+    tensors = [x for x in tree_leaves((args, kwargs)) if is_tensor(x)]
     here, asked = [isinstance(x, OnDevice) for x in tensors], kwargs.get("device")
     to = None if asked is None else torch.device(asked).type
     if not any(here) and to != NAME:
@@ -132,10 +123,8 @@ def register():
     backend._is_in_bad_fork, backend._lazy_init, backend.current_device = lambda: False, lambda: None, lambda: 0
     backend.get_device_name, backend.synchronize = lambda _=None: "a pretended GPU", lambda _=None: None
     backend.empty_cache, backend.OutOfMemoryError = lambda: None, torch.cuda.OutOfMemoryError
-    backend.get_rng_state, backend.set_rng_state = (
-        lambda _=None: NOISE.get_state(),
-        lambda s, _=None: NOISE.set_state(s),
-    )
+    backend.get_rng_state = lambda _=None: NOISE.get_state()
+    backend.set_rng_state = lambda state, _=None: NOISE.set_state(state)
     backend.manual_seed = backend.manual_seed_all = NOISE.manual_seed
     backend.get_amp_supported_dtype = lambda: [torch.bfloat16]
     backend.default_generators, backend.current_stream = (NOISE,), lambda _=None: None
