@@ -63,9 +63,11 @@ _build/book.pdf: $(BOOK)
 	sed 's|href="book/index.html#|href="#|g' _build/singlehtml/book/index.html > _build/singlehtml/book.html
 	$(BIN)/python book/_ext/print_pdf.py _build/singlehtml/book.html $@
 
+# All runs of the pages come first: a page alone would train fewer networks side by side, and start its own processes.
 # Sphinx warns only about pages that it reads, so after a failure all are read again. What was executed is kept until
 # something changes that it depends on: book/_ext/inputs.py.
 $(BOOK): | .venv/.installed
+	for study in shin2023 upadhyay2023; do $(BIN)/python -m sparsemtl run $$study --profile quick --workers $(JOBS); done
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	rm -f _build/book-*
 	touch $@

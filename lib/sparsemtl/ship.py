@@ -84,6 +84,7 @@ def card(spec, result, scores, size):
     ]
     terms = source.get("license", {}).get("@id") or source.get("conditionsOfAccess", "made by sparsemtl from a seed")
     dense, small = (result["backbone"][kind]["parameters"] for kind in ("zeros", "compact"))
+    penalty = f"lambda {study.scientific(p['lam'])} ({p['penalty']})"
     pictures = ", ".join(f"{n} {split}" for split, n in data["pictures"].items())
     return f"""# {" + ".join(study.TASKS[t] for t in tasks)}: a channel-sparse dilated ResNet
 
@@ -102,7 +103,7 @@ Classes of the segmentation, in order: {", ".join(data["classes"])}.
 
 ## Training
 
-Protocol `{spec.method}`, lambda {p["lam"]:g} ({p["penalty"]}), seed {spec.seed}, {result["epochs"]["run"]} epochs, best
+Protocol `{spec.method}`, {penalty}, seed {spec.seed}, {result["epochs"]["run"]} epochs, best
 at {result["epochs"]["sum"]}, from random weights. {result["sparsity"]["group"]:.1%} of the backbone's groups are zero;
 without their channels it has {small:,} of {dense:,} parameters.
 

@@ -79,9 +79,9 @@ def test_votes_and_densities_follow_the_records(eeg):
 
 
 def test_vision_sentences_tell_what_was_made_up(vision):
-    assert "segmentation at 1e-05; surface normals at 1e-05; depth at 1e-05" in findings.performance(vision)
+    assert "segmentation at 1e-5; surface normals at 1e-5; depth at 1e-5" in findings.performance(vision)
     assert "0.0 % at λ = 0" in findings.sparsity(vision)
-    assert "100.0 % at λ = 0.01" in findings.sparsity(vision)
+    assert "100.0 % at λ = 1e-2" in findings.sparsity(vision)
     assert "removing the dead channels 50 %" in findings.times(vision)
     assert "seg: 50.0 %, 50.0 % and 50.0 %" in findings.channels(vision)
     sets = {(s.method, str(upadhyay2023.flipped(s))) for s in upadhyay2023.protocol_specs("full")

@@ -67,7 +67,7 @@ def test_a_verdict_has_a_shape_of_its_own(word):
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("1e-06", None), ("0.212 ± 0.004", None), ("seg+normal+depth", None), ("EEGNet 21 x 240, dense, torch", "words"),
+    [("1e-6", None), ("0.212 ± 0.004", None), ("seg+normal+depth", None), ("EEGNet 21 x 240, dense, torch", "words"),
      ("independent: compacted", "words"), ("in one batch, small", "words"), ("many words " * 4, "long"), (0.5, None)],
 )  # fmt: skip
 def test_text_may_break_into_lines_and_a_number_may_not(value, kind):

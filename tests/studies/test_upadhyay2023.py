@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sparsemtl.__main__ import main
 from sparsemtl.errors import SpecError
 from sparsemtl.studies import upadhyay2023 as study
@@ -71,6 +73,16 @@ def test_published_numbers_are_those_of_the_paper():
     assert "seg_iou_mean" not in rows["depth", 0.0]
     assert {row["tasks"] for row in study.published(3)} == set(study.L1_SETS)
     assert {row["value"] for row in study.published("text") if row["figure"] == "4d"} == {0.32, 0.74}
+
+
+def test_lambdas_are_written_as_in_the_paper():
+    assert [study.scientific(lam) for lam in study.LAMBDAS] == ["0", "1e-7", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2"]
+
+
+@given(st.integers(1, 999999), st.integers(-30, 3))
+def test_a_lambda_of_six_digits_can_be_read_back(digits, exponent):
+    lam = float(f"{digits}e{exponent}")
+    assert float(study.scientific(lam)) == lam
 
 
 @pytest.mark.parametrize("name", list(study.SWITCHES))

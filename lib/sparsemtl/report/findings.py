@@ -26,6 +26,7 @@ from sparsemtl.studies.upadhyay2023 import (
     PROTOCOLS,
     SPARSE,
     published,
+    scientific,
 )
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
 
@@ -160,7 +161,7 @@ def how_sparse(evidence, data="nyuv2", protocol="paper"):
     ours = [vision.cell(table, tasks, SPARSE, "group", data=data).mean() for tasks in said]
     name, ran = vision.DATA_NAMES[data], [share for share in ours if not np.isnan(share)]
     told = f"{_range(ran)} of the groups are zero" if ran else NOT_RUN
-    return f"{name}, multi-task models at λ = {SPARSE:g}: {told}; published: {_range(said.values())}."
+    return f"{name}, multi-task models at λ = {scientific(SPARSE)}: {told}; published: {_range(said.values())}."
 
 
 def _range(shares):
@@ -196,9 +197,10 @@ def performance(evidence, protocol="paper"):
     ran, best = sorted(table.lam.unique()), []
     for task in ALL_NYU.split("+"):
         column, _, sign = vision.SCORES[task]
-        best.append(f"{PICTURE_TASKS[task]} at {(sign * table.groupby('lam')[column].mean()).idxmax():g}")
+        lam = (sign * table.groupby("lam")[column].mean()).idxmax()
+        best.append(f"{PICTURE_TASKS[task]} at {scientific(lam)}")
     told = f"{len(ran)} of {len(LAMBDAS)} λ were run; the best are: {'; '.join(best)}."
-    return f"{told} The paper names {SPARSE:g}."
+    return f"{told} The paper names {scientific(SPARSE)}."
 
 
 def sparsity(evidence, protocol="paper"):
@@ -206,10 +208,8 @@ def sparsity(evidence, protocol="paper"):
     table = vision.three_tasks(evidence, protocol)
     if table.empty:
         return f"Three-task model: {NOT_RUN}."
-    tested, end = (
-        _listed([f"{percent(share, 1)} at λ = {lam:g}" for lam, share in table.groupby("lam")[column].mean().items()])
-        for column in ("group", "group_at_end")
-    )
+    means = table.groupby("lam")[["group", "group_at_end"]].mean().rename(index=scientific)
+    tested, end = (_listed([f"{percent(share, 1)} at λ = {lam}" for lam, share in means[c].items()]) for c in means)
     return (
         f"Groups zero in the networks that are tested, the best by validation: {tested}. After the last epoch: {end}."
     )
@@ -240,13 +240,13 @@ def channels(evidence, protocol="paper"):
 
 def protocol_effects(evidence, data="nyuv2"):
     """In how many variants sparse beats dense, and which switch alone changes that most."""
-    table, name = vision.protocols(evidence, data), vision.DATA_NAMES[data]
+    table, name, sparse = vision.protocols(evidence, data), vision.DATA_NAMES[data], f"λ = {scientific(SPARSE)}"
     gains = table["sparse over dense", "%"].dropna()
     if gains.empty:
         return f"{name}: {NOT_RUN}."
-    zero = table.loc[gains.index, (f"λ = {SPARSE:g}", "groups zero, %")]
+    zero = table.loc[gains.index, (sparse, "groups zero, %")]
     told = (
-        f"{name}: λ = {SPARSE:g} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants that were run "
+        f"{name}: {sparse} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants that were run "
         f"(of {len(table)}); the effects go from {gains.min():+.1f} % to {gains.max():+.1f} %, with {zero.min():.1f} % "
         f"to {zero.max():.1f} % of the groups zero."
     )

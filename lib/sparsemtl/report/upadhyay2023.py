@@ -23,6 +23,7 @@ from sparsemtl.studies.upadhyay2023 import (
     flipped,
     protocol_specs,
     published,
+    scientific,
     switch_lambdas,
 )
 
@@ -108,7 +109,7 @@ def paper_table(number, evidences, protocol="paper"):
         names, lam = row["tasks"], row["lambda"]
         inside = [task for task in tasks if task in names.split("+")]
         line = dict.fromkeys((SCORES[task][1] for task in tasks), "")
-        index = (names, f"{lam:g}")
+        index = (names, scientific(lam))
         rows[*index, "published"] = (
             line
             | {SCORES[t][1]: f"{row[SCORES[t][0] + '_mean']:.4f} ± {row[SCORES[t][0] + '_std']:.4f}" for t in inside}
@@ -137,7 +138,7 @@ def cells(number, evidence, protocol="paper"):
             ours = cell(table, row["tasks"], row["lambda"], column, *TABLE_OF[number])
             e, said = estimate(ours), (row[f"{column}_mean"], row[f"{column}_std"])
             difference, units, word = against_published(e, *said)
-            rows[row["tasks"], f"{row['lambda']:g}", label] = {
+            rows[row["tasks"], scientific(row["lambda"]), label] = {
                 "published": said[0], "published sd": said[1], "ours": e.mean, "sd": e.sd, "against published": word,
                 "seeds": e.n, "difference": difference, "difference / spread": units,
             }  # fmt: skip
@@ -159,7 +160,7 @@ def other_metrics(evidence, data="nyuv2", protocol="paper"):
     means = table.groupby(["tasks", "penalty", "lam"])[names].mean()
     order = [k for s in sets for k in means.index if k[0] == s]
     constant = table[[f"constant_{n}" for n in names]].mean().rename(lambda n: n.removeprefix("constant_"))
-    means = means.loc[order].rename(index=str)
+    means = means.loc[order].rename(index=scientific, level="lam")
     means.loc[("constant predictor", "", ""), :] = constant
     labels = {s[0]: s[1][:-2] for s in SCORES.values()} | OTHER_METRICS
     return means.rename_axis(["tasks", "penalty", "λ"]).rename(columns=labels)
@@ -213,12 +214,16 @@ def _singles_over(table, sets):
 
 def best_at_sparse(table):
     """Lambda 1e-5 over each of the other lambdas, three-task model; the smallest decides."""
-    return {f"over λ = {lam:g}": gain(table, (ALL_NYU, SPARSE), (ALL_NYU, lam)) for lam in LAMBDAS if lam != SPARSE}
+    return {
+        f"over λ = {scientific(lam)}": gain(table, (ALL_NYU, SPARSE), (ALL_NYU, lam))
+        for lam in LAMBDAS
+        if lam != SPARSE
+    }
 
 
 def all_zero(table):
     """Share of zero groups at lambda 1e-3 and 1e-2 minus 0.99, three-task model; the smallest decides."""
-    return {f"at λ = {lam:g}": cell(table, ALL_NYU, lam, "group") - 0.99 for lam in LAMBDAS if lam >= 1e-3}
+    return {f"at λ = {scientific(lam)}": cell(table, ALL_NYU, lam, "group") - 0.99 for lam in LAMBDAS if lam >= 1e-3}
 
 
 def groups_over_l1(table):
@@ -299,7 +304,7 @@ def times(evidence, protocol="paper"):
     means[shares] *= 100
     said = {row["lambda"]: row["value"] for row in published("text") if row["figure"] == "4d"}
     means["published saving, ms"] = [f"{said[lam]:g}" if lam in said else "" for lam in means.index]
-    return means.rename_axis("λ").rename(index=lambda lam: f"{lam:g}")
+    return means.rename_axis("λ").rename(index=scientific)
 
 
 def switches():
@@ -324,11 +329,11 @@ def protocols(evidence, data="nyuv2"):
         chosen = pd.concat([select(table, protocol, flipped=f, lam=lam, seed=0) for lam, f in flips.items()])
         scores = {("sparse over dense", "%"): 100 * gain(chosen, (tasks, SPARSE), (tasks, 0.0)).mean()}
         scores |= {
-            (f"λ = {lam:g}", SCORES[t][1]): cell(chosen, tasks, lam, SCORES[t][0]).mean()
+            (f"λ = {scientific(lam)}", SCORES[t][1]): cell(chosen, tasks, lam, SCORES[t][0]).mean()
             for lam in flips
             for t in tasks.split("+")
         }
-        scores[f"λ = {SPARSE:g}", "groups zero, %"] = 100 * cell(chosen, tasks, SPARSE, "group").mean()
+        scores[f"λ = {scientific(SPARSE)}", "groups zero, %"] = 100 * cell(chosen, tasks, SPARSE, "group").mean()
         rows[f"{protocol}, {flip}" if flip else protocol] = scores
     out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
     out.columns = pd.MultiIndex.from_tuples(out.columns)

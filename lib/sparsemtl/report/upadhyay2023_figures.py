@@ -18,6 +18,7 @@ from sparsemtl.studies.upadhyay2023 import (
     SPARSE,
     TASKS,
     published,
+    scientific,
 )
 
 DEAD, ALIVE = "#D9D9D9", "#0072B2"
@@ -122,7 +123,7 @@ def _against_lambda(ax, table, column, **style):
 
 
 def _lambda_axis(ax):
-    ax.set_xticks(range(len(LAMBDAS)), [f"{lam:g}" for lam in LAMBDAS], rotation=40, ha="right")
+    ax.set_xticks(range(len(LAMBDAS)), map(scientific, LAMBDAS), rotation=40, ha="right")
     ax.set_xlabel("λ")
 
 
@@ -177,7 +178,7 @@ def sparsity_by_epoch(evidence, protocol="paper"):
         runs = list(cell(table, ALL_NYU, lam, "by_epoch"))
         if runs:  # early stopping gives lines of different length: the mean ends with the shortest
             line = 100 * np.mean([run[: min(map(len, runs))] for run in runs], axis=0)
-            ax.plot(range(1, len(line) + 1), line, color=colour, label=f"λ = {lam:g}")
+            ax.plot(range(1, len(line) + 1), line, color=colour, label=f"λ = {scientific(lam)}")
     if not ax.lines:
         plt.close(fig)
         return empty_figure(f"Fig. 4c, {evidence.origin}")

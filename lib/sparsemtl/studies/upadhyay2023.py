@@ -116,6 +116,12 @@ PROFILE_SETTINGS = MappingProxyType(
 DEFAULT_SECONDS = MappingProxyType({"quick": 3, "small": 700, "full": 600})
 
 
+def scientific(lam):
+    """A lambda as the paper writes it: "1e-5", and "0"."""
+    mantissa, exponent = f"{lam:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if lam else "0"
+
+
 def default_switches(protocol, data):
     """Value of every switch that matters for `data` ("nyuv2" or "celebamask") in a protocol (dict)."""
     if protocol not in PROTOCOLS:
