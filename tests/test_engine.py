@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,13 +131,13 @@ def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeyp
     assert found() == head + "+"
 
 
-def test_records_of_other_code_are_made_anew_where_that_is_asked_for(calls, tiny_spec, tmp_path, monkeypatch):
-    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(2)]
-    execute(specs, store, progress=False)
-    assert execute(specs, store, progress=False, same_code=True).executed == 0
-    monkeypatch.setattr(engine, "code_fingerprint", lambda: "0" * 16)
+@pytest.mark.parametrize(("profile", "anew"), [("quick", 2), ("small", 0), ("full", 0)])
+def test_quick_runs_of_other_code_are_made_anew(calls, tiny_spec, tmp_path, monkeypatch, profile, anew):
+    store, specs = Store(tmp_path), [replace(tiny_spec(seed=s), profile=profile) for s in range(2)]
+    assert execute(specs, store, progress=False).executed == 2
     assert execute(specs, store, progress=False).executed == 0
-    assert execute(specs, store, progress=False, same_code=True).executed == 2
+    monkeypatch.setattr(engine, "code_fingerprint", lambda: "0" * 16)
+    assert execute(specs, store, progress=False).executed == anew
 
 
 def test_a_result_that_is_not_finite_fails_by_name(calls, tiny_spec, tmp_path, monkeypatch):

@@ -298,6 +298,21 @@ def test_committed_records_are_found_by_study_and_profile(three, tmp_path):
     assert {r.hash for r in committed(tmp_path)} == {r.hash for r in three}
 
 
+def test_committed_records_that_change_are_read_again(three, tmp_path):
+    path = tmp_path / "shin2023/small/a.jsonl"
+    write_jsonl(path, three[:2])
+    assert len(committed(tmp_path)) == 2
+    write_jsonl(path, three)
+    assert {r.hash for r in committed(tmp_path)} == {r.hash for r in three}
+    path.write_text(path.read_text().replace('"value":', '"other":'))
+    with pytest.raises(RecordError, match=r"a\.jsonl line 1: .*digest does not belong"):
+        committed(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RecordError, match=r"a\.jsonl: no such file"):
+        committed(tmp_path)
+
+
 def test_merging_keeps_the_first_and_tells_of_the_other(three, make_record):
     other = make_record(three[0].spec, {"value": 0.75}, device="another machine")
     again = make_record(three[1].spec, three[1].result, started="2025-01-01T00:00:00+00:00")

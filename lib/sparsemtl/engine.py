@@ -191,11 +191,12 @@ class Outcome:
     executed: int = 0
 
 
-def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True, same_code=False):
+def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True):
     """Run every spec that has no valid record in `store`; each record is written as soon as its run ends.
 
+    Quick runs of other code are made anew: they exist to show that this code works.
+
     specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
-    same_code: a record that other code made counts as missing (cheap runs, which must show what the code does now).
     Specs that their study's runner does together end together, and each record takes an equal share of the seconds.
     A run that fails is noted in `Outcome.failures` and the others go on.
     Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
@@ -208,7 +209,7 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     missing = []
     for spec in dict.fromkeys(specs):
         record = _usable(store, spec)
-        if record is None or (same_code and record.run.get("code") != code_fingerprint()):
+        if record is None:
             missing.append(spec)
         else:
             outcome.records[spec.hash] = record
@@ -229,11 +230,14 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
 
 
 def _usable(store, spec):
+    """The store's record of a run, or None where there is none that counts."""
     try:
-        return store.read(spec)
+        record = store.read(spec)
     except RecordError as error:
         print(f"{error}\nrunning {spec.label()} again", file=sys.stderr)
         return None
+    of_other_code = record and spec.profile == "quick" and record.run.get("code") != code_fingerprint()
+    return None if of_other_code else record
 
 
 def _batches(specs, workers, device):

@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -256,12 +257,19 @@ def committed(results="results"):
     """
     records, file_of = [], {}
     for path in sorted(Path(results).glob("*/*/*.jsonl")):
-        for record in read_jsonl(path):
+        stat = path.stat() if path.exists() else None  # a link that leads nowhere: the reader says so
+        for record in _read_once(path, stat and (stat.st_mtime_ns, stat.st_size)):
             if record.hash in file_of:
                 raise RecordError(f"run {record.hash} is in {file_of[record.hash]} and in {path}: keep it once")
             file_of[record.hash] = path
             records.append(record)
     return records
+
+
+@cache
+def _read_once(path, state):
+    """Records of a file, read and checked once for as long as its time and size (`state`) stay: pages ask often."""
+    return read_jsonl(path)
 
 
 def set_hash(records):

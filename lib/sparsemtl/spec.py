@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
@@ -124,7 +125,7 @@ class RunSpec:
         except TypeError as error:
             raise SpecError(f"not a run specification: {error}") from error
 
-    @property
+    @cached_property
     def hash(self):
         """Name of the run: first 16 hex digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]

@@ -114,9 +114,7 @@ def committed_evidences(study, results=None, table=None):
 def local_evidence(
     study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
 ):
-    """Evidence of this machine: runs whatever `profile` still lacks, then returns all of it.
-
-    Quick runs of other code are made anew: they exist to show that this code works.
+    """Evidence of this machine: runs whatever `profile` still lacks (see `execute`), then returns all of it.
 
     specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of a table,
     as `committed_evidences` takes it. workers: processes (default: one for each core, on a GPU one). store: folder of
@@ -126,14 +124,8 @@ def local_evidence(
     if specs is None and (table := table or study.MAIN):
         specs, options = study.TABLES[table](profile), f"--table {table}"
     specs = study.all_specs(profile) if specs is None else specs
-    outcome = execute(
-        specs,
-        Store(store),
-        workers or (os.cpu_count() if device == "cpu" else 1),
-        data_dir,
-        device,
-        same_code=profile == "quick",
-    )
+    workers = workers or (os.cpu_count() if device == "cpu" else 1)
+    outcome = execute(specs, Store(store), workers, data_dir, device)
     if outcome.failures:
         raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
     return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)
