@@ -142,6 +142,41 @@ def test_on_a_cpu_company_does_not_change_a_bit(company):
     assert all(torch.equal(v, among[-1].state_dict()[n]) for n, v in alone.state_dict().items())
 
 
+def test_networks_that_would_come_out_the_same_are_trained_once(monkeypatch):
+    sizes = []
+
+    def noted(self, networks):
+        sizes.append(len(networks))
+        made(self, networks)
+
+    made = Stack.__init__
+    monkeypatch.setattr(Stack, "__init__", noted)
+    other = network()
+    other.shared.norm_spatial.running_mean.add_(1)
+    mask = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(network()).items()}
+    mask["mi.weight"][0, 0] = False
+    same_weights = network()  # but for one that is zero in both, and learns in one of them
+    with torch.no_grad():
+        same_weights.mi.weight[0, 0] = 0
+    sparse = [masked(k, torch.float64) for k in (3, 3, 5)]
+    nets = [network(), sparse[0], network(), same_weights, copy.deepcopy(same_weights), other, *sparse[1:]]
+    apply_masks(nets[4], mask)
+    alone = [copy.deepcopy(net) for net in nets]
+    histories = trained(nets)
+    assert sizes == [6]
+    for net, twin in zip(nets, alone, strict=True):
+        trained([twin])
+        for name, value in twin.state_dict().items():
+            torch.testing.assert_close(net.state_dict()[name], value)
+        assert all(torch.equal(masks_of(net)[name], kept) for name, kept in masks_of(twin).items())
+    histories[0].append(7.0)
+    assert len(histories[2]) == EPOCHS
+    sizes.clear()
+    trainings = [Training(network(), EPOCHS, lambda *step: None), Training(network(), EPOCHS)]
+    fit_together(trainings, partial(batches, given=data()), motor.multitask_loss, adam)
+    assert sizes == [2]
+
+
 def test_a_network_that_diverges_fails_alone():
     nets = [network() for _ in range(3)]
     with torch.no_grad():

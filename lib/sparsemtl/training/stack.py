@@ -62,8 +62,34 @@ def fit_together(trainings, batches, loss_fn, optimizer, least=1):
 
     trainings: list of `pruning.Training` of one architecture and number of epochs. batches, loss_fn: as `fit` takes
     them. optimizer: parameters -> optimizer that works element by element (Adam). least: size of the stack up to
-    which copies of the first network fill it. A network whose loss is not finite fails alone.
+    which copies of the first network fill it. A network whose loss is not finite fails alone. Of networks that would
+    come out the same, as the lottery ticket's first ones do at every sparsity, one is trained for all.
     """
+    first = [next(k for k, other in enumerate(trainings) if _alike(training, other)) for training in trainings]
+    distinct = sorted(set(first))
+    found = _fit_stack([trainings[k] for k in distinct], batches, loss_fn, optimizer, least)
+    outcomes = dict(zip(distinct, found, strict=True))
+    for k, training in zip(first, trainings, strict=True):
+        if training is not trainings[k]:
+            training.net.load_state_dict(trainings[k].net.state_dict())
+    return [copy.copy(outcomes[k]) for k in first]  # who gets a history may write to it
+
+
+def _alike(training, other):
+    """Whether two trainings of an architecture end in the same network: same state, masks and length."""
+    if training is other:
+        return True
+    if training.after_step or other.after_step or training.epochs != other.epochs:
+        return False
+    return all(
+        torch.equal(value, theirs[name])
+        for own, theirs in ((of(training.net), of(other.net)) for of in (nn.Module.state_dict, masks_of))
+        for name, value in own.items()
+    )
+
+
+def _fit_stack(trainings, batches, loss_fn, optimizer, least):
+    """`fit_together` of networks that all differ."""
     networks = [training.net for training in trainings]
     stack = Stack(networks + [copy.deepcopy(networks[0]) for _ in range(least - len(networks))])
     histories, failures, losses = [[] for _ in trainings], [None for _ in trainings], []
