@@ -42,7 +42,7 @@ def main():
         if on_cpu and profile == "small":
             sides["each beside a copy, small"] = partial(case.stacked, 1)  # what a run costs that has no company
             sides |= {f"stacks of {k}, small": partial(case.stacked, k) for k in (4, 8, len(specs))}
-    with engine.reproducible(args.device):
+    with engine.reproducible(args.device), engine.memory_kept():
         found = seconds(take_turns(sides, args))
         # of a mark that is missed the page tells where the batch's time goes
         profiles = {mark.against: where_time_goes(sides[mark.against], args.device) for mark in marks}

@@ -1,8 +1,10 @@
 """The engine runs what is missing, once, and the same spec gives the same bits wherever it runs."""
 
+import ctypes
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -469,3 +471,24 @@ def test_float32_stays_float32_on_a_gpu():
         with engine.reproducible(device):
             assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_freed_memory_is_kept_for_as_long_as_it_is_asked_for():
+    size = 2**24  # float32: 64 MiB, more than glibc keeps by itself
+
+    def pages_mapped():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(8):
+            torch.ones(size)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    outside = pages_mapped()
+    with engine.memory_kept():
+        assert pages_mapped() < outside / 2
+        kept = resident()
+    assert resident() < kept - size
+    assert pages_mapped() > outside / 2

@@ -1,6 +1,7 @@
 """Executes run specs: what has a valid record is skipped, the rest runs in turn or on local processes."""
 
 import contextlib
+import ctypes
 import hashlib
 import math
 import os
@@ -62,7 +63,7 @@ def _run_batch(specs, root, device):
     taken before it was cut off and resumed.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    with reproducible(device):
+    with reproducible(device), memory_kept():
         results = _results_of(specs, root, device)
     seconds = round((time.perf_counter() - clock) / len(specs), 3)
     when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
@@ -118,6 +119,30 @@ def reproducible(device):
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+@contextlib.contextmanager
+def memory_kept():
+    """Context in which memory that is freed stays with the process, and goes back at the end (glibc; else as usual).
+
+    A step of training frees and asks for the same large tensors again. As a rule malloc gives each of them back to the
+    kernel, which then has to map and to clear new pages.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # what glibc's own thresholds grow to
+        libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+        libc.malloc_trim(0)
 
 
 def _check_device(device):

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sparsemtl.engine import reproducible
+from sparsemtl.engine import memory_kept, reproducible
 from sparsemtl.errors import SpecError, needs
 from sparsemtl.export import to_onnx
 from sparsemtl.records import check_writable, written_whole
@@ -37,7 +37,7 @@ def ship(spec, folder, root=None, device="cpu"):
 
     folder = Path(folder)
     check_writable(folder)
-    with reproducible(device):
+    with reproducible(device), memory_kept():
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()
         result = training.result()
