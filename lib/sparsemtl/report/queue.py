@@ -3,21 +3,26 @@
 from collections import defaultdict
 from statistics import median
 
-PROFILES = {"full": "one GPU, runs one after the other", "small": "one CPU core; divide by the number of workers"}
+PROFILES = {"full": "a GPU", "small": "a CPU core"}  # and where a default holds
 SECONDS = 60.0  # of a run of which nothing is known
+HEAD = """# What is still to be run
+
+Made by `python -m sparsemtl queue`; nothing here is typed by hand. Hours are those of one run after the other; workers
+share them."""
 
 
 def queue(studies, records):
     """Markdown page of the runs that `records` lack: a table for each study (module) and profile.
 
     A run that several tables need counts for the first of them. Its time is the median of records of the same study,
-    profile and task set (or method and backbone), else of the study and profile, else the study's `DEFAULT_SECONDS`.
+    profile and task set (or method and backbone), else of the study and profile, else the study's `DEFAULT_SECONDS`;
+    the page says on which device.
     """
-    lines = ["# What is still to be run", "", "Made by `python -m sparsemtl queue`; nothing here is typed by hand."]
+    lines = [HEAD]
     done, seconds = {r.hash for r in records}, _measured(records)
     for study in studies:
-        for profile, where in PROFILES.items():
-            lines += ["", f"## {study.NAME}, profile {profile} ({where})", ""]
+        for profile in PROFILES:
+            lines += ["", f"## {study.NAME}, profile {profile}", ""]
             lines += ["| table | missing | of | hours | estimate from |", "| --- | --- | --- | --- | --- |"]
             seen, hours = set(), 0.0
             for name, make in study.TABLES.items():
@@ -44,18 +49,21 @@ def _keys(spec):
 
 
 def _measured(records):
-    """Median seconds of the records of each key."""
+    """(median seconds, devices) of the records of each key."""
     found = defaultdict(list)
     for record in records:
         for key in _keys(record.spec):
-            found[key].append(record.run["seconds"])
-    return {key: median(values) for key, values in found.items()}
+            found[key].append(record.run)
+    return {
+        key: (median(r["seconds"] for r in runs), " and ".join(sorted({r["device"] for r in runs})))
+        for key, runs in found.items()
+    }
 
 
 def _guess(study, spec, seconds):
-    exact, rough = _keys(spec)
-    if exact in seconds:
-        return seconds[exact], "like runs"
-    if rough in seconds:
-        return seconds[rough], "other runs"
-    return getattr(study, "DEFAULT_SECONDS", {}).get(spec.profile, SECONDS), "a default"
+    for key, which in zip(_keys(spec), ("like", "other"), strict=True):
+        if key in seconds:
+            taken, device = seconds[key]
+            return taken, f"{which} runs on {device}"
+    default = getattr(study, "DEFAULT_SECONDS", {}).get(spec.profile, SECONDS)
+    return default, f"a default for {PROFILES[spec.profile]}"
