@@ -258,13 +258,15 @@ def test_votes_are_averaged_by_layer_in_the_networks_order(records):
 
 def test_agreement_is_the_gap_to_the_noise_paired_over_subjects(records):
     table = report.agreement(records)
-    for layer in LAYERS:
-        gaps = []
+    pairs = {"start apart": ("null_me", "half"), "start alike": ("null_me_one_head", "half_one_head")}
+    assert list(table.index) == list(product(pairs, LAYERS))
+    for heads, layer in table.index:
+        gaps, (null, half) = [], pairs[heads]
         for u in SUBJECTS:
             v = [result_of("or", 0.4, u, k, "true")["votes"]["layers"][f"shared.{layer}.weight"] for k in SEEDS]
-            gaps.append(np.mean([(x["null_mi"] + x["null_me"]) / 2 - x["half"] for x in v]))
+            gaps.append(np.mean([(x["null_mi"] + x[null]) / 2 - x[half] for x in v]))
         low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
-        row = table.loc[layer]
+        row = table.loc[heads, layer]
         assert (row["mean"], row.low, row.high) == pytest.approx((np.mean(gaps), low, high))
 
 

@@ -320,7 +320,8 @@ def test_agreement_of_constructed_votes(monkeypatch, mi, me, expected):
     for numbers_ in found["layers"].values():
         assert {k: numbers_[k] for k in expected} == pytest.approx(expected)
         assert numbers_["half"] == pytest.approx(expected["iou"])
-        assert (numbers_["null_mi"], numbers_["null_me"], numbers_["reinit"]) == (1, 1, 1)
+        assert numbers_["half_one_head"] == pytest.approx(expected["iou"])
+        assert [numbers_[k] for k in ("null_mi", "null_me", "null_me_one_head", "reinit")] == [1, 1, 1, 1]
     electrodes = {k: v.tolist() for k, v in found["electrodes"].items()}
     weight = prunable(net)[SHARED]
     kept = {t: rule(torch.arange(weight.numel())).view(weight.shape[0], 6) for t, rule in (("mi", mi), ("me", me))}
@@ -351,10 +352,18 @@ def test_controls_of_the_votes_compare_what_they_say(monkeypatch):
     def kept(task, which, other):
         return torch.arange(40) >= starts[task, which] + 3 * other
 
+    def other(model):
+        """0: the network; 1: another one; 2: the network, with one head."""
+        if model is net:
+            return 0
+        same = all(torch.equal(w, model.state_dict()[n]) for n, w in net.state_dict().items() if n[:3] != "me.")
+        alike = all(torch.equal(w, model.mi.state_dict()[n]) for n, w in model.me.state_dict().items())
+        return 2 if same and alike else 1
+
     def votes(model, job):
         out = {}
         for task in TASKS:
-            keep = kept(task, of(job, task), model is not net)
+            keep = kept(task, of(job, task), other(model))
             out[task] = {
                 n: keep.repeat(-(-w.numel() // 40))[: w.numel()].view_as(w) for n, w in prunable(model).items()
             }
@@ -373,13 +382,17 @@ def test_controls_of_the_votes_compare_what_they_say(monkeypatch):
         a, b = (kept(*which).repeat(-(-n // 40))[:n] for which in (a, b))
         return ((a & b).sum() / (a | b).sum()).item()
 
-    cross = [expected(("mi", a, False), ("me", b, False)) for a in (0, 1) for b in (0, 1)]
-    assert numbers["iou"] == pytest.approx(expected(("mi", "all", False), ("me", "all", False)))
+    cross, alike = ([expected(("mi", a, 0), ("me", b, k)) for a in (0, 1) for b in (0, 1)] for k in (0, 2))
+    assert numbers["iou"] == pytest.approx(expected(("mi", "all", 0), ("me", "all", 0)))
     assert numbers["half"] == pytest.approx(np.mean(cross))
-    assert numbers["null_mi"] == pytest.approx(expected(("mi", 0, False), ("mi", 1, False)))
-    assert numbers["null_me"] == pytest.approx(expected(("me", 0, False), ("me", 1, False)))
-    assert numbers["reinit"] == pytest.approx(expected(("mi", "all", False), ("mi", "all", True)))
-    assert len({round(numbers[k], 6) for k in ("iou", "half", "null_mi", "null_me", "reinit")}) == 5
+    assert numbers["null_mi"] == pytest.approx(expected(("mi", 0, 0), ("mi", 1, 0)))
+    assert numbers["null_me"] == pytest.approx(expected(("me", 0, 0), ("me", 1, 0)))
+    assert numbers["half_one_head"] == pytest.approx(np.mean(alike))
+    assert numbers["null_me_one_head"] == pytest.approx(expected(("me", 0, 2), ("me", 1, 2)))
+    assert not torch.equal(net.me.weight, net.mi.weight)
+    assert numbers["reinit"] == pytest.approx(expected(("mi", "all", 0), ("mi", "all", 1)))
+    keys = ("iou", "half", "half_one_head", "null_mi", "null_me", "null_me_one_head", "reinit")
+    assert len({round(numbers[k], 6) for k in keys}) == len(keys)
     for task in TASKS:
         score = snip(net, motor.multitask_loss, {task: inputs[task]}, {task: targets[task]})[SHARED].double()
         by_electrode = score.transpose(0, net.spatial_weight()[1]).flatten(1).sum(1)

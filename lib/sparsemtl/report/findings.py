@@ -82,11 +82,15 @@ def vote_agreement(records):
     table = eeg.agreement(records)
     if table.empty:
         return f"Votes: {NOT_RUN}."
-    apart, largest = table.index[table.low > 0], table["mean"].idxmax()
-    return (
-        f"In {len(apart)} of {len(table)} shared layers the tasks' votes differ by more than the noise of the scores "
-        f"(interval above zero); the largest difference in IoU is {table['mean'][largest]:.3f}, in {largest}."
-    )
+    parts = []
+    for heads in eeg.HEADS:
+        gaps = table.loc[heads]
+        largest = gaps["mean"].idxmax()
+        parts.append(
+            f"where the heads {heads}, in {(gaps.low > 0).sum()} of {len(gaps)} shared layers (largest difference in "
+            f"IoU: {gaps['mean'][largest]:.3f}, {largest})"
+        )
+    return f"The tasks' votes differ by more than the noise of the scores {'; '.join(parts)}."
 
 
 def densities(records):

@@ -392,11 +392,16 @@ def _layer_name(parameter):
 VOTE_COLUMNS = {
     "iou": "MI against ME, all trials",
     "half": "MI against ME, half the trials each",
+    "half_one_head": "the same, heads that start alike",
     "null_mi": "MI against MI, other half",
     "null_me": "ME against ME, other half",
+    "null_me_one_head": "the same, MI's head at the start",
     "reinit": "MI against MI, other initial weights",
     "chance": "independent votes",
 }
+
+
+HEADS = {"start apart": "", "start alike": "_one_head"}  # how the two heads begin: ending of the columns
 
 
 def vote_table(records):
@@ -409,19 +414,20 @@ def vote_table(records):
 
 
 def agreement(records):
-    """How far the votes differ by task rather than by noise (DataFrame, one row a layer).
+    """How far the votes differ by more than noise (DataFrame by heads and layer; see `HEADS`).
 
-    IoU of one task on its two halves minus IoU of the two tasks on halves, paired over subjects: above zero means
-    that the tasks want different weights, zero that they disagree no more than one task does with itself.
+    IoU of one task on its two halves minus IoU of the two tasks on halves, paired over subjects: zero means that the
+    tasks disagree no more than one task does with itself. Heads that start from different random weights are one
+    reason to disagree; only what is left with heads that start alike can be about the tasks.
     """
-    votes, rows = published_votes(records), []
+    votes, rows = published_votes(records), {}
     if votes.empty:
         return pd.DataFrame()
-    gap = (votes.null_mi + votes.null_me) / 2 - votes.half
-    by_subject = gap.groupby([votes.layer, votes.subject], sort=False).mean()
-    for layer in votes.layer.unique():
-        rows.append({"layer": layer, **vars(effect(by_subject.loc[layer]))})
-    return pd.DataFrame(rows).set_index("layer")
+    for heads, which in HEADS.items():
+        gap = (votes.null_mi + votes[f"null_me{which}"]) / 2 - votes[f"half{which}"]
+        by_subject = gap.groupby([votes.layer, votes.subject], sort=False).mean()
+        rows |= {(heads, layer): vars(effect(by_subject.loc[layer])) for layer in votes.layer.unique()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["heads", "layer"])
 
 
 KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}

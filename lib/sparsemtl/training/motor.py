@@ -5,6 +5,7 @@ trained for a fixed number of epochs and tested once, at the end.
 """
 
 import contextlib
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -287,15 +288,18 @@ def vote_analysis(net, job, data, build, seed):
     """How far the two tasks' votes on the shared part agree, by layer and over the electrodes.
 
     For each shared layer: the votes' densities, the IoU of the two kept sets, what independent votes of these
-    densities would give (`chance`), and three comparisons on masks of the same sparsity: the tasks on half of
-    their trials (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task
-    with two initialisations (`reinit`). Over the electrodes: weights of the spatial convolution that are kept by
+    densities would give (`chance`), and comparisons on masks of the same sparsity: the tasks on half of their trials
+    (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task with two
+    initialisations (`reinit`). The two heads start from different random weights, which alone makes votes differ, so
+    two of these are made again with ME's head starting as MI's does (`half_one_head`, `null_me_one_head`). Over the
+    electrodes: weights of the spatial convolution that are kept by
     MI only, ME only and both, and each task's scores, summed over filters and scaled to sum to one.
     """
     vote = votes(net, job)
     other = build(generator=torch.Generator().manual_seed(seed + 500)).to(next(net.parameters()).device)
     reinit = votes(other, job)
     halves = [votes(net, _half(job, k)) for k in (0, 1)]
+    one_head = [votes(_with_one_head(net), _half(job, k)) for k in (0, 1)]
     layers = {}
     for name in (n for n in prunable(net) if n.startswith("shared.")):
         mi, me = (vote[t][name] for t in TASKS)
@@ -306,12 +310,26 @@ def vote_analysis(net, job, data, build, seed):
             "or": (mi | me).float().mean().item(),
             "iou": iou(mi, me),
             "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 1.0,
-            "half": np.mean([iou(halves[a]["mi"][name], halves[b]["me"][name]) for a in (0, 1) for b in (0, 1)]),
+            "half": _mean_iou(halves, halves, name),
+            "half_one_head": _mean_iou(halves, one_head, name),
             "null_mi": iou(halves[0]["mi"][name], halves[1]["mi"][name]),
             "null_me": iou(halves[0]["me"][name], halves[1]["me"][name]),
+            "null_me_one_head": iou(one_head[0]["me"][name], one_head[1]["me"][name]),
             "reinit": iou(mi, reinit["mi"][name]),
         }
     return {"layers": layers, "electrodes": _electrodes(net, job, vote)}
+
+
+def _with_one_head(net):
+    """A copy of the network whose head for ME has the weights of that for MI."""
+    net = copy.deepcopy(net)
+    net.me.load_state_dict(net.mi.state_dict())
+    return net
+
+
+def _mean_iou(halves, others, name):
+    """Agreement of MI on each half of its trials with ME on each of its own."""
+    return np.mean([iou(one["mi"][name], other["me"][name]) for one in halves for other in others])
 
 
 def _half(job, k):
