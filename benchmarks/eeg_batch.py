@@ -79,7 +79,9 @@ class Case:
         """All in stacks of some size, the last of what is left."""
         trainings = [Training(net, 1) for net in self.networks]
         for i in range(0, len(trainings), size):
-            fit_together(trainings[i : i + size], lambda epoch: self.batches, motor.multitask_loss, self.adam, least=2)
+            fit_together(
+                trainings[i : i + size], lambda epoch: self.batches, motor.multitask_loss, self.adam, multiple=2
+            )
 
 
 if __name__ == "__main__":

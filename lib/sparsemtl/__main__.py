@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-import shlex
 import signal
 import sys
 import warnings
@@ -25,7 +24,8 @@ from sparsemtl.records import (
     write_jsonl,
     written_whole,
 )
-from sparsemtl.spec import PROFILES, RunSpec, check_values
+from sparsemtl.spec import PROFILES, RunSpec, check_values, options_of
+from sparsemtl.studies import label
 
 STUDIES = {name: f"sparsemtl.studies.{name}" for name in ("shin2023", "upadhyay2023")}
 
@@ -187,6 +187,8 @@ def _chosen(args):
     """Specs of the study that pass the command line's filters; a filter that names nothing known is an error."""
     study = _study(args.study)
     chosen = _of_tables(study, args.profile, args.table) if args.table else study.all_specs(args.profile)
+    if not chosen:
+        raise SpecError(f"{study.NAME} has no run in {' or '.join(args.table)} at the profile {args.profile}")
     for field, wanted in (
         ("method", args.method), ("subject", args.subject), ("seed", args.seed),
         ("sparsity", args.sparsity), ("problem", args.problem and [args.problem]),
@@ -202,7 +204,7 @@ def _chosen(args):
         wanted = [tuple(value) if isinstance(value, list) else value for value in wanted]
         unknown = [value for value in wanted if value not in have.values()]
         if unknown:
-            known = ", ".join(str(v) for v in dict.fromkeys(have.values()))
+            known = ", ".join(dict.fromkeys(map(str, have.values())))
             raise SpecError(f"unknown {field} {unknown[0]!r}: this grid has {known}")
         chosen = [s for s in chosen if have[s] in wanted]
     if args.hash:
@@ -213,11 +215,16 @@ def _chosen(args):
     for name, _ in args.set:
         if unknown := [s for s in chosen if name not in (*s.params, *optional)]:
             raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
-    given = dict(args.set)
+    given = {name: _as_in(chosen[0].params.get(name), value) for name, value in args.set}
     check_values(given, study.RULES)
     if given:
         chosen = list(dict.fromkeys(replace(s, params=study.settled(dict(s.params), given)) for s in chosen))
     return chosen
+
+
+def _as_in(known, value):
+    """A value that was given, as a float where the grid's is one: 0 and 0.0 would be two runs."""
+    return float(value) if isinstance(known, float) and type(value) is int else value
 
 
 def _of_tables(study, profile, tables):
@@ -234,7 +241,7 @@ def _list(args):
     for spec in chosen:
         state, record = _state(spec, shipped, store)
         found += [record] if record else []
-        print(f"{spec.hash}  {state:9}  {spec.label()}")
+        print(f"{spec.hash}  {state:9}  {label(spec)}")
     name = f", record set {set_hash(found)}" if found else ""
     print(f"{len(chosen)} runs, {len(found)} with a record in {args.results} or {store.folder}{name}", file=sys.stderr)
 
@@ -331,6 +338,10 @@ def _show(args):
         print(json.dumps(record.to_dict(), indent=2, sort_keys=True) if args.json else _described(record, folders))
 
 
+def _options(spec):
+    return options_of(spec, _study(spec.study).all_specs(spec.profile))
+
+
 def _described(record, folders):
     """What a reader asks of a record, a line each; long lists stay in the JSON. folders: where it lies."""
     result, told = record.result, {"spec": record.spec.to_dict(), "metrics": record.result.get("metrics", {})}
@@ -339,25 +350,14 @@ def _described(record, folders):
         k: v for k, v in result.get("data", {}).items() if k in ("fingerprint", "runs", "trials", "pictures")
     }
     told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
-    lines = [f"run {record.hash}: {record.spec.label()}", f"digest of the result: {record.digest}"]
-    lines += [f"lies in: {' and '.join(folders)}", f"make it again: {_again(record.spec)}"]
+    lines = [f"run {record.hash}: {label(record.spec)}", f"digest of the result: {record.digest}"]
+    lines += [
+        f"lies in: {' and '.join(folders)}",
+        f"make it again: python -m sparsemtl run {record.spec.study} {_options(record.spec)}",
+    ]
     for name, values in told.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"
-
-
-def _again(spec):
-    """The command that makes a run: by its hash, or by that of the run of the grid that differs least and `--set`."""
-    wanted, grid = spec.to_dict(), _study(spec.study).all_specs(spec.profile)
-    differing = {}
-    for other in grid:
-        have = other.to_dict()
-        if have | {"params": None} == wanted | {"params": None} and set(have["params"]) <= set(wanted["params"]):
-            differing[other] = {k: v for k, v in wanted["params"].items() if have["params"].get(k) != v}
-    nearest = min(differing, key=lambda other: len(differing[other]), default=spec)
-    words = ["python -m sparsemtl run", spec.study, "--profile", spec.profile, "--hash", nearest.hash]
-    given = [shlex.quote(f"{name}={json.dumps(value)}") for name, value in differing.get(nearest, {}).items()]
-    return " ".join([*words, *(["--set", *given] if given else [])])
 
 
 def _export(args):
@@ -428,7 +428,7 @@ def _queue(args):
     own, problems = Store(args.store).all()
     for problem in problems:
         print(f"sparsemtl: left out: {problem}", file=sys.stderr)
-    if not args.results.is_dir():
+    if str(args.results) != "none" and not args.results.is_dir():
         raise SpecError(
             f"there are no committed records at {args.results}: run this in the repository, or give --results"
         )
@@ -458,9 +458,9 @@ def _data(args):
         data = load(args.name, args.data_dir, subject=subject, **options)
         print(f"{args.name} subject {subject}: {len(data.channels)} channels, {data.sfreq:g} Hz")
         print(f"  fingerprint: {data.fingerprint}")
-        for task, label in (("mi", "imagined"), ("me", "executed")):
+        for task, name in (("mi", "imagined"), ("me", "executed")):
             trials, runs = getattr(data, task), ", ".join(map(str, data.runs[task]))
-            print(f"  {label}: {len(trials.y)} trials of {', '.join(data.classes)} (runs {runs})")
+            print(f"  {name}: {len(trials.y)} trials of {', '.join(data.classes)} (runs {runs})")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def reproducible(device):
     """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels.
 
     On a GPU numbers may differ from run to run, but float32 is float32 there too: no TensorFloat-32 in convolutions.
+    SpecError for a device that is not there.
     """
+    _check_device(device)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
@@ -135,7 +137,7 @@ def memory_kept():
     if not hasattr(libc, "mallopt"):
         yield
         return
-    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that older ones take
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
@@ -169,6 +171,12 @@ def environment(device):
         "revision": revision(),
         "code": code_fingerprint(),
     }
+
+
+def origin(device):
+    """What a result may depend on beside its spec and the data: code, device and packages (dict)."""
+    made = environment(device)
+    return {name: made[name] for name in ("code", "device", "packages")}
 
 
 def _version(name):
@@ -219,7 +227,7 @@ class Outcome:
 def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True):
     """Run every spec that has no valid record in `store`; each record is written as soon as its run ends.
 
-    Quick runs of other code are made anew: they exist to show that this code works.
+    Quick runs of other code, packages or devices are made anew: they exist to show that what is here works.
 
     specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
     Specs that their study's runner does together end together, and each record takes an equal share of the seconds.
@@ -233,7 +241,7 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     store, outcome = store or Store(), Outcome()
     missing = []
     for spec in dict.fromkeys(specs):
-        record = _usable(store, spec)
+        record = _usable(store, spec, device)
         if record is None:
             missing.append(spec)
         else:
@@ -254,15 +262,16 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     return outcome
 
 
-def _usable(store, spec):
+def _usable(store, spec, device):
     """The store's record of a run, or None where there is none that counts."""
     try:
         record = store.read(spec)
     except RecordError as error:
         print(f"{error}\nrunning {spec.label()} again", file=sys.stderr)
         return None
-    of_other_code = record and spec.profile == "quick" and record.run.get("code") != code_fingerprint()
-    return None if of_other_code else record
+    here = origin(device)
+    made_elsewhere = record and {name: record.run.get(name) for name in here} != here
+    return None if made_elsewhere and spec.profile == "quick" else record
 
 
 def _batches(specs, workers, device):

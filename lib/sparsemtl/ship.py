@@ -11,6 +11,7 @@ from sparsemtl.export import to_onnx
 from sparsemtl.records import check_writable, written_whole
 from sparsemtl.report.crate import SOURCES
 from sparsemtl.sparsity.compact import compact
+from sparsemtl.spec import options_of
 from sparsemtl.studies import upadhyay2023 as study
 from sparsemtl.training.dense import Training, finished, load_pictures
 
@@ -84,13 +85,14 @@ def card(spec, result, scores, size):
     ]
     terms = source.get("license", {}).get("@id") or source.get("conditionsOfAccess", "made by sparsemtl from a seed")
     dense, small = (result["backbone"][kind]["parameters"] for kind in ("zeros", "compact"))
+    options = options_of(spec, study.all_specs(spec.profile))
     penalty = f"lambda {study.scientific(p['lam'])} ({p['penalty']})"
     pictures = ", ".join(f"{n} {split}" for split, n in data["pictures"].items())
     return f"""# {" + ".join(study.TASKS[t] for t in tasks)}: a channel-sparse dilated ResNet
 
-Made by `python -m sparsemtl ship {spec.study} --profile {spec.profile} --hash {spec.hash} --out FOLDER`, which makes it
-again. Run `{spec.hash}` of *Sparse Multitask Learning, Re-run*, a companion to Upadhyay et al. (2023, arXiv
-2308.12114).
+Made by `python -m sparsemtl ship {spec.study} {options} --out FOLDER`,
+which makes it again. Run `{spec.hash}` of *Sparse Multitask Learning, Re-run*, a companion to Upadhyay et al. (2023,
+arXiv 2308.12114).
 
 ## The file
 
@@ -103,9 +105,9 @@ Classes of the segmentation, in order: {", ".join(data["classes"])}.
 
 ## Training
 
-Protocol `{spec.method}`, {penalty}, seed {spec.seed}, {result["epochs"]["run"]} epochs, best
-at {result["epochs"]["sum"]}, from random weights. {result["sparsity"]["group"]:.1%} of the backbone's groups are zero;
-without their channels it has {small:,} of {dense:,} parameters.
+Protocol `{spec.method}`, {penalty}, seed {spec.seed}, {result["epochs"]["run"]} epochs from random
+weights, best after {result["epochs"]["sum"] + 1}. {result["sparsity"]["group"]:.1%} of the backbone's groups are
+zero; without their channels it has {small:,} of {dense:,} parameters.
 
 ## Data
 

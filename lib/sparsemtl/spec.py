@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -132,6 +133,19 @@ class RunSpec:
 
     def label(self):
         """One line for progress bars and error messages."""
-        told = ("subject", "problem", "sparsity", "labels", "backbone", "tasks", "lam")
+        told = ("subject", "problem", "sparsity", "labels", "backbone", "tasks", "penalty", "lam")
         params = " ".join(f"{k}={v}" for k, v in self.params.items() if k in told)
         return f"{self.study} {self.profile} {self.method} seed={self.seed} {params}".strip()
+
+
+def options_of(spec, grid):
+    """Words of the command line that choose a run: its hash, or that of the nearest run of the grid and `--set`."""
+    wanted, differing = spec.to_dict(), {}
+    for other in grid:
+        have = other.to_dict()
+        if have | {"params": None} == wanted | {"params": None} and set(have["params"]) <= set(wanted["params"]):
+            ours, theirs = ({k: canonical_json(v) for k, v in d["params"].items()} for d in (wanted, have))
+            differing[other] = {k: v for k, v in ours.items() if theirs.get(k) != v}
+    nearest = min(differing, key=lambda other: len(differing[other]), default=spec)
+    given = [shlex.quote(f"{name}={value}") for name, value in differing.get(nearest, {}).items()]
+    return " ".join([f"--profile {spec.profile} --hash {nearest.hash}", *(["--set", *given] if given else [])])

@@ -120,7 +120,7 @@ def test_networks_of_one_task_do_too(task):
 def trained(networks, given=None):
     torch.manual_seed(1)
     trainings = [Training(net, EPOCHS) for net in networks]
-    return fit_together(trainings, partial(batches, given=given or data()), motor.multitask_loss, adam, least=2)
+    return fit_together(trainings, partial(batches, given=given or data()), motor.multitask_loss, adam, multiple=2)
 
 
 def masked(k, dtype=torch.float32):
@@ -130,7 +130,7 @@ def masked(k, dtype=torch.float32):
     return net
 
 
-@pytest.mark.parametrize("company", [[], [1], [5, 2, 7], [0, 4, 6, 8, 2]])
+@pytest.mark.parametrize("company", [[], [1], [1, 2], [5, 2, 7], [0, 4, 6, 8], [0, 4, 6, 8, 2]])
 def test_on_a_cpu_company_does_not_change_a_bit(company):
     """What lets the engine promise the same bits however the runs fall into batches: 12 and 9 trials, 4 or 3 a step."""
     x, y = data()

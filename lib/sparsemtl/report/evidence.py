@@ -10,6 +10,7 @@ from sparsemtl.errors import RecordError
 from sparsemtl.records import Store, committed, repository_root
 from sparsemtl.report.statistics import NOT_RUN
 from sparsemtl.spec import PROFILES
+from sparsemtl.studies import label
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def provenance(records):
     """
     rows = {
         r.hash: {
-            "what": r.spec.label().removeprefix(f"{r.spec.study} {r.spec.profile} "), "data": r.spec.data,
+            "what": label(r.spec).removeprefix(f"{r.spec.study} {r.spec.profile} "), "data": r.spec.data,
             "data fingerprint": r.result.get("data", {}).get("fingerprint", "")[:12], "device": r.run["device"],
             "code": r.run.get("code", r.run["revision"])[:12], "seconds": r.run["seconds"], "digest": r.digest[:12],
         }
@@ -90,14 +91,16 @@ def _joined(values):
 
 
 def committed_evidence(study, results=None, table=None):
-    """The evidence that a page with room for one profile shows: the first of `committed_evidences`."""
-    return committed_evidences(study, results, table)[0]
+    """The evidence that a page with room for one profile shows: the largest that is complete, else the largest."""
+    found = committed_evidences(study, results, table)
+    return next((e for e in found if len(e.records) == e.expected), found[0])
 
 
 def committed_evidences(study, results=None, table=None):
     """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is.
 
-    table: one of the study's `TABLES`; None for its `MAIN` one, or for everything where it has none. Of one table a
+    table: one of the study's `TABLES`; None for its `MAIN` one, or for all of them where it has none. Runs with values
+    set otherwise (`run --set`) are in none of them. Of one table a
     profile that still lacks runs comes after those that are complete: its records can be kept while they grow, and no
     page shows holes or fewer people for them.
     """
@@ -106,8 +109,8 @@ def committed_evidences(study, results=None, table=None):
     found = []
     for profile in reversed([p for p in PROFILES if any(r.spec.profile == p for r in records)] or PROFILES[-1:]):
         chosen = tuple(r for r in records if r.spec.profile == profile)
-        evidence = Evidence(study.NAME, "committed", profile, chosen, len(study.all_specs(profile)))
-        found.append(evidence.of(study.TABLES[table](profile), f"--table {table}") if table else evidence)
+        specs, options = (study.TABLES[table](profile), f"--table {table}") if table else (study.all_specs(profile), "")
+        found.append(Evidence(study.NAME, "committed", profile, chosen, 0).of(specs, options))
     return sorted(found, key=lambda e: len(e.records) < e.expected) if table else found  # a stable order
 
 

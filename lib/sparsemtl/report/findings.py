@@ -19,14 +19,18 @@ from sparsemtl.studies.shin2023 import (
 )
 from sparsemtl.studies.upadhyay2023 import (
     ALL_NYU,
+    CELEBA_SETS,
     FIG3_SETS,
     L1_LAMBDA,
     L1_SETS,
     LAMBDAS,
+    NYU_SETS,
     PROTOCOLS,
     SPARSE,
+    SWITCHES,
     published,
     scientific,
+    switch_lambdas,
 )
 from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
 
@@ -150,6 +154,25 @@ def sensitivity(table):
     return " ".join([f"Each of {len(tests)} tests was made in {len(eeg.VIEWS)} ways: {same}.", *parts])
 
 
+def robustness(table):
+    """Which rivals the claim of robustness rests on. table: of `report.shin2023.robustness_by_rival`."""
+    parts = []
+    for problem in [p for p in PROBLEMS if len(table) and p in table.index]:
+        rows, own = table.loc[problem], METHODS[PROPOSED].label
+        others = rows.drop(own)
+        better = others[others.change > rows.change[own]].change.sort_values(ascending=False)
+        told = _listed([f"{name} {change:+.1f}" for name, change in better.items()]) if len(better) else "none"
+        parts.append(
+            f"{PROBLEMS[problem]}: from dense to {percent(SPARSITIES[-1])} the proposed network changes by "
+            f"{rows.change[own]:+.1f} points; of {len(others)} other pruning methods {len(better)} lose less ({told})."
+        )
+        turned, judged = others[others.verdict != rows.verdict[own]], rows.verdict[own]
+        if len(turned):
+            verdicts, names = _listed(sorted(set(turned.verdict))), _listed(turned.index, "or")
+            parts.append(f"With {names} left out the verdict is {verdicts}, not {judged}.")
+    return " ".join(parts) or f"Robustness: {NOT_RUN}."
+
+
 # Vision
 
 
@@ -166,6 +189,31 @@ def how_sparse(evidence, data="nyuv2", protocol="paper"):
     name, ran = vision.DATA_NAMES[data], [share for share in ours if not np.isnan(share)]
     told = f"{_range(ran)} of the groups are zero" if ran else NOT_RUN
     return f"{name}, multi-task models at λ = {scientific(SPARSE)}: {told}; published: {_range(said.values())}."
+
+
+def gains_by_set(evidence, data="nyuv2", protocol="paper"):
+    """Sparse over dense for each multi-task set, whose mean is the claim."""
+    table = vision.select(vision.frame(evidence.records), protocol)
+    sets = [s for s in (NYU_SETS if data == "nyuv2" else CELEBA_SETS) if "+" in s]
+    told = []
+    for tasks in sets:
+        g = vision.gain(table, (tasks, SPARSE), (tasks, 0.0)).mean()
+        told.append(f"{tasks} {NOT_RUN if np.isnan(g) else f'{100 * g:+.1f} %'}")
+    return f"{vision.DATA_NAMES[data]}, λ = {scientific(SPARSE)} over λ = 0: {', '.join(told)}."
+
+
+def constant_answers(evidence, protocol="paper"):
+    """How many outputs for attributes give every face the same answer, at each lambda of Table 2."""
+    table, told = vision.select(vision.frame(evidence.records), protocol, data="celebamask"), []
+    for lam in (0.0, SPARSE):
+        alike = [
+            (row[f"{task}_acc"], row[f"{task}_f1"]) == (row[f"constant_{task}_acc"], row[f"constant_{task}_f1"])
+            for _, row in (table[table.lam == lam].iterrows() if len(table) else ())
+            for task in ("male", "smile")
+            if task in row.tasks.split("+")
+        ]
+        told.append(f"{f'{sum(alike)} of {len(alike)}' if alike else NOT_RUN} at λ = {scientific(lam)}")
+    return f"Outputs for attributes that answer every picture alike, as the constant predictor does: {_listed(told)}."
 
 
 def _range(shares):
@@ -225,9 +273,10 @@ def times(evidence, protocol="paper"):
     if table.empty:
         return f"Times: {NOT_RUN}."
     last = table.iloc[-1]
-    zeros, compact = (f"{round(last[f'{name}: saved, %'])} %" for name in vision.SAVERS.values())
+    zeros, compact = (f"{round(last[f'{name}: saved (median of turns), %'])} %" for name in vision.SAVERS.values())
     return (
-        f"At λ = {table.index[-1]}, with {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save "
+        f"At λ = {table.index[-1]}, with {last['groups zero, %']:.1f} % of the groups zero in the networks that were "
+        f"timed ({last['of them timed']:.0f} of {last['seeds']:.0f}), the zeros alone save "
         f"{zeros} of a dense network's time, and removing the dead channels {compact}."
     )
 
@@ -250,18 +299,21 @@ def protocol_effects(evidence, data="nyuv2"):
         return f"{name}: {NOT_RUN}."
     zero = table.loc[gains.index, (sparse, "groups zero, %")]
     told = (
-        f"{name}: {sparse} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants that were run "
-        f"(of {len(table)}); the effects go from {gains.min():+.1f} % to {gains.max():+.1f} %, with {zero.min():.1f} % "
-        f"to {zero.max():.1f} % of the groups zero."
+        f"{name}, the model of all tasks: {sparse} is ahead of λ = 0 in {(gains > 0).sum()} of {len(gains)} variants "
+        f"that were run (of {len(table)}); the effects go from {gains.min():+.1f} % to {gains.max():+.1f} %, with "
+        f"{zero.min():.1f} % to {zero.max():.1f} % of the groups zero."
     )
     own, alone = PROTOCOLS[0], gains.drop(list(PROTOCOLS), errors="ignore")  # a switch is flipped from the first
     if alone.empty or own not in gains:
         return told
     furthest = (alone - gains[own]).abs().idxmax()
-    away = f"Furthest from the {gains[own]:+.1f} % of “{own}” leads one switch alone, “{furthest}”"
+    name = furthest.removeprefix(f"{own}, ").partition("=")[0]
+    lams = [f"λ = {scientific(lam)}" for lam in switch_lambdas(name)]
+    which = f"{SWITCHES[name].label}; it changes {'both models' if len(lams) > 1 else f'the model of {lams[0]} alone'}"
+    away = f"Furthest from the {gains[own]:+.1f} % of “{own}” leads one switch alone, “{furthest}” ({which})"
     return f"{told} {away}: {gains[furthest]:+.1f} %. Each has one seed."
 
 
-def _listed(parts):
+def _listed(parts, word="and"):
     *most, last = map(str, parts)
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {word} {last}" if most else last

@@ -121,7 +121,7 @@ class Page:
         packages = ", ".join(f"{package} {version}" for package, version in e["packages"].items())
         machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
         device = "" if benchmark.kind == "cpu" else " --device cuda"
-        command = f"python benchmarks/{e['script']}.py {e['arguments']}{device}"
+        command = f".venv/bin/python benchmarks/{e['script']}.py {e['arguments']}{device}"
         told = f"Benchmark {benchmark.name}, record <code>{key}</code>, {e['ended'][:10]}: {machine}; {packages}"
         cite = self._citation(name, caption, f"benchmark record {key}", e["ended"][:4], key)
         return f"<p>{told}</p><p>Make it again:</p>{_code(command)}<p>Cite it:</p>{_code(cite)}"
@@ -153,8 +153,8 @@ class Page:
         words = evidence.options.split()
         given = " ".join(f"-p {k} {v}" for k, v in {"profile": evidence.profile, **self.parameters}.items())
         if not self.parameters:  # the command line knows the grid with the notebook's defaults
-            yield " ".join(["python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
-        yield f"papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
+            yield " ".join([".venv/bin/python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
+        yield f".venv/bin/papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
 
     def _citation(self, name, caption, note, year, key):
         title = _tex(f"{TITLE}: {self.notebook}, {caption.split('. ')[0] or name}")

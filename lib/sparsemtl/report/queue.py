@@ -15,8 +15,8 @@ def queue(studies, records):
     """Markdown page of the runs that `records` lack: a table for each study (module) and profile.
 
     A run that several tables need counts for the first of them. Its time is the median of records of the same study,
-    profile and task set (or method and backbone), else of the study and profile, else the study's `DEFAULT_SECONDS`;
-    the page says on which device.
+    profile and task set (or method, backbone and problem), else of the study and profile, else the study's
+    `DEFAULT_SECONDS`; the page says on which device.
     """
     lines = [HEAD]
     done, seconds = {r.hash for r in records}, _measured(records)
@@ -38,13 +38,13 @@ def queue(studies, records):
                     f"| {name} | {len(missing)} | {len(specs)} | {sum(g for g, _ in guesses) / 3600:.1f} | {basis} |"
                 )
             lines.append(f"| all | {len(seen - done)} | {len(seen)} | {hours:.1f} | |")
-            lines += ["", f"    python -m sparsemtl run {study.NAME} --profile {profile} --table TABLE"]
+            lines += ["", f"    .venv/bin/python -m sparsemtl run {study.NAME} --profile {profile} --table TABLE"]
     return "\n".join(lines)
 
 
 def _keys(spec):
     p = spec.params
-    kind = p["tasks"] if "tasks" in p else (spec.method, p.get("backbone"))
+    kind = p["tasks"] if "tasks" in p else (spec.method, p.get("backbone"), p.get("problem"))
     return (spec.study, spec.profile, kind, spec.data), (spec.study, spec.profile)
 
 

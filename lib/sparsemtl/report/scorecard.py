@@ -86,7 +86,8 @@ def story(table):
         lines.append(f"{len(part)} rest on runs of the profile `{profile}`, {PROFILE_WORDS[profile]}.")
     if len(ran) and (alone := ran[ran.low.isna()]).size:
         have = "has" if len(alone) == 1 else "have"
-        lines.append(f"{len(alone)} {have} one seed, which gives no interval: inconclusive whatever the effect.")
+        unit = "seed" if alone["paired over"].str.contains("seed").all() else "seed or subject"
+        lines.append(f"{len(alone)} {have} one {unit}, which gives no interval: inconclusive whatever the effect.")
     if judged := ran.low.notna().sum():
         chance = judged * (1 - CONFIDENCE) / 2
         lines.append(f"Without any effect, up to {chance:.1f} of the {judged} with an interval would be *reproduced*.")
@@ -119,7 +120,7 @@ def effects(table):
         colour, marker = VERDICT_STYLE[word]
         if word != NOT_RUN:
             ax.plot([], [], marker, color=colour, label=word)
-    ax.plot([], [], "o", color=MUTED, mfc="white", label="no interval: one seed")
+    ax.plot([], [], "o", color=MUTED, mfc="white", label="no interval: one seed or subject")
     ax.plot([], [], "d", color=MUTED, mfc="none", label="as published")
     ax.axvline(0, color=MUTED, lw=1)
     ax.set_xscale("symlog", linthresh=10, linscale=2)  # intervals from two seeds are an order of magnitude longer

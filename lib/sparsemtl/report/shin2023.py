@@ -18,6 +18,7 @@ from sparsemtl.report.statistics import (
     estimate,
     holm,
     mean_sd,
+    verdict,
 )
 from sparsemtl.report.style import percent
 from sparsemtl.sparsity.saliency import prunable
@@ -197,29 +198,33 @@ def sparse_gain(values):
 
 
 def lead_over_rivals(values):
-    """Proposed minus each other pruning method at each sparsity, mean of the tasks; the smallest decides."""
+    """Proposed minus each other pruning method at each sparsity, mean of the tasks; the weakest part decides."""
     return {
         f"{METHODS[m].label}, {percent(s)}": _both(values, PROPOSED, s) - _both(values, m, s)
         for s, m in product(SPARSITIES[1:], rivals())
     }
 
 
-def robustness(values):
+def robustness(values, without=None):
     """Change of the proposed from dense to 80 % minus the mean change of the rivals."""
-    last = SPARSITIES[-1]
-    changes = [_both(values, m, last) - _both(values, m, 0.0) for m in rivals()]
-    return _both(values, PROPOSED, last) - _both(values, PROPOSED, 0.0) - sum(changes) / len(changes)
+    changes = [_change(values, m) for m in rivals() if m != without]
+    return _change(values, PROPOSED) - sum(changes) / len(changes)
+
+
+def _change(values, method):
+    """From dense to the highest sparsity."""
+    return _both(values, method, SPARSITIES[-1]) - _both(values, method, 0.0)
 
 
 def best_at_40(values):
-    """Proposed at 40 % minus each of its other sparsities, dense included; the smallest decides."""
+    """Proposed at 40 % minus each of its other sparsities, dense included; the weakest part decides."""
     here = _both(values, PROPOSED, PUBLISHED_SPARSITY)
     others = [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
     return {f"over {percent(s)}": here - _both(values, PROPOSED, s) for s in others}
 
 
 def execution_above_imagery(values):
-    """Execution minus imagery for the proposed at each sparsity; the smallest decides."""
+    """Execution minus imagery for the proposed at each sparsity; the weakest part decides."""
     return {f"at {percent(s)}": cell(values, "me", PROPOSED, s) - cell(values, "mi", PROPOSED, s) for s in SPARSITIES}
 
 
@@ -277,6 +282,26 @@ def sensitivity(evidence):
     return _side_by_side("view", {view: claims([evidence], view=view) for view in VIEWS})
 
 
+def robustness_by_rival(evidence):
+    """What the claim of robustness rests on (DataFrame by problem and method, accuracies in percent).
+
+    change: from dense to the highest sparsity, mean over subjects. effect, low, high, verdict: of the claim with this
+    rival left out; of the proposed method's row, with none left out.
+    """
+    rows, table = {}, frame(evidence.records)
+    for problem in [p for p in PROBLEMS if len(table) and p in set(table.problem)]:
+        values = per_subject(select(table, problem))
+        for method in (PROPOSED, *rivals()):
+            claim = effect(robustness(values, method).dropna())
+            if claim.n:
+                numbers = {"change": _change(values, method).mean(), "effect": claim.mean}
+                numbers |= {"low": claim.low, "high": claim.high}
+                in_percent = {name: 100 * value for name, value in numbers.items()}
+                rows[problem, METHODS[method].label] = in_percent | {"verdict": verdict(claim)}
+    out = pd.DataFrame.from_dict(rows, orient="index")
+    return out.rename_axis(["problem", "left out"]) if rows else out
+
+
 def _side_by_side(kind, tables):
     """Tables of `claims` by name as one, by claim, problem and `kind` of table, without what was not run."""
     found = pd.concat(tables, names=[kind])
@@ -292,7 +317,8 @@ def findings(evidence):
         lines.append(f"- *{claim.sentence}*")
         for row in table.loc[[claim.id]].itertuples():
             part = f"; weakest part: {row.weakest}" if row.weakest else ""
-            numbers = f", {row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f}{part})" if row.subjects else ""
+            interval = f"{row.low:+.3f} to {row.high:+.3f}" if row.subjects > 1 else "one subject"
+            numbers = f", {row.effect:+.3f} ({interval}{part})" if row.subjects else ""
             lines.append(f"  - {PROBLEMS.get(row.problem, 'all problems')}: **{row.verdict}**{numbers}")
     return "\n".join(lines)
 
@@ -344,9 +370,10 @@ def backbone_claims(evidences):
 
 
 def told_apart(table):
-    """`backbone_claims` or `sensitivity` for a page (DataFrame): one line for each claim, problem and kind."""
-    kind = table.index.names[-1]
-    shown = table[["verdict", "effect", "low", "high", "weakest", "subjects"]].reset_index()
+    """`backbone_claims` or `sensitivity` for a page (DataFrame): a line a claim, problem and kind; in percent."""
+    kind, numbers = table.index.names[-1], ["effect", "low", "high"]
+    shown = table[["verdict", *numbers, "weakest", "subjects"]].reset_index()
+    shown[numbers] *= 100
     return shown.assign(claim=shown.pop("id").map(SHORT)).set_index(["claim", "problem", kind])
 
 

@@ -213,7 +213,7 @@ def training_history(records, problem, title=""):
 
 def backbone_effects(table, problem, title=""):
     """Effect of each claim with its 95 % interval, a mark for each backbone. table: of `report.backbone_claims`."""
-    rows = table.xs(problem, level="problem") if len(table) else table
+    rows = table[table.index.get_level_values("problem") == problem].droplevel("problem") if len(table) else table
     known = [c for c in CLAIMS if len(rows) and rows.effect.get(c.id, pd.Series(dtype=float)).notna().any()]
     if not known:
         return empty_figure(PROBLEMS.get(problem, problem))

@@ -11,6 +11,7 @@ from sparsemtl.engine import execute
 from sparsemtl.records import RunRecord, Store
 from sparsemtl.report.statistics import repeat_limit
 from sparsemtl.spec import canonical_json
+from sparsemtl.studies import label
 
 SAME, EQUAL, WITHIN, OUTSIDE, ALONE = "to the bit", "same metrics", "within spread", "OUTSIDE SPREAD", "no spread"
 OTHER_DATA = "OTHER DATA"
@@ -35,7 +36,7 @@ class Check:
     limit: float = math.nan
 
     def __str__(self):
-        line = f"{self.record.hash}  {self.word:14}  {self.record.spec.label()}"
+        line = f"{self.record.hash}  {self.word:14}  {label(self.record.spec)}"
         if self.word == OTHER_DATA:
             return f"{line}: what is read here is not what the record read (missing or other files)"
         if not self.metric:
@@ -60,11 +61,16 @@ def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
     kinds = {_kind(r.spec) for r in chosen}
     spreads = {kind: spread_over_seeds([r for r in records if _kind(r.spec) == kind]) for kind in kinds}
     made = [(r, outcome.records[r.hash]) for r in chosen if r.hash in outcome.records]
-    return [compare(record, again, spreads[_kind(record.spec)]) for record, again in made], outcome.failures
+    checks = [compare(record, again, spreads[_kind(record.spec)], len(made)) for record, again in made]
+    return checks, outcome.failures
 
 
-def compare(record, again, spread):
-    """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it."""
+def compare(record, again, spread, among=1):
+    """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it.
+
+    among: records that are compared at a time. One of them outside counts, so each may be as far off as the one that is
+    furthest off (Bonferroni over records and metrics).
+    """
     if again.digest == record.digest:
         return Check(record, SAME)
     if _fingerprint(again) != _fingerprint(record):
@@ -74,7 +80,7 @@ def compare(record, again, spread):
     if not any(off.values()):
         return Check(record, EQUAL)
     known = [name for name in off if spread.get(name, (0, 0))[0] > 0]
-    limits = {name: repeat_limit(*spread[name], among=len(known)) for name in known}
+    limits = {name: repeat_limit(*spread[name], among=among * len(known)) for name in known}
     worst = max(known, key=lambda name: off[name] / limits[name]) if known else max(off, key=off.get)
     word = ALONE if not known else WITHIN if off[worst] <= limits[worst] else OUTSIDE
     return Check(record, word, worst, before[worst], now[worst], limits.get(worst, math.nan))

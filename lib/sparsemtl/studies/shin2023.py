@@ -87,7 +87,7 @@ RULES = MappingProxyType(
         "labels": one_of("true", "shuffled"), "backbone": one_of(*BACKBONES), "problem": one_of(*PROBLEMS),
         "version": one_of(VERSION), "trunk": ("an object of the trunk's arguments", lambda v: isinstance(v, Mapping)),
         "epochs": whole(1), "batch": whole(1), "folds": whole(2),
-        "lr": number("a number above 0", lambda v: v > 0),
+        "lr": number("a number above 0", lambda v: v > 0), "sfreq": number("a number above 0", lambda v: v > 0),
     }
 )  # fmt: skip
 

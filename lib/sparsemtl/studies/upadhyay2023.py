@@ -71,6 +71,7 @@ RULES = MappingProxyType(
         "threshold": number("between 0 and 1", lambda v: 0 < v < 1),
         "lam": number("zero or positive, and finite", lambda v: v >= 0), "lr": _POSITIVE,
         "penalty": one_of("group_lasso", "l1"), "version": one_of(VERSION), "compile": one_of(False, True),
+        "n": ("a whole number of 3 or more, or none", lambda v: v is None or whole(3)[1](v)),
         "epochs": whole(1), "patience": whole(0), "batch": whole(2), "size": whole(1),
         "width": whole(1), "head_width": whole(1), "layers": _SIZES, "rates": _SIZES,
     }

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsemtl.data import load
 from sparsemtl.data.cache import cache_dir
 from sparsemtl.data.pictures import VOID, Pictures, random_split, sha256_of
-from sparsemtl.engine import environment
+from sparsemtl.engine import memory_kept, origin, reproducible
 from sparsemtl.errors import DataError, SparseMTLError, SpecError
 from sparsemtl.models.dense import DENSE_TASKS, MultiTaskNet, backbone_convs, draw_weights
 from sparsemtl.sparsity.compact import compact
@@ -56,7 +56,8 @@ def run(spec, root=None, device="cpu"):
 
 def finished(spec):
     """The engine's word that the record of `spec` is safe: its checkpoint can go."""
-    checkpoint_path(spec).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # one that stays does no harm
+        checkpoint_path(spec).unlink(missing_ok=True)
 
 
 def checkpoint_path(spec):
@@ -70,8 +71,9 @@ def predictions(spec, root=None, device="cpu", count=3):
     Returns images uint8 (count, 3, H, W), truth and prediction {task: tensor} in the form of `Training.predict`, and
     the trained network.
     """
-    training = Training(spec, load_pictures(spec, root), device)
-    training.fit()
+    with reproducible(device), memory_kept():
+        training = Training(spec, load_pictures(spec, root), device)
+        training.fit()
     rows = training.data.splits["test"][:count]
     truth = {t: training.targets[t][rows].cpu() for t in training.tasks}
     found = {t: p.cpu() for t, p in training.predict(rows).items()}
@@ -275,8 +277,7 @@ class Training:
 
     def _origin(self):
         """What a checkpoint must share with the run that takes it up: a record names one code and one device."""
-        made = environment(self.device)
-        return {"data": self.data.fingerprint} | {name: made[name] for name in ("code", "device", "packages")}
+        return {"data": self.data.fingerprint} | origin(self.device)
 
     def _resume(self):
         """Take up the checkpoint, if there is one of the same data, code and device; else train from the start."""

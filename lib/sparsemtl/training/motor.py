@@ -28,8 +28,9 @@ from sparsemtl.training.stack import fit_together
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
-# EEGNets that train together on a CPU, at most: chosen by benchmarks/eeg_batch.py. At least two, one of them a copy for
-# want of another: so a network gets the same bits in any company, which CPU kernels give in stacks of any size but one.
+# EEGNets that train together on a CPU, at most: chosen by benchmarks/eeg_batch.py. Always an even number, one of them a
+# copy for want of another: so a network gets the same bits in any company. Vectorised kernels round the end of a tensor
+# otherwise where its length is no multiple of their width, and that end belongs to the last network of an odd stack.
 CPU_STACK = 16
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
@@ -93,7 +94,7 @@ def _run_many(specs, root, device):
 
 
 def _stack(spec, device):
-    """(least, most) networks of a stack; most is None for all that there are."""
+    """(multiple, most) of the networks of a stack; most is None for all that there are."""
     if device != "cpu":
         return 1, None
     return (2, CPU_STACK) if spec.params.get("backbone") == "eegnet" else (1, 1)  # other trunks gain nothing
@@ -184,13 +185,16 @@ def _train_networks(specs, data, tensors, seed, device):
     )
     inputs, targets = ({t: tensors[t][i] for t in tensors} for i in (0, 1))
     steps = _steps(targets, p["batch"])
+    if steps > (fewest := min(map(len, targets.values()))):
+        least = -(-max(map(len, targets.values())) // fewest)
+        raise SpecError(f"batch is {p['batch']}: some of {steps} batches would lack a task; take {least} or more")
     runs = []
     for spec in specs:
         job = Job(inputs, targets, multitask_loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
         runs.append(_train_network(spec.method, job, build, data, tensors, device))
     torch.manual_seed(seed)  # dropout: the same for every method
-    least, most = _stack(specs[0], device)
-    train = partial(_train, p=p, data=(inputs, targets), seed=seed, least=least)
+    multiple, most = _stack(specs[0], device)
+    train = partial(_train, p=p, data=(inputs, targets), seed=seed, multiple=multiple)
     return side_by_side(runs, train, _generator(device), most)
 
 
@@ -242,10 +246,10 @@ def dealt(inputs, targets, batch, seed, epoch):
         yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
 
 
-def _train(trainings, *, p, data, seed, least=1):
+def _train(trainings, *, p, data, seed, multiple=1):
     """Adam on batches that hold both tasks."""
     batches = partial(dealt, *data, p["batch"], seed)
-    return fit_together(trainings, batches, multitask_loss, partial(torch.optim.Adam, lr=p["lr"]), least)
+    return fit_together(trainings, batches, multitask_loss, partial(torch.optim.Adam, lr=p["lr"]), multiple)
 
 
 @torch.no_grad()

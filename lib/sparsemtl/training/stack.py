@@ -57,17 +57,17 @@ def _joined(tensors):
     return joined, joined.chunk(len(tensors))
 
 
-def fit_together(trainings, batches, loss_fn, optimizer, least=1):
+def fit_together(trainings, batches, loss_fn, optimizer, multiple=1):
     """Train networks in place by one `fit`; returns for each its mean loss by epoch, or a `SparseMTLError`.
 
     trainings: list of `pruning.Training` of one architecture and number of epochs. batches, loss_fn: as `fit` takes
-    them. optimizer: parameters -> optimizer that works element by element (Adam). least: size of the stack up to
-    which copies of the first network fill it. A network whose loss is not finite fails alone. Of networks that would
+    them. optimizer: parameters -> optimizer that works element by element (Adam). multiple: copies of the first network
+    fill the stack to a multiple of this size. A network whose loss is not finite fails alone. Of networks that would
     come out the same, as the lottery ticket's first ones do at every sparsity, one is trained for all.
     """
     first = [next(k for k, other in enumerate(trainings) if _alike(training, other)) for training in trainings]
     distinct = sorted(set(first))
-    found = _fit_stack([trainings[k] for k in distinct], batches, loss_fn, optimizer, least)
+    found = _fit_stack([trainings[k] for k in distinct], batches, loss_fn, optimizer, multiple)
     outcomes = dict(zip(distinct, found, strict=True))
     for k, training in zip(first, trainings, strict=True):
         if training is not trainings[k]:
@@ -88,10 +88,10 @@ def _alike(training, other):
     )
 
 
-def _fit_stack(trainings, batches, loss_fn, optimizer, least):
+def _fit_stack(trainings, batches, loss_fn, optimizer, multiple):
     """`fit_together` of networks that all differ."""
     networks = [training.net for training in trainings]
-    stack = Stack(networks + [copy.deepcopy(networks[0]) for _ in range(least - len(networks))])
+    stack = Stack(networks + [copy.deepcopy(networks[0]) for _ in range(-len(networks) % multiple)])
     histories, failures, losses = [[] for _ in trainings], [None for _ in trainings], []
 
     def summed(outputs, targets):
