@@ -4,7 +4,7 @@ Three patterns of zero input-channel groups for the dilated ResNet-50 (Upadhyay 
 middle ones sparse, a few deep ones active):
     independent  70 % of the groups, drawn for each convolution by itself: a residual stream keeps nearly everything
     aligned      the same shares, but all readers of one residual stream drop the same channels
-    trained      the shares of each layer in a committed training run (54 % of the groups), drawn independently
+    trained      the shares of each layer in a committed training run, drawn independently
 All networks have normalisation statistics of a batch of noise and random scales and shifts.
 
 Other sides: the dense network under torch.compile, torch-pruning where it removes what is dead in all layers that it
@@ -49,6 +49,7 @@ def main():
 def measure(args, x):
     """Build all sides, let them take turns, report."""
     nets, sessions, details = {}, {}, {"batch": args.batch, "size": args.size, "patterns": {}, "formats": {}}
+    details["trained run"] = f"run {trained_shares()[0]}"
     for case in CASES:
         model = pattern(case, args.width).to(args.device)
         details["patterns"][case] = {"zero_groups": group_sparsity(model), "alive_of_all": channels_per_layer(model)}
@@ -110,7 +111,7 @@ def pattern(case, width):
     """Dilated ResNet-50 in eval mode with zero groups; see the module's description."""
     generator = torch.Generator().manual_seed(0)
     model = dilated_resnet(width)
-    shares, orders = trained_shares() if case == "trained" else SHARES, {}
+    shares, orders = trained_shares()[1] if case == "trained" else SHARES, {}
     for name, conv in model.named_modules():
         if isinstance(conv, nn.Conv2d):
             share = next((shares[part] for part in (name, name[:8], name[:6]) if part in shares), 0.0)
@@ -136,11 +137,12 @@ def stream(name):
 
 
 def trained_shares():
-    """{layer: share of zero groups} of a committed run."""
+    """(hash, {layer: share of zero groups}) of a committed run."""
     for line in RECORD.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         if all(record["spec"]["params"][key] == value for key, value in TRAINED.items()):
-            return {name: 1 - alive / count for name, (alive, count) in record["result"]["channels"].items()}
+            shares = {name: 1 - alive / count for name, (alive, count) in record["result"]["channels"].items()}
+            return record["hash"], shares
     raise SystemExit(f"{RECORD}: no run with {TRAINED}")
 
 

@@ -329,6 +329,33 @@ def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
     assert Store("runs").all() == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("list", "shin2023", "--table", "truth"), "shin2023 has no run in truth at the profile quick"),
+        (("ship", "shin2023", "--table", "truth", "--out", "x"), "has no run in truth"),
+        (("list", "shin2023", "--param", "trunk=5"), "unknown trunk 5: this grid has"),
+        (("list", "shin2023", "--set", "sfreq=abc"), "sfreq is 'abc': it must be a number above 0"),
+        (("list", "upadhyay2023", "--set", "n=abc"), "n is 'abc': it must be a whole number of 3 or more, or none"),
+    ],
+)
+def test_a_choice_of_nothing_or_of_nonsense_is_one_line(capsys, words, said):
+    status, _, err = call(capsys, *words)
+    assert (status, len(err)) == (2, 1)
+    assert said in err[0]
+
+
+def test_a_whole_number_that_is_set_is_the_grids_number(capsys):
+    words = ("list", "upadhyay2023", "--table", "fig4", "--param")
+    grid = call(capsys, *words, "lam=0.0")[1]
+    assert call(capsys, *words, "lam=1e-5", "--set", "lam=0")[1] == grid
+    assert call(capsys, *words, "lam=0")[1] == grid
+
+
+def test_a_queue_of_nothing_committed(capsys):
+    assert call(capsys, "queue", "--results", "none")[0] == 0
+
+
 def test_a_task_set_that_is_set_has_its_one_name(capsys):
     words = ("list", "upadhyay2023", "--table", "fig4", "--param", "lam=0.0", "--set")
     assert call(capsys, *words, "tasks=depth+seg")[1] == call(capsys, *words, "tasks=seg+depth")[1]

@@ -57,13 +57,27 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
 
 def test_the_story_gives_the_ratio_of_each_first_mark(prox):
     told = efficiency.story({("prox", "cpu"): prox})
-    assert told.startswith("The proximal step takes one part in 4 of the published method's time; ")
+    assert "the proximal step takes one part in 4 of the published method's time; " in told
     assert f"{efficiency.TITLES['training']}: not run" in told
+    assert told.startswith("Removal of dead channels: not run. By faster code")
+
+
+def test_the_sentence_on_removal_has_the_gain_of_each_pattern():
+    sides = seconds(dense=[6.0, 6.0], one=[2.0, 2.0], other=[3.0, 3.0], runtime=[5.0, 5.0])
+    marks = [Mark(f"{name}: time gained", "dense", side, "at least", 2.5) for name, side in (
+        ("aligned, PyTorch", "one"), ("aligned, ONNX Runtime", "runtime"), ("trained, PyTorch", "other"))]  # fmt: skip
+    details = {
+        "patterns": {"aligned": {"zero_groups": 0.7}, "trained": {"zero_groups": 0.25}},
+        "trained run": "run 123",
+    }
+    told = efficiency.removal({("compaction", "cpu"): Benchmark("compaction", sides, tuple(marks), details, MACHINE)})
+    assert "3 times as fast as dense where 70 % of the groups are zero, the same channels" in told
+    assert "2 times where 25 % of the groups are zero, with the layers' shares of a training run (run 123)." in told
 
 
 def test_the_committed_records_have_the_first_marks_that_the_story_tells():
     found = efficiency.benchmarks(ROOT / "results")
-    words = {"prox": "published", "compaction": "time gained", "training": "released", "latency": "one decision"}
+    words = {"prox": "published", "training": "released", "latency": "one decision, dense EEGNet"}
     assert words.keys() == efficiency.STORY.keys()
     for name, word in words.items():
         assert word in found[name, "cpu"].marks[0].what
@@ -135,7 +149,7 @@ def test_the_evidence_of_a_benchmark_names_machine_command_and_record(prox):
     fold = shown.find("details", class_="evidence")
     assert fold.summary.text == "Evidence: 1 benchmark record"
     command, cite = (code.text for code in fold.find_all("pre"))
-    assert command == "python benchmarks/prox.py --threads 2 --repeats 3"
+    assert command == ".venv/bin/python benchmarks/prox.py --threads 2 --repeats 3"
     assert prox.digest[:16] in cite
     assert f"notebooks/efficiency.html\\#{ANCHOR}prox" in cite
 

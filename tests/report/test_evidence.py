@@ -11,7 +11,7 @@ from sparsemtl import engine
 from sparsemtl.__main__ import _chosen, _parser
 from sparsemtl.errors import DataError, RecordError
 from sparsemtl.records import Store, repository_root, write_jsonl
-from sparsemtl.report.evidence import Evidence, committed_evidence, committed_evidences, local_evidence
+from sparsemtl.report.evidence import Evidence, committed_evidence, committed_evidences, local_evidence, provenance
 from sparsemtl.studies import shin2023, upadhyay2023
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -195,3 +195,28 @@ def test_every_page_asks_for_a_part_that_is_tested():
         'labels=\\"shuffled\\"',
     }
     assert set(re.findall(r"(?:--table |table=\\\")(\w+)", told)) <= set(PARTS)
+
+
+def test_a_vision_profile_that_is_begun_does_not_empty_a_page(tmp_path, make_record):
+    small = [make_record(s) for s in upadhyay2023.all_specs("small")]
+    write_jsonl(tmp_path / "upadhyay2023/small/runs.jsonl", small)
+    begun = make_record(upadhyay2023.all_specs("full")[0])
+    write_jsonl(tmp_path / "upadhyay2023/full/runs.jsonl", [begun])
+    found = committed_evidence(upadhyay2023, tmp_path)
+    assert (found.profile, len(found.records)) == ("small", len(small))
+    assert [e.profile for e in committed_evidences(upadhyay2023, tmp_path)] == ["full", "small"]  # claim by claim
+
+
+@pytest.mark.parametrize("study", [shin2023, upadhyay2023])
+def test_runs_with_values_set_otherwise_are_on_no_page(tmp_path, make_record, study):
+    spec = study.all_specs("small")[0]
+    other = replace(spec, params=dict(spec.params) | {"lr": 0.5})
+    write_jsonl(tmp_path / f"{study.NAME}/small/runs.jsonl", [make_record(spec), make_record(other)])
+    found = committed_evidence(study, tmp_path)
+    assert [r.hash for r in found.records] == [spec.hash]
+    assert found.expected > 1
+
+
+def test_runs_of_a_page_can_be_told_apart(make_record):
+    records = [make_record(s) for s in dict.fromkeys(upadhyay2023.all_specs("small"))]
+    assert not provenance(records).duplicated(["what", "data"]).any()

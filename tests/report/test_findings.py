@@ -122,7 +122,8 @@ def test_the_switch_that_changes_the_effect_most_is_named(vision, make_record):
     dense, sparse = ({t: value_of(s, t) for t in ("seg", "normal", "depth")} for s in spec)
     dense["seg"] /= 2
     gain = np.mean([abs(sparse[t] - dense[t]) / dense[t] for t in dense])
-    assert f"leads one switch alone, “paper, dense_decay=0.1”: {100 * gain:+.1f} %" in told
+    which = "coupled decay at lambda 0 instead; it changes the model of λ = 0 alone"
+    assert f"leads one switch alone, “paper, dense_decay=0.1” ({which}): {100 * gain:+.1f} %" in told
 
 
 def test_sentences_beside_the_claims_tell_what_was_made_up(vision, make_record):
@@ -141,3 +142,37 @@ def test_sentences_beside_the_claims_tell_what_was_made_up(vision, make_record):
     told = findings.training_length(Evidence("upadhyay2023", "committed", "full", records, 9))
     cut, best = sum(r.spec.params["lam"] > 0 for r in records), sum(r.spec.seed == 1 for r in records)
     assert f"{cut} of {len(records)} trainings ran to the limit of 300 epochs, and {best} had" in told
+
+
+def test_the_gain_of_each_set_is_told_beside_the_claim(vision):
+    told = findings.gains_by_set(vision)
+    for tasks in [s for s in upadhyay2023.NYU_SETS if "+" in s]:
+        gains = []
+        for sparse, dense in zip(*(upadhyay2023.specs("full", (tasks,), (lam,), seeds=(0, 1)) for lam in (1e-5, 0.0)),
+                                 strict=True):  # fmt: skip
+            gains += [
+                abs(value_of(sparse, t) / value_of(dense, t) - 1) for t in tasks.split("+")
+            ]  # all made up as better
+        assert f"{tasks} {100 * np.mean(gains):+.1f} %" in told
+    nothing = Evidence("upadhyay2023", "committed", "full", (), 9)
+    sets = [s for s in upadhyay2023.CELEBA_SETS if "+" in s and ("male" in s or "smile" in s)]
+    assert findings.gains_by_set(nothing, "celebamask").count("not run") == len(sets)
+
+
+def test_outputs_that_answer_every_picture_alike_are_counted(vision, make_record):
+    def scored(r, alike):
+        metrics, constant = ({f"{t}_{m}": v for t in ("male", "smile") for m in ("acc", "f1")} for v in (0.9, 0.5))
+        metrics |= {name: value for name, value in constant.items() if name.startswith(alike)}
+        return make_record(r.spec, r.result | {"metrics": r.result["metrics"] | metrics, "constant": constant})
+
+    faces = [r for r in vision.records if r.spec in upadhyay2023.table2_specs("full")]
+    lazy = [
+        scored(r, ("smile",) if r.spec.params["lam"] and "+" in r.spec.params["tasks"] else ("none",)) for r in faces
+    ]
+    told = findings.constant_answers(Evidence("upadhyay2023", "committed", "full", tuple(lazy), 9))
+    tasks = [r.spec.params["tasks"].split("+") for r in faces if not r.spec.params["lam"]]
+    outputs = sum(t in names for names in tasks for t in ("male", "smile"))
+    alike = sum("smile" in names and len(names) > 1 for names in tasks)
+    assert 0 < alike < outputs
+    assert f"{0} of {outputs} at λ = 0 and {alike} of {outputs} at λ = 1e-5" in told
+    assert findings.constant_answers(Evidence("upadhyay2023", "committed", "full", (), 9)).count("not run") == 2

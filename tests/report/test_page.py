@@ -94,9 +94,9 @@ def test_the_fold_out_names_every_run_and_its_origin(evidence):
 def test_the_commands_of_the_fold_out_make_these_runs(evidence, capsys):
     page = soup(Page("shin2023_table1").table(TABLE, "methods", "", evidence.only(problem="left-right")))
     run, papermill = page.find("pre").text.splitlines()
-    assert papermill == "papermill notebooks/shin2023_table1.ipynb out.ipynb -p profile quick"
+    assert papermill == ".venv/bin/papermill notebooks/shin2023_table1.ipynb out.ipynb -p profile quick"
     words = run.split()
-    assert words[:4] == ["python", "-m", "sparsemtl", "run"]
+    assert words[:4] == [".venv/bin/python", "-m", "sparsemtl", "run"]
     assert main(["list", *words[4:]]) == 0
     assert "problem=left-right" in capsys.readouterr().out
 
@@ -114,7 +114,7 @@ def test_title_and_author_of_a_citation_are_those_of_the_repository():
 def test_other_parameters_of_the_notebook_are_in_its_command(evidence):
     page = soup(Page("upadhyay2023_table1", {"protocol": "released"}).table(TABLE, "table", "", evidence))
     assert page.find("pre").text == (
-        "papermill notebooks/upadhyay2023_table1.ipynb out.ipynb -p profile quick -p protocol released"
+        ".venv/bin/papermill notebooks/upadhyay2023_table1.ipynb out.ipynb -p profile quick -p protocol released"
     )
 
 

@@ -87,8 +87,8 @@ def test_one_seed_gives_no_interval_and_no_verdict(vision):
     table = scorecard.scorecard({"upadhyay2023": [vision("full", (0,))]})
     assert set(table.verdict) == {"inconclusive"}
     assert table.low.isna().all()
-    assert f"{len(table)} have one seed" in scorecard.story(table)
-    assert "no interval: one seed" in [t.get_text() for t in scorecard.effects(table).legends[0].get_texts()]
+    assert f"{len(table)} have one seed, which" in scorecard.story(table)
+    assert "no interval: one seed or subject" in [t.get_text() for t in scorecard.effects(table).legends[0].get_texts()]
 
 
 def test_every_claim_leads_to_a_page_of_the_book():

@@ -444,6 +444,33 @@ def test_only_methods_that_ran_are_counted_as_rivals(records):
     assert "Against other pruning methods: not run." in alone
 
 
+def test_the_claim_of_robustness_is_asked_without_each_rival(records):
+    table = report.robustness_by_rival(evidence(records)).loc[PROBLEM]
+    assert list(table.index) == [METHODS[m].label for m in ("or", *RIVALS)]
+    dense = {m: "dense-single" if m == "snip-single" else "dense-multi" for m in ("or", *RIVALS)}
+    change = {m: both(m, 0.8) - both(dense[m], 0.0) for m in ("or", *RIVALS)}
+    for left_out in ("or", *RIVALS):
+        mean = np.mean([change[m] for m in RIVALS if m != left_out], axis=0)
+        gain = 100 * (change["or"] - mean)
+        low, high = stats.ttest_1samp(gain, 0).confidence_interval()
+        row = table.loc[METHODS[left_out].label]
+        assert (row.effect, row.low, row.high) == pytest.approx((gain.mean(), low, high))
+        assert row.change == pytest.approx(100 * change[left_out].mean())
+        assert row.verdict == ("reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive")
+    assert report.robustness_by_rival(evidence([])).empty
+
+
+def test_the_sentence_on_robustness_names_who_loses_less_and_who_decides(records):
+    table = report.robustness_by_rival(evidence(records))
+    table["change"], table["verdict"] = -9.0, "reproduced"
+    table.loc[(PROBLEM, "RigL"), "change"] = -7.5
+    told = findings.robustness(table)
+    assert "changes by -9.0 points; of 9 other pruning methods 1 lose less (RigL -7.5)." in told
+    assert "left out" not in told
+    table.loc[(PROBLEM, "GraSP"), "verdict"] = "inconclusive"
+    assert "With GraSP left out the verdict is inconclusive, not reproduced." in findings.robustness(table)
+
+
 # Backbones
 
 

@@ -249,6 +249,7 @@ def test_what_is_wrong_with_the_data_is_wrong_with_each(tiny_spec, given):
         ({"folds": 2.5}, SpecError, r"folds is 2\.5"),
         ({"epochs": 0}, SpecError, "epochs is 0: it must be a whole number of 1 or more"),
         ({"batch": 0}, SpecError, "batch is 0"),
+        ({"batch": 1}, SpecError, "batch is 1: some of .* batches would lack a task; take 2 or more"),
         ({"lr": -1.0}, SpecError, r"lr is -1\.0: it must be a number above 0"),
         ({"labels": True}, SpecError, "labels is True: it must be 'true' or 'shuffled'"),
         ({"backbone": "vgg"}, SpecError, "backbone is 'vgg': it must be 'eegnet' or"),

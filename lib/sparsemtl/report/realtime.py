@@ -1,12 +1,45 @@
 """Figures and sentences of the page on real time, from a replayed recording and the committed latencies."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
+from sparsemtl.report.evidence import NOT_RUN
 from sparsemtl.report.style import MUTED, percent
 from sparsemtl.studies.shin2023 import PROFILE_SETTINGS
 
 END = PROFILE_SETTINGS["small"]["params"]["tmax"]  # seconds after a cue: the end of the window trained on
+
+
+RUNTIMES = ("torch", "ONNX Runtime")
+
+
+def sizes(records):
+    """Weights, those that are not zero, and operations of each network of the latency benchmark (DataFrame)."""
+    networks = records[0].details["networks"] if records else {}
+    rows = {(case, name): facts for case, kinds in networks.items() for name, facts in kinds.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["network", "kind"]) if rows else table
+
+
+def masks_against_removal(records):
+    """How long a decision takes with masks, and without dead channels, as a share of the dense network's, in words."""
+    if not records:
+        return f"One decision: {NOT_RUN}."
+    record, taken = records[0], {"masks": {}, "compacted": {}}
+    for case, kinds in record.details["networks"].items():
+        for name, runtime in product(kinds, RUNTIMES):
+            kind = name.partition(" ")[0]
+            if kind in taken:
+                share = record.median(f"{case}, {name}, {runtime}") / record.median(f"{case}, dense, {runtime}")
+                taken[kind][f"{case}, {name}, {runtime}"] = share
+    masks, removed = (pd.Series(taken[kind]) for kind in taken)
+    return (
+        f"A decision takes {masks.min():.2f} to {masks.max():.2f} of the dense network's time with masks, and "
+        f"{removed.min():.2f} to {removed.max():.2f} of it without dead channels (least: {removed.idxmin()})."
+    )
 
 
 def decisions_figure(decisions, cues):
