@@ -521,7 +521,7 @@ def shipped(folder, seeds=(0, 1), accuracy=0.5, **more):
     [
         ({0: 0.5, 1: 0.7}, 0, "2 to the bit"),
         ({0: 0.5, 1: 0.6}, 0, "1 to the bit, 1 within spread"),
-        ({0: 5.0, 1: 0.7}, 2, "1 to the bit, 1 OUTSIDE SPREAD"),
+        ({0: 50.0, 1: 0.7}, 2, "1 to the bit, 1 OUTSIDE SPREAD"),
     ],
 )
 def test_verify_runs_records_again_and_compares(tmp_path, capsys, monkeypatch, now, status, said):
