@@ -133,12 +133,14 @@ def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeyp
     assert found() == head + "+"
 
 
+@pytest.mark.parametrize("what", ["code", "packages", "device"])
 @pytest.mark.parametrize(("profile", "anew"), [("quick", 2), ("small", 0), ("full", 0)])
-def test_quick_runs_of_other_code_are_made_anew(calls, tiny_spec, tmp_path, monkeypatch, profile, anew):
+def test_quick_runs_made_elsewhere_are_made_anew(calls, tiny_spec, tmp_path, monkeypatch, profile, anew, what):
     store, specs = Store(tmp_path), [replace(tiny_spec(seed=s), profile=profile) for s in range(2)]
     assert execute(specs, store, progress=False).executed == 2
     assert execute(specs, store, progress=False).executed == 0
-    monkeypatch.setattr(engine, "code_fingerprint", lambda: "0" * 16)
+    here = engine.environment("cpu")
+    monkeypatch.setattr(engine, "environment", lambda device: here | {what: "another"})
     assert execute(specs, store, progress=False).executed == anew
 
 

@@ -127,12 +127,12 @@ def test_the_vision_cell_is_that_of_its_records(checkout, monkeypatch, make_reco
     spec = importlib.util.spec_from_file_location("made_up", ROOT / "tests/report/made_up.py")
     made_up = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made_up)
-    specs = vision.specs("full", (vision.ALL_NYU,), (0.0, vision.SPARSE))
-    records = [made_up.made_up_record(s, make_record) for s in specs]
+    records = [made_up.made_up_record(s, make_record) for s in vision.all_specs("full")]
     (checkout / "results/upadhyay2023/full").mkdir(parents=True)
     write_jsonl(checkout / "results/upadhyay2023/full/made-up.jsonl", records)
     text = "\n".join(shown(CELLS, monkeypatch, checkout))
-    mine = [r for r in records if r.spec.params["lam"] == vision.SPARSE]
+    cell = vision.specs("full", (vision.ALL_NYU,), (vision.SPARSE,))
+    mine = [r for r in records if r.spec in cell]
     mean = sum(r.result["metrics"]["seg_iou"] for r in mine) / len(mine)
     assert f"committed (profile full, {len(mine)} of {len(mine)} runs)" in text
     assert re.search(rf"\| IoU ↑ \| 0\.\d+ ± 0\.\d+ \| {mean:.4f} ± ", text)
