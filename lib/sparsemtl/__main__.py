@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
 
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
@@ -25,9 +24,7 @@ from sparsemtl.records import (
     written_whole,
 )
 from sparsemtl.spec import PROFILES, RunSpec, check_values, options_of
-from sparsemtl.studies import label
-
-STUDIES = {name: f"sparsemtl.studies.{name}" for name in ("shin2023", "upadhyay2023")}
+from sparsemtl.studies import NAMES, label, module_of
 
 
 def main(argv=None):
@@ -81,7 +78,7 @@ def _parser():
         return sub
 
     def grid(sub, profile="quick"):
-        sub.add_argument("study", help=f"one of: {', '.join(STUDIES)}")
+        sub.add_argument("study", help=f"one of: {', '.join(NAMES)}")
         sub.add_argument("--profile", default=profile, help=f"one of: {', '.join(PROFILES)} (default: {profile})")
         sub.add_argument("--method", nargs="+", help="these methods only")
         sub.add_argument("--subject", nargs="+", type=int, help="these subjects only")
@@ -163,12 +160,6 @@ def _folder(text):
     return Path(text)
 
 
-def _study(name):
-    if name not in STUDIES:
-        raise SpecError(f"unknown study {name!r}: choose one of {', '.join(STUDIES)}")
-    return import_module(STUDIES[name])
-
-
 def _pair(text):
     """("name", value) of "name=value"; the value is JSON, or a word."""
     name, equals, value = text.partition("=")
@@ -185,7 +176,7 @@ OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
 
 def _chosen(args):
     """Specs of the study that pass the command line's filters; a filter that names nothing known is an error."""
-    study = _study(args.study)
+    study = module_of(args.study)
     chosen = _of_tables(study, args.profile, args.table) if args.table else study.all_specs(args.profile)
     if not chosen:
         raise SpecError(f"{study.NAME} has no run in {' or '.join(args.table)} at the profile {args.profile}")
@@ -338,10 +329,6 @@ def _show(args):
         print(json.dumps(record.to_dict(), indent=2, sort_keys=True) if args.json else _described(record, folders))
 
 
-def _options(spec):
-    return options_of(spec, _study(spec.study).all_specs(spec.profile))
-
-
 def _described(record, folders):
     """What a reader asks of a record, a line each; long lists stay in the JSON. folders: where it lies."""
     result, told = record.result, {"spec": record.spec.to_dict(), "metrics": record.result.get("metrics", {})}
@@ -351,17 +338,16 @@ def _described(record, folders):
     }
     told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
     lines = [f"run {record.hash}: {label(record.spec)}", f"digest of the result: {record.digest}"]
-    lines += [
-        f"lies in: {' and '.join(folders)}",
-        f"make it again: python -m sparsemtl run {record.spec.study} {_options(record.spec)}",
-    ]
+    options = options_of(record.spec, module_of(record.spec.study).all_specs(record.spec.profile))
+    again = f"python -m sparsemtl run {record.spec.study} {options}"
+    lines += [f"lies in: {' and '.join(folders)}", f"make it again: {again}"]
     for name, values in told.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"
 
 
 def _export(args):
-    study = _study(args.study)
+    study = module_of(args.study)
     records, problems = Store(args.store).all()
     for problem in problems:
         print(f"sparsemtl: left out: {problem}", file=sys.stderr)
@@ -394,7 +380,7 @@ def _export(args):
 def _not_beside(file, names):
     """`RecordError` where another file of STUDY/PROFILE/ holds one of these runs: `committed` would have it twice."""
     folder = file.parent
-    shared = folder.name in PROFILES and folder.parent.name in STUDIES
+    shared = folder.name in PROFILES and folder.parent.name in NAMES
     for other in sorted(folder.glob("*.jsonl")) if shared else ():
         if other != file and (twice := sorted(names & {r.hash for r in read_jsonl(other)})):
             raise RecordError(
@@ -432,7 +418,7 @@ def _queue(args):
         raise SpecError(
             f"there are no committed records at {args.results}: run this in the repository, or give --results"
         )
-    text = queue([_study(name) for name in STUDIES], merge(own, committed(args.results))[0])
+    text = queue([module_of(name) for name in NAMES], merge(own, committed(args.results))[0])
     if args.out is None:
         print(text)
         return

@@ -71,7 +71,7 @@ def test_the_sentence_on_removal_has_the_gain_of_each_pattern():
         "trained run": "run 123",
     }
     told = efficiency.removal({("compaction", "cpu"): Benchmark("compaction", sides, tuple(marks), details, MACHINE)})
-    assert "3 times as fast as dense where 70 % of the groups are zero, the same channels" in told
+    assert "dense one's: 3 times where 70 % of the groups are zero, the same channels" in told
     assert "2 times where 25 % of the groups are zero, with the layers' shares of a training run (run 123)." in told
 
 

@@ -174,5 +174,5 @@ def test_outputs_that_answer_every_picture_alike_are_counted(vision, make_record
     outputs = sum(t in names for names in tasks for t in ("male", "smile"))
     alike = sum("smile" in names and len(names) > 1 for names in tasks)
     assert 0 < alike < outputs
-    assert f"{0} of {outputs} at λ = 0 and {alike} of {outputs} at λ = 1e-5" in told
+    assert f"0 of {outputs} at λ = 0 and {alike} of {outputs} at λ = 1e-5" in told
     assert findings.constant_answers(Evidence("upadhyay2023", "committed", "full", (), 9)).count("not run") == 2

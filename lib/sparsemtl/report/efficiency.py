@@ -95,16 +95,14 @@ def removal(found):
     record = found.get(("compaction", "cpu"))
     if record is None:
         return f"{TITLES['compaction'].capitalize()}: {NOT_RUN}."
-    gains = {
-        mark.what.partition(",")[0]: record.ratio(mark)[0] for mark in reversed(record.marks) if "gained" in mark.what
-    }
-    run = record.details.get("trained run")
+    gains = {mark.what: record.ratio(mark)[0] for mark in record.marks}
     told = [
-        f"{gains[name]:.2g} times{'' if k else ' as fast as dense'} where {percent(facts['zero_groups'])} of the "
-        f"groups are zero, {PATTERNS[name]}"
-        for k, (name, facts) in enumerate(record.details["patterns"].items())
+        f"{gains[f'{name}, PyTorch: time gained']:.2g} times where {percent(facts['zero_groups'])} of the groups are "
+        f"zero, {PATTERNS[name]}"
+        for name, facts in record.details["patterns"].items()
     ]
-    return f"Without its dead channels the backbone is {'; '.join(told)}{f' ({run})' if run else ''}."
+    run = record.details["trained run"]
+    return f"Speed of the backbone without its dead channels, over the dense one's: {'; '.join(told)} ({run})."
 
 
 def sides(record):

@@ -100,9 +100,8 @@ def committed_evidences(study, results=None, table=None):
     """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is.
 
     table: one of the study's `TABLES`; None for its `MAIN` one, or for all of them where it has none. Runs with values
-    set otherwise (`run --set`) are in none of them. Of one table a
-    profile that still lacks runs comes after those that are complete: its records can be kept while they grow, and no
-    page shows holes or fewer people for them.
+    set otherwise (`run --set`) are in none of them. Of one table a profile that still lacks runs comes after those that
+    are complete: its records can be kept while they grow, and no page shows holes or fewer people for them.
     """
     table = table or study.MAIN
     records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]

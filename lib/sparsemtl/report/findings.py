@@ -242,7 +242,7 @@ def l1_against_groups(evidence, protocol="paper"):
 
 
 def performance(evidence, protocol="paper"):
-    """The best lambda of each task of the three-task model, and what the paper says."""
+    """The best lambda of each task of the three-task model."""
     table = vision.three_tasks(evidence, protocol)
     if table.empty:
         return f"Three-task model: {NOT_RUN}."
@@ -251,8 +251,7 @@ def performance(evidence, protocol="paper"):
         column, _, sign = vision.SCORES[task]
         lam = (sign * table.groupby("lam")[column].mean()).idxmax()
         best.append(f"{PICTURE_TASKS[task]} at {scientific(lam)}")
-    told = f"{len(ran)} of {len(LAMBDAS)} λ were run; the best are: {'; '.join(best)}."
-    return f"{told} The paper names {scientific(SPARSE)}."
+    return f"{len(ran)} of {len(LAMBDAS)} λ were run; the best are: {'; '.join(best)}."
 
 
 def sparsity(evidence, protocol="paper"):
@@ -273,7 +272,7 @@ def times(evidence, protocol="paper"):
     if table.empty:
         return f"Times: {NOT_RUN}."
     last = table.iloc[-1]
-    zeros, compact = (f"{round(last[f'{name}: saved (median of turns), %'])} %" for name in vision.SAVERS.values())
+    zeros, compact = (f"{round(last[f'{name}: {vision.SAVED}'])} %" for name in vision.SAVERS.values())
     return (
         f"At λ = {table.index[-1]}, with {last['groups zero, %']:.1f} % of the groups zero in the networks that were "
         f"timed ({last['of them timed']:.0f} of {last['seeds']:.0f}), the zeros alone save "

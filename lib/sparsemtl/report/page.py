@@ -18,6 +18,7 @@ from sparsemtl.records import set_hash
 from sparsemtl.report.evidence import NOT_RUN, Evidence, provenance
 
 ANCHOR = "shown-"  # before a name: headings have ids of their own
+BIN = ".venv/bin/"  # where `make` puts the commands that pages print
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
 
 # What the columns of a statistic are called on a page
@@ -121,7 +122,7 @@ class Page:
         packages = ", ".join(f"{package} {version}" for package, version in e["packages"].items())
         machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
         device = "" if benchmark.kind == "cpu" else " --device cuda"
-        command = f".venv/bin/python benchmarks/{e['script']}.py {e['arguments']}{device}"
+        command = f"{BIN}python benchmarks/{e['script']}.py {e['arguments']}{device}"
         told = f"Benchmark {benchmark.name}, record <code>{key}</code>, {e['ended'][:10]}: {machine}; {packages}"
         cite = self._citation(name, caption, f"benchmark record {key}", e["ended"][:4], key)
         return f"<p>{told}</p><p>Make it again:</p>{_code(command)}<p>Cite it:</p>{_code(cite)}"
@@ -153,8 +154,8 @@ class Page:
         words = evidence.options.split()
         given = " ".join(f"-p {k} {v}" for k, v in {"profile": evidence.profile, **self.parameters}.items())
         if not self.parameters:  # the command line knows the grid with the notebook's defaults
-            yield " ".join([".venv/bin/python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
-        yield f".venv/bin/papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
+            yield " ".join([f"{BIN}python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
+        yield f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
 
     def _citation(self, name, caption, note, year, key):
         title = _tex(f"{TITLE}: {self.notebook}, {caption.split('. ')[0] or name}")

@@ -11,6 +11,7 @@ from sparsemtl.errors import RecordError
 from sparsemtl.report.evidence import NOT_RUN, committed_evidences
 from sparsemtl.report.statistics import CONFIDENCE, VERDICTS
 from sparsemtl.report.style import MUTED, VERDICT_STYLE
+from sparsemtl.studies import module_of
 
 PAPERS = {"shin2023": "Shin et al. 2023", "upadhyay2023": "Upadhyay et al. 2023"}
 
@@ -22,7 +23,7 @@ def evidence_of_all(results=None):
     """
     if results is not None and not Path(results).is_dir():
         raise RecordError(f"there is no folder {results}: results must name one of records, or be None")
-    return {name: committed_evidences(import_module(f"sparsemtl.studies.{name}"), results) for name in PAPERS}
+    return {name: committed_evidences(module_of(name), results) for name in PAPERS}
 
 
 def scorecard(evidences):
@@ -36,7 +37,7 @@ def scorecard(evidences):
     rows = []
     for study, found in evidences.items():
         report = import_module(f"sparsemtl.report.{study}")
-        source = import_module(f"sparsemtl.studies.{study}")
+        source = module_of(study)
         told, problems = {c.id: c for c in source.CLAIMS}, getattr(source, "PROBLEMS", {})
         for (claim, problem), row in _judged(report.claims(found)).items():
             n = row.subjects if "subjects" in row else row.seeds

@@ -43,6 +43,7 @@ OTHER_METRICS = {
     "normal_within_11.25": "within 11.25°", "normal_within_22.5": "within 22.5°", "normal_within_30": "within 30°",
     "depth_mae_m": "MAE, metres", "male_f1": "F1, male", "smile_f1": "F1, smile",
 }  # fmt: skip
+SAVED = "saved (median of turns), %"
 SAVERS = {"zeros": "dense kernels on zeros", "compact": "dead channels removed"}  # forms of the backbone, beside dense
 DENSE = 0.05  # a stage with more dead channels than this share is sparse
 STAGES = {"early": ("conv1", "layer1"), "middle": ("layer2", "layer3"), "late": ("layer4",)}
@@ -296,7 +297,7 @@ def times(evidence, protocol="paper"):
     seeds = table.groupby("lam").seed.count()
     table = table[table.dense_ms.notna()]  # older records have no dense twin
     columns = {"dense_ms": "dense, ms"} | {f"{k}_ms": f"{name}, ms" for k, name in SAVERS.items()}
-    columns |= {f"{k}_saved": f"{name}: saved (median of turns), %" for k, name in SAVERS.items()}
+    columns |= {f"{k}_saved": f"{name}: {SAVED}" for k, name in SAVERS.items()}
     columns |= {"flops_kept": "FLOPs kept, %", "parameters_kept": "parameters kept, %", "group": "groups zero, %"}
     by_lambda = table.groupby("lam")
     means = by_lambda[list(columns)].mean().rename(columns=columns)

@@ -74,9 +74,9 @@ def predictions(spec, root=None, device="cpu", count=3):
     with reproducible(device), memory_kept():
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()
-    rows = training.data.splits["test"][:count]
-    truth = {t: training.targets[t][rows].cpu() for t in training.tasks}
-    found = {t: p.cpu() for t, p in training.predict(rows).items()}
+        rows = training.data.splits["test"][:count]
+        truth = {t: training.targets[t][rows].cpu() for t in training.tasks}
+        found = {t: p.cpu() for t, p in training.predict(rows).items()}
     finished(spec)
     return training.data.images[rows].cpu(), truth, found, training.net
 

@@ -296,8 +296,8 @@ def vote_analysis(net, job, data, build, seed):
     (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task with two
     initialisations (`reinit`). The two heads start from different random weights, which alone makes votes differ, so
     two of these are made again with ME's head starting as MI's does (`half_one_head`, `null_me_one_head`). Over the
-    electrodes: weights of the spatial convolution that are kept by
-    MI only, ME only and both, and each task's scores, summed over filters and scaled to sum to one.
+    electrodes: weights of the spatial convolution that are kept by MI only, ME only and both, and each task's scores,
+    summed over filters and scaled to sum to one.
     """
     vote = votes(net, job)
     other = build(generator=torch.Generator().manual_seed(seed + 500)).to(next(net.parameters()).device)
