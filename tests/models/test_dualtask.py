@@ -3,7 +3,17 @@ import warnings
 import pytest
 import torch
 from sparsemtl.errors import SpecError
-from sparsemtl.models.dualtask import BACKBONES, DualTaskNet, _correlate, init_weights
+from sparsemtl.models.dualtask import (
+    BACKBONES,
+    DualTaskNet,
+    _correlate,
+    _EluPool,
+    _mixed,
+    _period,
+    _spectrum,
+    _window_moments,
+    init_weights,
+)
 from torch.nn import functional as F
 
 E, T, N = 5, 288, 6
@@ -110,17 +120,52 @@ def test_defaults_are_braindecodes():
         assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} == {ref.drop_prob}
 
 
+def drawn(*shape):
+    generator = torch.Generator().manual_seed(len(shape))
+    return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+
 @pytest.mark.parametrize("kernel", [1, 4, 5])
-@pytest.mark.parametrize("samples", [6, 7])
+@pytest.mark.parametrize("samples", [6, 7, 8])
 def test_correlation_by_fft_has_both_derivatives(kernel, samples):
-    """GraSP needs the second; periods of both parities, as an even one has a last frequency of its own."""
-    generator = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(*n, dtype=torch.float64, generator=generator, requires_grad=True)
-            for n in ((2, 3, samples), (3, kernel)))  # fmt: skip
-    expected = F.conv1d(x, w[:, None], padding=kernel // 2, groups=3)
-    torch.testing.assert_close(_correlate(x, w), expected)
-    assert torch.autograd.gradcheck(_correlate, (x, w))
-    assert torch.autograd.gradgradcheck(_correlate, (x, w))
+    """GraSP needs the second. Lengths where the period just holds the padding, and where it does not need all of it."""
+
+    def ours(x, mix, w):
+        return _correlate(_mixed(_spectrum(x, w), mix), w, samples)
+
+    given = drawn(2, 3, samples), drawn(4, 3), drawn(4, kernel)
+    x, mix, w = given
+    expected = F.conv1d(F.conv1d(x, mix[..., None]), w[:, None], padding=kernel // 2, groups=4)
+    torch.testing.assert_close(ours(*given), expected)
+    assert torch.autograd.gradcheck(ours, given)
+    assert torch.autograd.gradgradcheck(ours, given)
+
+
+@pytest.mark.parametrize(("samples", "width"), [(8, 4), (11, 4), (7, 1), (7, 8)])
+def test_elu_and_pool_in_one_have_both_derivatives(samples, width):
+    x = drawn(2, 3, samples)
+    if samples < width:
+        x = drawn(2, 3, width)
+    torch.testing.assert_close(_EluPool.apply(x, width), F.avg_pool1d(F.elu(x), width))
+    assert torch.autograd.gradcheck(lambda x: _EluPool.apply(x, width), x)
+    assert torch.autograd.gradgradcheck(lambda x: _EluPool.apply(x, width), x)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+@pytest.mark.parametrize("samples", [9, 40, 41])
+def test_moments_of_windows_are_those_of_the_windows(n, samples):
+    rows = drawn(3, samples)
+    windows = F.pad(rows, (n // 2, n // 2)).unfold(1, n, 1).flatten(0, 1)
+    first, second, number = _window_moments(rows, n)
+    assert number == len(windows)
+    torch.testing.assert_close(first, windows.mean(0))
+    torch.testing.assert_close(second, windows.T @ windows / len(windows))
+
+
+def test_periods_are_the_least_multiples_of_eight_without_other_factors_than_two_and_three():
+    fast = sorted(2**a * 3**b for a in range(3, 12) for b in range(8))
+    for samples in range(1, 1200):
+        assert _period(samples) == next(n for n in fast if n >= samples)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
