@@ -22,7 +22,7 @@ from sparsemtl.__main__ import main
 from sparsemtl.engine import execute, run
 from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 from sparsemtl.records import REQUIRED_RUN, Store, validate
-from sparsemtl.studies import shin2023
+from sparsemtl.studies import shin2023, upadhyay2023
 
 
 @pytest.fixture
@@ -89,6 +89,14 @@ def test_one_failing_run_does_not_stop_the_others(calls, tiny_spec, tmp_path):
     assert set(outcome.records) == {specs[0].hash, specs[3].hash} == {r.hash for r in store.all()[0]}
     calls.fail = {}
     assert execute(specs, store, progress=False).executed == 2
+
+
+def test_a_failure_names_the_switch_that_makes_the_run_another(calls, tmp_path, monkeypatch):
+    monkeypatch.setitem(engine.RUNNERS, "upadhyay2023", "a_runner:run")
+    calls.fail = {0: DataError("no such folder")}
+    specs = upadhyay2023.specs("quick", ("seg",), (0.0,), seeds=(0,), stem="deep")
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert outcome.failures == [f"{specs[0].label()} stem=deep: no such folder"]
 
 
 def test_a_fault_that_nobody_thought_of_does_not_stop_the_others_either(calls, tiny_spec, tmp_path):
@@ -494,4 +502,4 @@ def test_freed_memory_is_kept_for_as_long_as_it_is_asked_for():
         assert pages_mapped() < outside / 2
         kept = resident()
     assert resident() < kept - size
-    assert pages_mapped() > outside / 2
+    assert pages_mapped() > 0.9 * 4 * size / os.sysconf("SC_PAGE_SIZE")  # a hole in the heap, once

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
 from sparsemtl.records import RunRecord, Store, compact_numbers
 from sparsemtl.sparsity.compact import exact_convolutions
+from sparsemtl.studies import label
 
 # A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, goes
 # into the record's `run`. Imported when first needed. Beside it there may be `batches`, (specs, device) -> lists of
@@ -253,12 +254,12 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     with bar:
         for spec, record, failure in _results(batches, store, workers, root, device):
             bar.update()
-            bar.set_postfix_str(spec.label(), refresh=False)
+            bar.set_postfix_str(label(spec), refresh=False)
             if failure is None:
                 outcome.records[spec.hash] = record
                 outcome.executed += 1
             else:
-                outcome.failures.append(f"{spec.label()}: {failure}")
+                outcome.failures.append(f"{label(spec)}: {failure}")
     return outcome
 
 
@@ -267,7 +268,7 @@ def _usable(store, spec, device):
     try:
         record = store.read(spec)
     except RecordError as error:
-        print(f"{error}\nrunning {spec.label()} again", file=sys.stderr)
+        print(f"{error}\nrunning {label(spec)} again", file=sys.stderr)
         return None
     here = origin(device)
     made_elsewhere = record and {name: record.run.get(name) for name in here} != here

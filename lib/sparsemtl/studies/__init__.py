@@ -15,7 +15,7 @@ def module_of(name):
 
 
 def label(spec):
-    """`RunSpec.label`, and what a study's switches change of its method."""
-    module = module_of(spec.study)
+    """`RunSpec.label`, and what a study's switches change of its method; of an unknown study the first alone."""
+    module = module_of(spec.study) if spec.study in NAMES else None
     flips = module.flipped(spec) if hasattr(module, "flipped") else {}
     return " ".join([spec.label(), *(f"{name}={value}" for name, value in flips.items())])
