@@ -125,10 +125,10 @@ def drawn(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
 
 
-@pytest.mark.parametrize("kernel", [1, 4, 5])
+@pytest.mark.parametrize("kernel", [1, 4, 5, 20])
 @pytest.mark.parametrize("samples", [6, 7, 8])
 def test_correlation_by_fft_has_both_derivatives(kernel, samples):
-    """GraSP needs the second. Lengths where the period just holds the padding, and where it does not need all of it."""
+    """GraSP needs the second. Periods that just hold the padding, or more, or less than the kernel."""
 
     def ours(x, mix, w):
         return _correlate(_mixed(_spectrum(x, w), mix), w, samples)
