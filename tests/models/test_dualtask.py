@@ -141,11 +141,9 @@ def test_correlation_by_fft_has_both_derivatives(kernel, samples):
     assert torch.autograd.gradgradcheck(ours, given)
 
 
-@pytest.mark.parametrize(("samples", "width"), [(8, 4), (11, 4), (7, 1), (7, 8)])
+@pytest.mark.parametrize(("samples", "width"), [(8, 4), (11, 4), (7, 1), (8, 8)])
 def test_elu_and_pool_in_one_have_both_derivatives(samples, width):
     x = drawn(2, 3, samples)
-    if samples < width:
-        x = drawn(2, 3, width)
     torch.testing.assert_close(_EluPool.apply(x, width), F.avg_pool1d(F.elu(x), width))
     assert torch.autograd.gradcheck(lambda x: _EluPool.apply(x, width), x)
     assert torch.autograd.gradgradcheck(lambda x: _EluPool.apply(x, width), x)

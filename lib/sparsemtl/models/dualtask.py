@@ -98,8 +98,8 @@ def _spectrum(signals: Tensor, kernels: Tensor) -> Tensor:
 def _correlate(spectra: Tensor, kernels: Tensor, samples: int) -> Tensor:
     """Depthwise cross-correlation of signals (n, C, T = `samples`), zero-padded by K // 2 at both ends, with (C, K).
 
-    spectra: the signals' `_spectrum`. Its period has K // 2 zeros after the signals, which are those before them too, so
-    that taps of a longer kernel, which are cut off here, would meet nothing else.
+    spectra: the signals' `_spectrum`. Its period has K // 2 zeros after the signals, which are those before them too;
+    taps of a longer kernel, which are cut off here, would meet nothing else.
     """
     n_kernel, before, period = kernels.shape[-1], kernels.shape[-1] // 2, 2 * (spectra.shape[-1] - 1)
     around = F.pad(kernels, (0, period - n_kernel)).roll(-before, -1)  # what comes before the start lies at the end
