@@ -31,7 +31,7 @@ METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
 # EEGNets that train together on a CPU, at most: chosen by benchmarks/eeg_batch.py. Always an even number, one of them a
 # copy for want of another: so a network gets the same bits in any company. Vectorised kernels round the end of a tensor
 # otherwise where its length is no multiple of their width, and that end belongs to the last network of an odd stack.
-CPU_STACK = 16
+CPU_STACK = 32
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
 
