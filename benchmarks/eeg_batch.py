@@ -39,9 +39,9 @@ def main():
         one, many = ONE_BY_ONE.format(profile), TOGETHER.format(profile)
         sides |= {one: case.one_after_another, many: partial(case.stacked, size)}
         marks.append(Mark(f"gain of one batch, {profile}", one, many, "at least", 1.0 if on_cpu else 20.0))
-        if on_cpu and profile == "small":
-            sides["each beside a copy, small"] = partial(case.stacked, 1)  # what a run costs that has no company
-            sides |= {f"stacks of {k}, small": partial(case.stacked, k) for k in (4, 8, 16)}
+        if on_cpu:
+            sides[f"each beside a copy, {profile}"] = partial(case.stacked, 1)  # what a run costs that has no company
+            sides |= {f"stacks of {k}, {profile}": partial(case.stacked, k) for k in (4, 8, 16)}
     with engine.reproducible(args.device), engine.memory_kept():
         found = seconds(take_turns(sides, args))
         # of a mark that is missed the page tells where the batch's time goes
