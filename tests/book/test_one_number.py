@@ -11,6 +11,7 @@ import pytest
 from sparsemtl.records import read_jsonl, write_jsonl
 from sparsemtl.report import evidence
 from sparsemtl.report import shin2023 as report
+from sparsemtl.spec import PROFILES
 from sparsemtl.studies import shin2023 as study
 from sparsemtl.studies import upadhyay2023 as vision
 
@@ -47,13 +48,16 @@ def checkout(tmp_path):
 
 
 def records_of_the_cell(checkout):
+    """Those of the largest profile whose table is complete: another that is still growing is on no page."""
+    records = [r for path in sorted((checkout / "results/shin2023").glob("*/*.jsonl")) for r in read_jsonl(path)]
+    hashes = {r.hash for r in records}
+    shown = next(p for p in reversed(PROFILES) if {s.hash for s in study.table1_specs(p)} <= hashes)
     return [
         r
-        for path in sorted((checkout / "results/shin2023").glob("*/*.jsonl"))
-        for r in read_jsonl(path)
+        for r in records
         if (r.spec.method, r.spec.params["sparsity"]) == (study.PROPOSED, study.PUBLISHED_SPARSITY)
         and (r.spec.params["problem"], r.spec.params["labels"]) == ("four-class", "true")
-        and r.spec.params["backbone"] == "eegnet"
+        and (r.spec.params["backbone"], r.spec.profile) == ("eegnet", shown)
     ]
 
 
