@@ -8,7 +8,8 @@ PYTHON ?= python3
 STUDY ?= shin2023
 PROFILE ?= small
 PORT ?= 8000
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+DEVICE ?= cpu
+JOBS ?= $(if $(filter cpu,$(DEVICE)),$(shell getconf _NPROCESSORS_ONLN),1)
 
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -34,8 +35,8 @@ testbook: book ## test every page of the book in Chromium, and its links; skippe
 pdf: _build/book.pdf ## print the book to _build/book.pdf with Chromium
 	@echo "The book on paper is _build/book.pdf."
 
-reproduce: .venv/.installed ## run what a study lacks: STUDY=shin2023 PROFILE=small|full; goes on where it stopped
-	$(BIN)/python -m sparsemtl run $(STUDY) --profile $(PROFILE) --workers $(JOBS)
+reproduce: .venv/.installed ## run what a study lacks: STUDY=shin2023 PROFILE=small|full DEVICE=cpu|cuda; goes on where it stopped
+	$(BIN)/python -m sparsemtl run $(STUDY) --profile $(PROFILE) --device $(DEVICE) --workers $(JOBS)
 
 serve: book ## show the book at PORT=8000 on this machine
 	$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html

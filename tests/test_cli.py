@@ -159,6 +159,14 @@ def test_the_command_that_show_prints_makes_the_run_again(capsys, runner, given)
     assert [r.hash for r in Store("other").all()[0]] == [record.hash]
 
 
+@pytest.mark.parametrize(("device", "end"), [("cpu", ""), ("NVIDIA H200", " --device cuda")])
+def test_the_command_that_show_prints_names_the_device(capsys, make_record, device, end):
+    spec = next(s for s in shin2023.all_specs("quick") if chosen(s))
+    Store().write(make_record(spec, device=device))
+    _, out, _ = call(capsys, "show", spec.hash)
+    assert f"make it again: python -m sparsemtl run shin2023 --profile quick --hash {spec.hash}{end}" in out
+
+
 def test_a_backbone_or_a_rate_brings_its_own_trunk(capsys, runner):
     call(capsys, "run", "shin2023", *ONE, "--table", "table1", "--param", "labels=true", "--set", "backbone=shallow")
     (record,) = Store("runs").all()[0]

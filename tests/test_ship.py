@@ -50,6 +50,16 @@ def test_the_command_takes_one_vision_run(tmp_path, capsys):
         ship(shin2023.specs("quick")[0], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("switch", "value"), [("stopping", "per-task"), ("resolution", "features"), ("spare_class", True)]
+)
+def test_a_network_that_the_card_does_not_describe_is_refused(tmp_path, switch, value):
+    chosen = upadhyay2023.specs("quick", ("seg",), (1e-2,), seeds=(3,), **TINY | {switch: value})[0]
+    with pytest.raises(SpecError, match=f"{switch}={value} has no card: choose a run with {switch}="):
+        ship(chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match=r"cannot write .*file"):

@@ -339,7 +339,7 @@ def _described(record, folders):
     told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
     lines = [f"run {record.hash}: {label(record.spec)}", f"digest of the result: {record.digest}"]
     options = options_of(record.spec, module_of(record.spec.study).all_specs(record.spec.profile))
-    again = f"python -m sparsemtl run {record.spec.study} {options}"
+    again = f"python -m sparsemtl run {record.spec.study} {options}{record.device_option}"
     lines += [f"lies in: {' and '.join(folders)}", f"make it again: {again}"]
     for name, values in told.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []

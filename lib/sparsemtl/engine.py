@@ -27,10 +27,10 @@ from sparsemtl.records import RunRecord, Store, compact_numbers
 from sparsemtl.sparsity.compact import exact_convolutions
 from sparsemtl.studies import label
 
-# A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, goes
-# into the record's `run`. Imported when first needed. Beside it there may be `batches`, (specs, device) -> lists of
-# specs that are cheaper together, and `run_many`, (list, root, device) -> their results, an error for one that failed;
-# and `finished`, which is told each spec whose record is safe.
+# A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, and as
+# "precision", which the device may have chosen, goes into the record's `run`. Imported when first needed. Beside it
+# there may be `batches`, (specs, device) -> lists of specs that are cheaper together, and `run_many`, (list, root,
+# device) -> their results, an error for one that failed; and `finished`, which is told each spec whose record is safe.
 RUNNERS = {"shin2023": "sparsemtl.training.motor:run", "upadhyay2023": "sparsemtl.training.dense:run"}
 
 DOWNSTREAM = ("report", "__main__.py")
@@ -88,6 +88,8 @@ def _record(spec, result, run):
         result = compact_numbers(result)
     except RecordError as error:
         return error
+    if precision := result.pop("precision", None):
+        run = run | {"precision": precision}
     if timings := result.pop("timings", None):
         run = run | {"seconds": run["seconds"] + timings.get("resumed_seconds", 0), "timings": timings}
     return RunRecord(spec, result, run)

@@ -55,6 +55,11 @@ class RunRecord:
         """SHA-256 (hex) of the canonical JSON of the result."""
         return hashlib.sha256(canonical_json(self.result).encode()).hexdigest()
 
+    @property
+    def device_option(self):
+        """What a command that makes this record again says of the device, " --device cuda" or nothing."""
+        return "" if self.run["device"] == "cpu" else " --device cuda"
+
     def to_dict(self):
         """Plain dict in the layout described above."""
         return {

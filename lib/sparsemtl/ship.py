@@ -1,6 +1,7 @@
 """A trained vision network to take away: an ONNX file without dead channels, in half precision, and its model card."""
 
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -18,9 +19,11 @@ from sparsemtl.training.dense import Training, finished, load_pictures
 MODEL, CARD = "model.onnx", "README.md"
 OUTPUTS = {
     "seg": "logits by class, (n, classes, H, W)", "normal": "surface normals before scaling to length 1, (n, 3, H, W)",
-    "depth": "metres, or relative depth under the released protocol, (n, 1, H, W)",
+    "depth": "metres, (n, 1, H, W)",
     "male": "logits, (n,)", "smile": "logits, (n,)",
 }  # fmt: skip
+# One checkpoint for all tasks, outputs at the size of the picture, and a name for each class
+DESCRIBED = MappingProxyType({"stopping": "joint", "resolution": "input", "spare_class": False})
 
 
 def ship(spec, folder, root=None, device="cpu"):
@@ -28,11 +31,15 @@ def ship(spec, folder, root=None, device="cpu"):
 
     The file holds the best weights in float16; input and outputs are float32. The card says what the file itself
     scores on the test pictures, computed with ONNX Runtime, beside the network as trained and a constant predictor.
-    root, device: as for `engine.run`. Returns the folder (Path). Raises SpecError for a spec of another study or
-    where onnx, onnxscript or onnxruntime is missing, and RecordError where the folder cannot be written.
+    root, device: as for `engine.run`. Returns the folder (Path). Raises SpecError for a spec of another study, for one
+    whose network is not what the card describes (see `DESCRIBED`), or where onnx, onnxscript or onnxruntime is missing,
+    and RecordError where the folder cannot be written.
     """
     if spec.study != study.NAME:
         raise SpecError(f"ship: {spec.label()} is not a run of {study.NAME}, the study whose networks can be shipped")
+    for name, value in DESCRIBED.items():
+        if (has := spec.params.get(name, value)) != value:
+            raise SpecError(f"ship: a network with {name}={has} has no card: choose a run with {name}={value}")
     needs("ship", "speed", "onnx", "onnxscript", "onnxruntime")  # said before the training, not after
     import onnxruntime
 
@@ -47,7 +54,7 @@ def ship(spec, folder, root=None, device="cpu"):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     training.net = _Runtime(session)
     with written_whole(folder / CARD) as file:
-        file.write(card(spec, result, training.scores(), path.stat().st_size))
+        file.write(card(spec, result, training.scores(), path.stat().st_size, device))
     finished(spec)
     return folder
 
@@ -75,8 +82,8 @@ class _Runtime(nn.Module):
         return {name: torch.from_numpy(value).to(x.device) for name, value in zip(self._names, found, strict=True)}
 
 
-def card(spec, result, scores, size):
-    """Text of the model card (Markdown). scores: of the shipped file; size: its bytes."""
+def card(spec, result, scores, size, device):
+    """Text of the model card (Markdown). scores: of the shipped file; size: its bytes; device: it was trained on."""
     p, data, source = spec.params, result["data"], SOURCES[spec.data]
     tasks = p["tasks"].split("+")
     rows = [
@@ -85,14 +92,15 @@ def card(spec, result, scores, size):
     ]
     terms = source.get("license", {}).get("@id") or source.get("conditionsOfAccess", "made by sparsemtl from a seed")
     dense, small = (result["backbone"][kind]["parameters"] for kind in ("zeros", "compact"))
-    options = options_of(spec, study.all_specs(spec.profile))
+    options = options_of(spec, study.all_specs(spec.profile)) + ("" if device == "cpu" else " --device cuda")
+    about = "" if device == "cpu" else ", to about the same scores"
     penalty = f"lambda {study.scientific(p['lam'])} ({p['penalty']})"
     pictures = ", ".join(f"{n} {split}" for split, n in data["pictures"].items())
     return f"""# {" + ".join(study.TASKS[t] for t in tasks)}: a channel-sparse dilated ResNet
 
 Made by `python -m sparsemtl ship {spec.study} {options} --out FOLDER`,
-which makes it again. Run `{spec.hash}` of *Sparse Multitask Learning, Re-run*, a companion to Upadhyay et al. (2023,
-arXiv 2308.12114).
+which makes it again{about}. Run `{spec.hash}` of *Sparse Multitask Learning, Re-run*, a companion to Upadhyay et al.
+(2023, arXiv 2308.12114).
 
 ## The file
 

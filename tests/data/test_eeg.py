@@ -220,6 +220,16 @@ def test_an_unpacked_file_that_was_lost_or_cut_comes_from_the_pack_again(recorde
     assert load("eegmmidb", packs, channels=("C3",), allow_missing_runs=True).fingerprint == whole
 
 
+def test_recordings_that_were_fetched_beside_those_of_a_pack_stay(recorded, tmp_path):
+    packs = pack(recorded, tmp_path / "packs")
+    load("eegmmidb", packs, channels=("C3",))
+    (home,) = (tmp_path / "cache").glob("eegmmidb-S001-*[0-9a-f]")
+    fetched = next(home.rglob("S001R04.edf")).with_name("S001R01.edf")
+    fetched.write_bytes(b"fetched")
+    load("eegmmidb", packs, channels=("C4",))
+    assert fetched.read_bytes() == b"fetched"
+
+
 @pytest.mark.parametrize("name", ["../S001R03.edf", "/S001R03.edf", "S001/run.sh", "S002/S002R03.edf"])
 def test_pack_with_anything_else_is_refused(recorded, tmp_path, name):
     packs = pack(recorded, tmp_path / "packs", tarfile.TarInfo(name))
@@ -304,6 +314,13 @@ def test_a_damaged_checksum_list_is_named(own, content):
     (own / "SHA256SUMS.txt").write_bytes(content)
     with pytest.raises(DataError, match=r"SHA256SUMS.txt is no list of checksums .* fetch it again"):
         load("eegmmidb", own)
+
+
+def test_a_download_fetches_the_recordings_of_both_problems(own, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mne.datasets.eegbci.load_data", lambda subject, runs, **_: asked.append((subject, runs)))
+    load("eegmmidb", own, download=True, channels=("C3",))
+    assert asked == [(1, list(range(3, 15)))]  # all but the two of the person at rest
 
 
 @pytest.mark.parametrize("name", ["ofner2017", "jeong2020"])

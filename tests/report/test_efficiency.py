@@ -118,8 +118,11 @@ def test_growth_is_the_exponent_of_the_power_law(scaling):
 
 def test_a_plan_is_operations_over_speed(scaling, make_record):
     spec = upadhyay2023.specs("small", ("seg",), (0.0,))[0]
-    pictures = {"data": {"pictures": {"train": 100}}}
-    vision = Evidence(upadhyay2023.NAME, "committed", "small", (make_record(spec, pictures),), 1)
+    pictures = {"data": {"pictures": {"train": 100, "val": 30, "test": 70}}}
+    fewer = {"data": {"pictures": {"train": 30, "val": 9, "test": 70}}}  # by a switch
+    other = upadhyay2023.specs("small", ("seg",), (1e-5,))[0]
+    records = (make_record(spec, pictures), make_record(other, fewer))
+    vision = Evidence(upadhyay2023.NAME, "committed", "small", records, 2)
     eeg = shin2023.specs("small", subjects=(1,), seeds=(0,), methods=("or",), sparsities=(0.4,), problem="left-right")
     evidences = [vision, Evidence(shin2023.NAME, "committed", "small", (make_record(eeg[0], {}),), 1)]
     table = efficiency.plan({("scaling", "cpu"): scaling}, evidences, tflops=2.0, share=0.5)
@@ -127,11 +130,16 @@ def test_a_plan_is_operations_over_speed(scaling, make_record):
     epochs = runs[0].params["epochs"]
     row = table.loc["vision, fig4"]
     assert row.runs == len(runs)
-    assert row.hours == pytest.approx(len(runs) * 1e9 * 100 * epochs / 1e12 / 3600)
+    assert row.hours == pytest.approx(len(runs) * 1e9 * (100 + 30 / 3) * epochs / 1e12 / 3600)
     assert np.isnan(table.hours["vision, table2"])  # nothing tells how many faces there are
     seconds = evidences[1].records[0].run["seconds"]
     grown = 3 * (200 / 60) * (5 / 3) * (0.8 / (2 / 3))
     assert table.hours["EEG, Table 1"] == pytest.approx(seconds * grown * len(shin2023.table1_specs("full")) / 3600)
+    done = tuple(make_record(s, {}, seconds=7.0) for s in shin2023.table1_specs("full"))
+    for some, hours in ((done, len(done) * 7 / 3600), (done[1:], table.hours["EEG, Table 1"])):
+        more = [*evidences, Evidence(shin2023.NAME, "committed", "full", some, len(done))]
+        row = efficiency.plan({("scaling", "cpu"): scaling}, more, tflops=2.0, share=0.5).loc["EEG, Table 1"]
+        assert (row.hours, row.runs) == (pytest.approx(hours), len(done))
 
 
 def test_without_records_the_page_says_not_run():

@@ -11,7 +11,14 @@ from sparsemtl import engine
 from sparsemtl.__main__ import _chosen, _parser
 from sparsemtl.errors import DataError, RecordError
 from sparsemtl.records import Store, repository_root, write_jsonl
-from sparsemtl.report.evidence import Evidence, committed_evidence, committed_evidences, local_evidence, provenance
+from sparsemtl.report.evidence import (
+    Evidence,
+    committed_evidence,
+    committed_evidences,
+    largest_complete,
+    local_evidence,
+    provenance,
+)
 from sparsemtl.studies import shin2023, upadhyay2023
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -204,6 +211,10 @@ def test_a_vision_profile_that_is_begun_does_not_empty_a_page(tmp_path, make_rec
     write_jsonl(tmp_path / "upadhyay2023/full/runs.jsonl", [begun])
     found = committed_evidence(upadhyay2023, tmp_path)
     assert (found.profile, len(found.records)) == ("small", len(small))
+    for name, make in upadhyay2023.TABLES.items():  # as many runs of the larger profile are no reason either
+        many = [make_record(s) for s in make("full")[:-1]]
+        both = [Evidence("upadhyay2023", "committed", p, tuple(r), 0) for p, r in (("full", many), ("small", small))]
+        assert largest_complete([e.of(make(e.profile)) for e in both]).profile == "small", name
     assert [e.profile for e in committed_evidences(upadhyay2023, tmp_path)] == ["full", "small"]  # claim by claim
 
 

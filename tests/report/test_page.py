@@ -101,6 +101,14 @@ def test_the_commands_of_the_fold_out_make_these_runs(evidence, capsys):
     assert "problem=left-right" in capsys.readouterr().out
 
 
+def test_runs_of_a_gpu_are_made_again_on_one(evidence, make_record):
+    records = tuple(make_record(r.spec, r.result, device="NVIDIA H200") for r in evidence.records)
+    page = soup(Page("shin2023_table1").table(TABLE, "methods", "", replace(evidence, records=records)))
+    run, papermill = page.find("pre").text.splitlines()
+    assert run.endswith(" --device cuda")
+    assert papermill.endswith(" -p profile quick -p device cuda")
+
+
 def test_choices_of_runs_add_up(evidence):
     narrowed = replace(evidence, options="--table table1").only(problem="left-right").only(subject=1)
     assert narrowed.options.split() == ["--table", "table1", "--param", "problem=left-right", "--param", "subject=1"]

@@ -44,6 +44,15 @@ def test_what_was_run_tells_how_long_the_rest_takes_and_where(study, make_record
     assert whole["all"][:3] == ["0", "4", "0.0"]
 
 
+def test_runs_that_want_a_gpu_say_so_in_their_command(study, make_record):
+    command = f"    .venv/bin/python -m sparsemtl run {study.NAME} --profile small --table TABLE"
+    on_cpu, on_gpu = ([make_record(study.specs[0], device=d)] for d in ("cpu", "NVIDIA H200"))
+    for records, device in (([], ""), (on_cpu, ""), (on_gpu, " --device cuda")):
+        assert f"{command}{device}" in queue([study], records).splitlines()
+    vision = [line for line in queue([upadhyay2023], []).splitlines() if "--profile" in line]
+    assert [line.endswith(" --device cuda") for line in vision] == [True, False]
+
+
 def test_the_committed_queue_is_that_of_the_committed_records():
     made = queue([shin2023, upadhyay2023], committed(RESULTS)) + "\n"
     assert (RESULTS / "QUEUE.md").read_text(encoding="utf-8") == made, (

@@ -11,6 +11,7 @@ from scipy import stats
 from sparsemtl.errors import RecordError
 from sparsemtl.records import RunRecord, read_jsonl, write_jsonl
 from sparsemtl.report import scorecard
+from sparsemtl.report import upadhyay2023 as report
 from sparsemtl.report.evidence import Evidence
 from sparsemtl.report.page import Page
 from sparsemtl.studies import shin2023, upadhyay2023
@@ -58,17 +59,32 @@ def test_nothing_run_is_one_row_a_claim_that_says_so():
 
 def test_the_largest_profile_that_has_the_runs_decides_and_is_named(vision):
     small = vision("small", (0, 1))
-    full = vision("full", (0, 1, 2), keep=lambda s: s.params["tasks"] == upadhyay2023.ALL_NYU)
+    full = vision("full", range(5), keep=lambda s: s.params["tasks"] == upadhyay2023.ALL_NYU)
     table = scorecard.scorecard({"upadhyay2023": [full, small]})
     on_full = row_of(table, upadhyay2023, "upadhyay-all-zero")
     on_small = row_of(table, upadhyay2023, "upadhyay-sparse-beats-dense-nyu")
-    assert (on_full.profile, on_full["paired over"]) == ("full", "3 seeds")
+    assert (on_full.profile, on_full["paired over"]) == ("full", "5 seeds")
     assert on_small.profile == "small"
     told = scorecard.story(table)
-    assert "profile `small`, real data with smaller networks" in told
-    assert "profile `full`, the papers' sizes" in told
+    for profile, words in (("small", "real pictures, smaller networks"), ("full", "the paper's sizes of networks")):
+        n = (table.profile == profile).sum()
+        assert f"Of Upadhyay et al. 2023, {n} rest on runs of the profile `{profile}`: {words}" in told
+    listed = report.findings([full, small])
+    assert listed.count("(profile full)") == (table.profile == "full").sum()
+    assert listed.count("(profile small)") == (table.profile == "small").sum()
+    assert f"From {len(full.records)} runs" in listed
     judged = int(table.low.notna().sum())
     assert f"up to {0.025 * judged:.1f} of the {judged} with an interval would be *reproduced*" in told
+
+
+def test_a_larger_profile_that_is_begun_does_not_decide(vision):
+    """One seed of five gives no interval: the two seeds of the smaller profile say more until all are there."""
+    small, begun = vision("small", (0, 1)), vision("full", range(4))
+    table = scorecard.scorecard({"upadhyay2023": [begun, small]})
+    assert set(table.profile) == {"small"}
+    assert "(profile" not in report.findings([begun, small])
+    alone = scorecard.scorecard({"upadhyay2023": [begun]})
+    assert set(alone.profile) == {"full"}
 
 
 def test_effects_are_percentages_with_the_interval_of_scipy(vision):
@@ -125,23 +141,26 @@ def state(results):
     return card, card.verdict.tolist(), points, shown
 
 
-def test_one_changed_value_changes_table_figure_verdict_and_csv(results):
-    card, verdicts, points, shown = state(results)
-    path = next(p for p in (results / "shin2023/small").glob("*.jsonl") if p.stem == "four-class-seed0")
-    records = read_jsonl(path)
-    i = next(
-        i for i, r in enumerate(records)
-        if r.spec.method == "or" and r.spec.params["sparsity"] == 0.8 and r.spec.params["labels"] == "true"
-    )  # fmt: skip
-    metrics = records[i].result["metrics"] | {"mi_accuracy": 0.0, "me_accuracy": 0.0}
-    records[i] = RunRecord(records[i].spec, records[i].result | {"metrics": metrics}, records[i].run)
-    write_jsonl(path, records)
-    other_card, other_verdicts, other_points, other_shown = state(results)
+def ruined(record):
+    """The record, of the proposed method at 80 % in the problem of four classes without any accuracy."""
+    p = record.spec.params
+    if (record.spec.method, p["sparsity"], p["problem"]) != ("or", 0.8, "four-class") or p["labels"] != "true":
+        return record
+    metrics = record.result["metrics"] | {"mi_accuracy": 0.0, "me_accuracy": 0.0}
+    return RunRecord(record.spec, record.result | {"metrics": metrics}, record.run)
+
+
+def test_changed_values_change_table_figure_verdict_and_csv(results):
+    card, verdicts, points, page = state(results)
+    shown = scorecard.evidence_of_all(results)["shin2023"][0].profile
+    for path in (results / "shin2023" / shown).glob("*.jsonl"):
+        write_jsonl(path, map(ruined, read_jsonl(path)))
+    other_card, other_verdicts, other_points, other_page = state(results)
     robust = card.claim.str.contains("loses less") & card["tested on"].str.contains("feet")
     assert other_card.effect[robust].item() < card.effect[robust].item()
     assert other_points != points
     assert verdicts != other_verdicts
-    for before, after in zip(shown.split("base64,")[1:], other_shown.split("base64,")[1:], strict=True):
+    for before, after in zip(page.split("base64,")[1:], other_page.split("base64,")[1:], strict=True):
         assert before.split('"')[0] != after.split('"')[0]
 
 

@@ -150,7 +150,7 @@ def test_the_published_cells_stand_beside_ours(records):
         assert (row["95 % from"], row["to"]) == pytest.approx((low, high))
         units = (values.mean() - published) / stats.sem(values)
         assert row["in standard errors"] == pytest.approx(units)
-        word = "agrees" if low <= published <= high else "higher" if units > 0 else "lower"
+        word = "not told apart" if low <= published <= high else "higher" if units > 0 else "lower"
         assert row["against published"] == word
 
 
@@ -420,15 +420,16 @@ def test_the_sentence_names_the_verdicts_that_hang_on_a_choice(records):
     table["verdict"] = "inconclusive"
     n, ways = len(CLAIMS), len(report.VIEWS)
     assert findings.sensitivity(table) == (
-        f"Each of {n} tests was made in {ways} ways: {n} end in the same verdict in all."
+        f"Each of {n} tests was made in {ways} ways: {n} end in the same verdict in all ({n} inconclusive)."
     )
     key = (CLAIMS[3].id, PROBLEM, "the exact budget")
     table.loc[key, "verdict"] = "not reproduced"
     told = findings.sensitivity(table)
-    assert f"{n - 1} end in the same verdict" in told
-    assert (
-        f"“{CLAIMS[3].short} (left or right fist)” is inconclusive as judged, but not reproduced with the exact" in told
-    )
+    assert f"{n - 1} end in the same verdict in all ({n - 1} inconclusive)." in told
+    assert f"“{CLAIMS[3].short} (left or right fist)” is inconclusive as judged, but not reproduced with the" in told
+    assert "of them)" not in told
+    table.loc[key, "subjects"] = 2
+    assert "not reproduced with the exact budget (2 of them)" in findings.sensitivity(table)
     assert "not run" in findings.sensitivity(report.sensitivity(evidence([])))
 
 
@@ -469,6 +470,8 @@ def test_the_sentence_on_robustness_names_who_loses_less_and_who_decides(records
     assert "left out" not in told
     table.loc[(PROBLEM, "GraSP"), "verdict"] = "inconclusive"
     assert "With GraSP left out the verdict is inconclusive, not reproduced." in findings.robustness(table)
+    some = [r for r in records if r.spec.method != "grasp"]  # then nothing but "without GraSP" can be asked
+    assert "Robustness: not run." in findings.robustness(report.robustness_by_rival(evidence(some)))
 
 
 # Backbones
@@ -546,7 +549,10 @@ def test_the_sentence_counts_what_the_backbones_share(backbones):
     table = report.backbone_claims(backbones)
     told = findings.backbones(table)
     n = len(CLAIMS)
-    assert f"{n} tests were run with all 3 backbones: {n} end in the same verdict" in told
+    profile, counts = table.profile.unique().item(), table.xs("EEGNet", level="backbone").verdict.value_counts()
+    words = [w for w in ("reproduced", "not reproduced", "inconclusive") if w in counts]
+    same = f"{n} end in the same verdict with each ({', '.join(f'{counts[w]} {w}' for w in words)})"
+    assert f"On the profile `{profile}`, {n} tests were run with all 3 backbones: {same}" in told
     assert f"in {n} the effect lies on the same side" in told
     key = (CLAIMS[1].id, PROBLEM, "Shallow ConvNet")
     table = table.sort_index()

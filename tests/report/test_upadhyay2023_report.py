@@ -87,7 +87,7 @@ def test_claims_follow_from_the_effects(full):
     expected += [f"upadhyay-{name}" for name in ("all-zero", "groups-beat-l1", "faster")]
     assert (table.verdict.loc[expected] == "reproduced").all()
     assert table.verdict["upadhyay-early-dense"] == "not reproduced"  # half of the early ones are dead here
-    text = report.findings(full)
+    text = report.findings([full])
     assert text.count("\n- ") == len(study.CLAIMS)
     assert "**reproduced**" in text
 
@@ -158,7 +158,7 @@ def test_gains_are_relative_and_know_which_way_is_better(full):
 
 def test_nothing_run_says_so():
     assert (report.claims([EMPTY]).verdict == "not run").all()
-    assert "**not run**" in report.findings(EMPTY)
+    assert "**not run**" in report.findings([EMPTY])
     assert report.other_metrics(EMPTY).empty
     assert report.times(EMPTY).empty
     assert report.conclusions(EMPTY).isna().all(axis=None)

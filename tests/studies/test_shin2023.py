@@ -112,6 +112,12 @@ def test_bad_choices_are_named(choice, message):
         specs(**{"profile": "quick"} | choice)
 
 
+@pytest.mark.parametrize("table", shin2023.TABLES)
+def test_a_profile_that_is_none_is_named_by_every_table(table):
+    with pytest.raises(SpecError, match="unknown profile 'huge': choose one of quick"):
+        shin2023.TABLES[table]("huge")
+
+
 @pytest.mark.parametrize("backbone", ["eegnet", "shallow", "deep4"])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_trunk_can_be_built_at_every_sampling_rate(backbone, profile):

@@ -36,7 +36,8 @@ def record():
 def test_a_run_repeats_to_the_bit_and_keeps_its_times_out_of_the_result(record):
     again = engine.run(spec(protocol="released"))
     assert again.digest == record.digest
-    assert "timings" not in record.result
+    assert not {"timings", "precision"} & set(record.result)
+    assert record.run["precision"] == "float32"
     assert [len(record.run["timings"][f"{name}_ms"]) for name in ("dense", "zeros", "compact")] == [dense.TURNS] * 3
 
 
@@ -185,6 +186,19 @@ def test_out_of_gpu_memory_names_the_batch_that_fits(monkeypatch):
     monkeypatch.setattr(MultiTaskNet, "forward", limited)
     with pytest.raises(SparseMTLError, match="batch=8: --set batch=2 would fit"):
         dense.run(spec("depth", batch=8))
+
+
+def test_out_of_gpu_memory_after_the_training_keeps_it_and_asks_for_no_other_batch(monkeypatch):
+    def full(self, rows):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    chosen = spec("depth", batch=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(dense.Training, "predict", full)
+        with pytest.raises(SparseMTLError, match=r"while testing the trained network: its checkpoint, .* is kept"):
+            dense.run(chosen)
+    assert dense.run(chosen)["timings"]["resumed_seconds"] > 0
+    dense.finished(chosen)
 
 
 def test_bfloat16_rounds_the_forward_pass_and_nothing_else():

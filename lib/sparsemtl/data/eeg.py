@@ -138,9 +138,9 @@ def load_eegmmidb(root=None, subject=1, problem="left-right", allow_missing_runs
     root: a folder with `eegmmidb/` in it, that folder, or an MNE data folder; there the EDF files lie as MNE lays them
     out, or as packs `S001.tar.xz`, which are unpacked into the cache. Default: SPARSEMTL_DATA, then MNE's own folder.
     problem: "left-right" (fists) or "four-class" (also both fists and both feet). allow_missing_runs: take the runs
-    there are, as long as each task has each class. download: fetch missing files from PhysioNet. epochs: see
-    `EpochOptions`. Without MNE and MOABB: what the cache holds that was carried from a machine with them. Raises
-    `DataError` for missing or unfit files, `SpecError` for bad options.
+    there are, as long as each task has each class. download: fetch the subject's missing files from PhysioNet, those of
+    both problems. epochs: see `EpochOptions`. Without MNE and MOABB: what the cache holds that was carried from a
+    machine with them. Raises `DataError` for missing or unfit files, `SpecError` for bad options.
     """
     subject, classes, options = _options("eegmmidb", subject, problem, **epochs)
     if carried := _carried("eegmmidb", subject, classes, options):
@@ -155,7 +155,7 @@ def load_eegmmidb(root=None, subject=1, problem="left-right", allow_missing_runs
     if download:
         from mne.datasets.eegbci import load_data
 
-        runs = [run for groups in wanted.values() for group in groups for run in group]
+        runs = sorted(run for kinds in EEGMMIDB_RUNS.values() for group in kinds.values() for run in group)
         files.download(f"eegmmidb S{subject:03d}", home, lambda: load_data(subject, runs, path=home, update_path=False))
     paths = files.existing(f"eegmmidb S{subject:03d}", home, wanted, allow_missing_runs)
     sums = files.checksums(paths)

@@ -314,8 +314,9 @@ def plan(found, evidences, tflops, share):
 
     evidences: committed ones of both studies, for the number of pictures and the seconds of an EEG run. tflops: peak
     of the GPU in 10^12 operations a second; share: part of it that training reaches. Vision: floating-point operations
-    of all training steps up to the last epoch that early stopping allows, so hours are at most these. EEG: seconds of
-    the `small` runs on one core times the growth of steps and of a step. Raises `SpecError` for what no GPU can be.
+    of all training and validation up to the last epoch that early stopping allows, so hours are at most these. EEG:
+    what the committed `full` runs took where none is missing, else seconds of the `small` runs on one core times the
+    growth of steps and of a step. Raises `SpecError` for what no GPU can be.
     """
     check_values({"gpu_tflops": tflops, "gpu_share": share}, PLANNED)
     if ("scaling", "cpu") not in found:
@@ -332,9 +333,11 @@ def _vision_tables():
 
 
 def _vision(name, specs, record, evidences, speed):
-    pictures = {}
+    pictures = {}  # of an epoch; some switches use fewer
     for r in (r for e in evidences if e.study == upadhyay2023.NAME for r in e.records):
-        pictures[r.spec.data] = r.result["data"]["pictures"]["train"]
+        n = r.result["data"]["pictures"]
+        seen = n["train"] + n["val"] / 3  # validating is a third of a training step: the forward pass
+        pictures[r.spec.data] = max(seen, pictures.get(r.spec.data, 0))
     flops = 0.0
     for s in specs:
         p = s.params
@@ -346,13 +349,17 @@ def _vision(name, specs, record, evidences, speed):
 
 
 def _eeg(record, evidences):
-    small = [r for e in evidences if (e.study, e.profile) == (shin2023.NAME, "small") for r in e.records]
-    if not small:
+    runs = {s.hash for s in shin2023.table1_specs("full")}
+    row = {"grid": "EEG, Table 1", "runs": len(runs), "on": "one CPU core"}
+    by_profile = {e.profile: e.records for e in evidences if e.study == shin2023.NAME}
+    done = [r.run for r in by_profile.get("full", ()) if r.hash in runs and r.run["device"] == "cpu"]
+    if len(done) == len(runs):
+        return [row | {"hours": sum(run["seconds"] for run in done) / 3600}]
+    if not (small := by_profile.get("small")):
         return []
     settings = shin2023.PROFILE_SETTINGS
     ratio = record.median("EEG step, full") / record.median("EEG step, small")
     full, few = (settings[p]["params"] for p in ("full", "small"))
     ratio *= full["epochs"] / few["epochs"] * full["folds"] / few["folds"]
     ratio *= (1 - 1 / full["folds"]) / (1 - 1 / few["folds"])  # trials that are trained on
-    seconds, runs = np.mean([r.run["seconds"] for r in small]), len(shin2023.table1_specs("full"))
-    return [{"grid": "EEG, Table 1", "runs": runs, "on": "one CPU core", "hours": seconds * ratio * runs / 3600}]
+    return [row | {"hours": np.mean([r.run["seconds"] for r in small]) * ratio * len(runs) / 3600}]

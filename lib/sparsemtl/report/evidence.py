@@ -91,9 +91,14 @@ def _joined(values):
 
 
 def committed_evidence(study, results=None, table=None):
-    """The evidence that a page with room for one profile shows: the largest that is complete, else the largest."""
-    found = committed_evidences(study, results, table)
-    return next((e for e in found if len(e.records) == e.expected), found[0])
+    """The evidence that a page with room for one profile shows, see `largest_complete`."""
+    return largest_complete(committed_evidences(study, results, table))
+
+
+def largest_complete(evidences):
+    """Of these, the largest first, the first that lacks no run, else the first that has any, else the first."""
+    complete, begun = ([e for e in evidences if len(e.records) == e.expected], [e for e in evidences if e])
+    return (complete or begun or evidences)[0]
 
 
 def committed_evidences(study, results=None, table=None):

@@ -5,7 +5,7 @@ import numpy as np
 from sparsemtl.report import shin2023 as eeg
 from sparsemtl.report import upadhyay2023 as vision
 from sparsemtl.report.evidence import NOT_RUN
-from sparsemtl.report.statistics import chance_interval
+from sparsemtl.report.statistics import VERDICTS, chance_interval
 from sparsemtl.report.style import percent
 from sparsemtl.studies.shin2023 import (
     BACKBONES,
@@ -123,11 +123,12 @@ def backbones(table):
     ran = [rows for rows in tests if len(rows) == len(BACKBONES) and rows.effect.notna().all()]
     if not ran:
         return f"Backbones: {NOT_RUN}."
-    same = sum(rows.verdict.nunique() == 1 for rows in ran)
+    same = [rows.verdict.iloc[0] for rows in ran if rows.verdict.nunique() == 1]
     sided = sum(np.sign(rows.effect).nunique() == 1 for rows in ran)
     told = (
-        f"{len(ran)} tests were run with all {len(BACKBONES)} backbones: {same} end in the same verdict with each, and "
-        f"in {sided} the effect lies on the same side of zero with each."
+        f"On the profile `{_listed(table.profile.unique())}`, {len(ran)} tests were run with all {len(BACKBONES)} "
+        f"backbones: {len(same)} end in the same verdict with each{_counted(same)}, and in {sided} the effect lies on "
+        "the same side of zero with each."
     )
     parts = []
     for rows in ran:
@@ -144,21 +145,35 @@ def sensitivity(table):
         return f"Other choices: {NOT_RUN}."
     tests = [rows.droplevel(["id", "problem"]) for _, rows in table.groupby(["id", "problem"], sort=False)]
     names = [f"{eeg.SHORT[claim]} ({PROBLEMS[problem]})" for claim, problem in table.index.droplevel("view").unique()]
-    parts = []
+    same, parts = [], []
     for name, rows in zip(names, tests, strict=True):
-        judged = rows.verdict[eeg.AS_JUDGED]
-        other = [f"{verdict} with {view}" for view, verdict in rows.verdict.items() if verdict != judged]
+        judged = rows.loc[eeg.AS_JUDGED]
+        other = [
+            f"{row.verdict} with {row.Index}{'' if row.subjects == judged.subjects else f' ({row.subjects} of them)'}"
+            for row in rows.itertuples()
+            if row.verdict != judged.verdict
+        ]
         if other:
-            parts.append(f"“{name}” is {judged} {eeg.AS_JUDGED}, but {_listed(other)}.")
-    same = f"{len(tests) - len(parts)} end in the same verdict in all"
-    return " ".join([f"Each of {len(tests)} tests was made in {len(eeg.VIEWS)} ways: {same}.", *parts])
+            parts.append(f"“{name}” is {judged.verdict} {eeg.AS_JUDGED}, but {_listed(other)}.")
+        else:
+            same.append(judged.verdict)
+    if parts:
+        parts.append("With so many judgements, some change by chance.")
+    told = f"{len(same)} end in the same verdict in all{_counted(same)}"
+    return " ".join([f"Each of {len(tests)} tests was made in {len(eeg.VIEWS)} ways: {told}.", *parts])
+
+
+def _counted(verdicts):
+    """How often each verdict was given, in brackets; nothing where there is none."""
+    counts = [f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts]
+    return f" ({', '.join(counts)})" if counts else ""
 
 
 def robustness(table):
     """Which rivals the claim of robustness rests on. table: of `report.shin2023.robustness_by_rival`."""
-    parts = []
-    for problem in [p for p in PROBLEMS if len(table) and p in table.index]:
-        rows, own = table.loc[problem], METHODS[PROPOSED].label
+    parts, own = [], METHODS[PROPOSED].label
+    for problem in [p for p in PROBLEMS if (p, own) in table.index]:  # without its row a rival was not run
+        rows = table.loc[problem]
         others = rows.drop(own)
         better = others[others.change > rows.change[own]].change.sort_values(ascending=False)
         told = _listed([f"{name} {change:+.1f}" for name, change in better.items()]) if len(better) else "none"

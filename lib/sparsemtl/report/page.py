@@ -32,7 +32,7 @@ WORDS = re.compile(r"[A-Za-z]{3,}[,:]? .*[A-Za-z]{3,}")  # text, which may break
 # A shape beside the word: no verdict is told by its colour alone
 MARKS = {
     "reproduced": "✔", "not reproduced": "✘", "inconclusive": "◐", NOT_RUN: "○",
-    "agrees": "=", "higher": "▲", "lower": "▼", "no spread": "?", "met": "☑", "missed": "☒",
+    "agrees": "=", "not told apart": "≈", "higher": "▲", "lower": "▼", "no spread": "?", "met": "☑", "missed": "☒",
 }  # fmt: skip
 MARKED = ("verdict", "against published", "outcome")  # columns that hold such words
 
@@ -152,9 +152,12 @@ class Page:
 
     def _commands(self, evidence):
         words = evidence.options.split()
-        given = " ".join(f"-p {k} {v}" for k, v in {"profile": evidence.profile, **self.parameters}.items())
+        device = next(filter(None, (r.device_option for r in evidence.records)), "")
+        parameters = {"profile": evidence.profile, **self.parameters} | ({"device": "cuda"} if device else {})
+        given = " ".join(f"-p {k} {v}" for k, v in parameters.items())
         if not self.parameters:  # the command line knows the grid with the notebook's defaults
-            yield " ".join([f"{BIN}python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words])
+            run = [f"{BIN}python -m sparsemtl run", evidence.study, "--profile", evidence.profile, *words]
+            yield " ".join(run) + device
         yield f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb {given}"
 
     def _citation(self, name, caption, note, year, key):

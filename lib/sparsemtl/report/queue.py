@@ -24,7 +24,7 @@ def queue(studies, records):
         for profile in PROFILES:
             lines += ["", f"## {study.NAME}, profile {profile}", ""]
             lines += ["| table | missing | of | hours | estimate from |", "| --- | --- | --- | --- | --- |"]
-            seen, hours = set(), 0.0
+            seen, hours, device = set(), 0.0, ""
             for name, make in study.TABLES.items():
                 specs = [s for s in dict.fromkeys(make(profile)) if s.hash not in seen]
                 if not specs:  # all of them belong to a table above
@@ -33,12 +33,15 @@ def queue(studies, records):
                 missing = [s for s in specs if s.hash not in done]
                 guesses = [_guess(study, s, seconds) for s in missing]
                 hours += sum(g for g, _ in guesses) / 3600
+                if any(not basis.endswith((" cpu", PROFILES["small"])) for _, basis in guesses):
+                    device = " --device cuda"
                 basis = ", ".join(sorted({basis for _, basis in guesses})) or "complete"
                 lines.append(
                     f"| {name} | {len(missing)} | {len(specs)} | {sum(g for g, _ in guesses) / 3600:.1f} | {basis} |"
                 )
             lines.append(f"| all | {len(seen - done)} | {len(seen)} | {hours:.1f} | |")
-            lines += ["", f"    .venv/bin/python -m sparsemtl run {study.NAME} --profile {profile} --table TABLE"]
+            command = f"run {study.NAME} --profile {profile} --table TABLE{device}"
+            lines += ["", f"    .venv/bin/python -m sparsemtl {command}"]
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sparsemtl.errors import RecordError
 from sparsemtl.report.evidence import NOT_RUN, committed_evidences
-from sparsemtl.report.statistics import CONFIDENCE, VERDICTS
+from sparsemtl.report.statistics import CONFIDENCE, VERDICTS, judged
 from sparsemtl.report.style import MUTED, VERDICT_STYLE
 from sparsemtl.studies import module_of
 
@@ -29,17 +29,17 @@ def evidence_of_all(results=None):
 def scorecard(evidences):
     """One row for each claim, and each problem that it was tested on (DataFrame).
 
-    evidences: as `evidence_of_all` gives them. A claim is judged on the largest profile that has the runs for it, and
-    on that alone. effect, low, high: mean paired difference and its 95 % interval, in percent of what the column `of`
-    says (NaN where nothing was run, or one unit gives no interval); of a claim with several parts those of the weakest.
-    as published: the same quantity of the published values, as far as they are known.
+    evidences: as `evidence_of_all` gives them. A claim is judged on one profile, see `judged`. effect, low, high: mean
+    paired difference and its 95 % interval, in percent of what the column `of` says (NaN where nothing was run, or one
+    unit gives no interval); of a claim with several parts those of the weakest. as published: the same quantity of the
+    published values, as far as they are known.
     """
     rows = []
     for study, found in evidences.items():
         report = import_module(f"sparsemtl.report.{study}")
         source = module_of(study)
         told, problems = {c.id: c for c in source.CLAIMS}, getattr(source, "PROBLEMS", {})
-        for (claim, problem), row in _judged(report.claims(found)).items():
+        for (claim, problem), row in judged(report.claims(found)).items():
             n = row.subjects if "subjects" in row else row.seeds
             units = "subjects" if "subjects" in row else "seeds"
             quantity = getattr(report, told[claim].quantity).__doc__.splitlines()[0]
@@ -62,46 +62,26 @@ def behind(card, evidences):
     return [e for e in every if (PAPERS[e.study], e.profile) in rests] or every
 
 
-def _judged(table):
-    """{(claim, problem): row}: for each the first row that was run; a claim never run keeps one row."""
-    chosen = {}
-    for claim, row in table.iterrows():
-        problem = row.problem if "problem" in row else ""
-        ran = row.verdict != NOT_RUN
-        kept = chosen.get((claim, problem))
-        if kept is None or (ran and kept.verdict == NOT_RUN):
-            chosen[claim, problem] = row
-    order = list(dict.fromkeys(table.index))
-    known = {claim for claim, problem in chosen if problem != NOT_RUN}
-    kept = [key for key in chosen if key[1] != NOT_RUN or key[0] not in known]
-    return {key: chosen[key] for key in sorted(kept, key=lambda key: order.index(key[0]))}
-
-
 def story(table):
     """The scorecard in one paragraph that follows from its verdicts (Markdown)."""
     counts = table.verdict.value_counts()
     parts = [f"**{counts[word]}** {word}" for word in VERDICTS if counts.get(word)]
     ran = table[table.verdict != NOT_RUN]
     lines = [f"Of {len(table)} tests of {table.claim.nunique()} claims: {', '.join(parts)}."]
-    for profile, part in ran.groupby("profile"):
-        lines.append(f"{len(part)} rest on runs of the profile `{profile}`, {PROFILE_WORDS[profile]}.")
+    for (paper, profile), part in ran.groupby(["paper", "profile"]):
+        rest = "rests" if len(part) == 1 else "rest"
+        told = next(module_of(study).PROFILE_WORDS[profile] for study, name in PAPERS.items() if name == paper)
+        lines.append(f"Of {paper}, {len(part)} {rest} on runs of the profile `{profile}`: {told}.")
     if len(ran) and (alone := ran[ran.low.isna()]).size:
         have = "has" if len(alone) == 1 else "have"
         unit = "seed" if alone["paired over"].str.contains("seed").all() else "seed or subject"
         lines.append(f"{len(alone)} {have} one {unit}, which gives no interval: inconclusive whatever the effect.")
-    if judged := ran.low.notna().sum():
-        chance = judged * (1 - CONFIDENCE) / 2
-        lines.append(f"Without any effect, up to {chance:.1f} of the {judged} with an interval would be *reproduced*.")
+    if n := ran.low.notna().sum():
+        chance = n * (1 - CONFIDENCE) / 2
+        lines.append(f"Without any effect, up to {chance:.1f} of the {n} with an interval would be *reproduced*.")
     for claim, said in table.loc[table["as published"] < 0, ["claim", "as published"]].itertuples(index=False):
         lines.append(f"*{claim}* By the same measure the published tables themselves are against it: {said:+.2f} %.")
     return " ".join(lines)
-
-
-PROFILE_WORDS = {
-    "quick": "simulated data, which is no evidence",
-    "small": "real data with smaller networks and fewer seeds than the papers'",
-    "full": "the papers' sizes",
-}
 
 
 def effects(table):

@@ -7,6 +7,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from sparsemtl.studies import module_of
+
 CONFIDENCE = 0.95
 NOT_RUN = "not run"
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", NOT_RUN)
@@ -124,19 +126,21 @@ def against_published(found, published, sd=None):
 
     sd: the published standard deviation. The spread is then the root of both squared standard deviations; where one
     seed gives ours none, the published one stands for it; up to two spreads count as agreement. Without a published
-    sd the spread is the standard error of our mean, and the value agrees where our 95 % interval holds it.
+    sd the spread is the standard error of our mean, and a value in our 95 % interval is "not told apart": a wide
+    interval holds many values, which is no agreement.
     """
     if not found.n:
         return math.nan, math.nan, NOT_RUN
     difference = found.mean - published
     if sd is None:
-        spread, agrees = found.sd / math.sqrt(found.n), found.low <= published <= found.high
+        spread = found.sd / math.sqrt(found.n)
+        near, word = found.low <= published <= found.high, "not told apart"
     else:
         spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
-        agrees = abs(difference) <= 2 * spread
+        near, word = abs(difference) <= 2 * spread, "agrees"
     if not spread > 0:
         return difference, math.nan, "no spread"
-    return difference, difference / spread, "agrees" if agrees else "higher" if difference > 0 else "lower"
+    return difference, difference / spread, word if near else "higher" if difference > 0 else "lower"
 
 
 def claim_row(claim, evidence, parts, published, units):
@@ -153,8 +157,35 @@ def claim_row(claim, evidence, parts, published, units):
         "profile": evidence.profile if evidence else "",
         **{name: getattr(found, field) for name, field in numbers.items()},
         "weakest": part, "as published": _smallest_mean(_parts(published)),
-        units: found.n, "verdict": verdict(found),
+        units: found.n, "verdict": verdict(found), "complete": bool(evidence) and found.n >= _planned(evidence, units),
     }  # fmt: skip
+
+
+def _planned(evidence, units):
+    """How many seeds or subjects each run of a profile has at least."""
+    return len(module_of(evidence.study).PROFILE_SETTINGS[evidence.profile][units])
+
+
+def judged(table):
+    """The rows of a table of claims that count: {(claim, problem): row}, in the order of the table.
+
+    table: of a study's `claims`, of several profiles, the largest first. A claim is judged on the largest profile that
+    has run it with all its seeds or subjects, else on the first that has run it at all; one never run keeps one row.
+    """
+    chosen = {}
+    for claim, row in table.iterrows():
+        problem = row.problem if "problem" in row else ""
+        kept = chosen.get((claim, problem))
+        if kept is None or _worth(row) > _worth(kept):
+            chosen[claim, problem] = row
+    order = list(dict.fromkeys(table.index))
+    known = {claim for claim, problem in chosen if problem != NOT_RUN}
+    kept = [key for key in chosen if key[1] != NOT_RUN or key[0] not in known]
+    return {key: chosen[key] for key in sorted(kept, key=lambda key: order.index(key[0]))}
+
+
+def _worth(row):
+    return (row.verdict != NOT_RUN) + bool(row.complete)
 
 
 def _parts(quantity):

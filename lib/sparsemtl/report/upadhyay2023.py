@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from sparsemtl.report.statistics import NOT_RUN, against_published, claim_row, estimate, mean_sd
+from sparsemtl.report.statistics import NOT_RUN, against_published, claim_row, estimate, judged, mean_sd
 from sparsemtl.studies.upadhyay2023 import (
     ALL_CELEBA,
     ALL_NYU,
@@ -275,14 +275,20 @@ def claims(evidences, protocol="paper", ids=None):
     return pd.DataFrame(rows).set_index("id")
 
 
-def findings(evidence, protocol="paper"):
-    """The claims and what became of them, in words that follow from the verdicts (Markdown list)."""
-    lines = [f"From {len(evidence.records)} runs ({evidence.title}):", ""]
-    for row in claims([evidence], protocol).itertuples():
+def findings(evidences, protocol="paper"):
+    """The claims and what became of them, in words that follow from the verdicts (Markdown list).
+
+    evidences: list of `Evidence` of several profiles, the largest first; see `judged`.
+    """
+    rows = judged(claims(evidences, protocol)).values()
+    rests = [e for e in evidences if e.profile in {row.profile for row in rows}] or evidences
+    lines = [f"From {' and '.join(f'{len(e.records)} runs ({e.title})' for e in rests)}:", ""]
+    for row in rows:
         part = f"; weakest part: {row.weakest}" if row.weakest else ""
         interval = f" ({f'{row.low:+.3f} to {row.high:+.3f}' if row.seeds > 1 else 'one seed'}{part})"
         number = f": {row.effect:+.3f}{interval}" if row.seeds else ""
-        lines.append(f"- *{row.claim}* **{row.verdict}**{number}.")
+        profile = f" (profile {row.profile})" if row.profile and len(rests) > 1 else ""
+        lines.append(f"- *{row.claim}* **{row.verdict}**{number}{profile}.")
     return "\n".join(lines)
 
 

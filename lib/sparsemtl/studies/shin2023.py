@@ -79,6 +79,14 @@ PROFILE_SETTINGS = MappingProxyType(
     }
 )  # fmt: skip
 
+# What a verdict rests on, for readers
+PROFILE_WORDS = MappingProxyType(
+    {
+        "quick": "simulated recordings, which are no evidence",
+        "small": "real recordings at a lower rate, with fewer electrodes, seeds, folds and epochs than `full`",
+        "full": "real recordings with all electrodes; the paper's people, network and training are not known",
+    }
+)
 
 # What a parameter may be; what chooses the data is checked by their loader
 RULES = MappingProxyType(
@@ -116,15 +124,20 @@ def settled(params, given):
     return params | {"trunk": given.get("trunk", trunk_options(params["backbone"], params["sfreq"]))}
 
 
+def _settings(profile):
+    """Settings of a profile; `SpecError` for a name that is none."""
+    if profile not in PROFILES:
+        raise SpecError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILE_SETTINGS[profile]
+
+
 def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsities=SPARSITIES, **params):
     """Specs of the study's grid: subjects x problems x seeds x (method, sparsity); list of `RunSpec`.
 
     sparsities: see `sparsities_of`; at 0 a method with masks is the dense network. problem, methods, subjects, seeds:
     None for all of the profile. params: parameters to set otherwise.
     """
-    if profile not in PROFILES:
-        raise SpecError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
-    settings = PROFILE_SETTINGS[profile]
+    settings = _settings(profile)
     methods = tuple(METHODS) if methods is None else methods
     for method in methods:
         if method not in METHODS:
@@ -162,7 +175,7 @@ def control_specs(profile, **choice):
 
 def truth_specs(profile):
     """Specs of the control with a known truth: the proposed masks on simulated people, apart from all tables."""
-    settings = PROFILE_SETTINGS[profile]
+    settings = _settings(profile)
     if settings["data"] == "simulated-eeg":  # its own runs have a known truth
         return []
     params = settings["params"] | {"control": "truth", "trials_per_class": 22}
@@ -190,7 +203,7 @@ def backbone_specs(profile):
 
     The paper does not name its network, so what holds for one backbone alone is not yet a finding about the method.
     """
-    chosen = PROFILE_SETTINGS[profile]["backbones"]
+    chosen = _settings(profile)["backbones"]
     return [
         spec
         for backbone in list(BACKBONES)[1:]

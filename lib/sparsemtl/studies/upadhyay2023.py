@@ -113,6 +113,15 @@ PROFILE_SETTINGS = MappingProxyType(
     }
 )  # fmt: skip
 
+# What a verdict rests on, for readers
+PROFILE_WORDS = MappingProxyType(
+    {
+        "quick": "simulated pictures, which are no evidence",
+        "small": "real pictures, smaller networks, fewer pixels and fewer seeds than the paper's",
+        "full": "the paper's sizes of networks and pictures",
+    }
+)
+
 # Seconds of one three-task run where no record tells: on one core (small), on an H100 class card (full).
 DEFAULT_SECONDS = MappingProxyType({"quick": 3, "small": 700, "full": 600})
 

@@ -1,7 +1,8 @@
 """One run of the vision study: a task set, a penalty and its lambda; what the best checkpoint does on test pictures.
 
 The whole data set lies on the device. Training stops early on the summed validation loss; test pictures are looked at
-once, at the end. A run writes checkpoints to the cache folder: cut off, it goes on from there to the same result.
+once, at the end. A run writes checkpoints to the cache folder: cut off, it goes on from there (on a CPU to the
+same bits).
 """
 
 import contextlib
@@ -40,11 +41,17 @@ TURNS = 5  # times that each form of the backbone is timed
 
 def run(spec, root=None, device="cpu"):
     """Result dict of one spec: metrics, those of a constant predictor, sparsity, channels, sizes, history, timings."""
-    data, training, result = load_pictures(spec, root), None, None
+    data, training, trained, result = load_pictures(spec, root), None, False, None
     with contextlib.suppress(torch.cuda.OutOfMemoryError):
         training = Training(spec, data, device)
         training.fit()
+        trained = True
         result = training.result()
+    if result is None and trained:  # another batch size would be another training, and would end here too
+        raise SparseMTLError(
+            f"out of GPU memory while testing the trained network: its checkpoint, {training.checkpoint}, is kept; run "
+            "the same command again where more of the GPU's memory is free"
+        )
     if result is None:  # outside the handler, whose traceback would keep the memory
         fits = training.fitting_batch() if training else 0
         raise SparseMTLError(
@@ -130,8 +137,8 @@ class Training:
         self.balance = UncertaintyWeighting(
             self.tasks, p["uncertainty"] == "learned", 1.0 if p["uncertainty"] == "fixed" else 0.0
         ).to(device)
-        half = p.get("precision", "bfloat16" if self.cuda else "float32") == "bfloat16"
-        self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
+        self.precision = p.get("precision", "bfloat16" if self.cuda else "float32")
+        self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         self.optimizer = self._optimizer()
         self.history = {"train": [], "val": [], "group_sparsity": [], "parameter_sparsity": []}
         self.best, self.stopped, self.seconds, self.resumed, self.seen = {}, [], 0.0, 0.0, []
@@ -356,6 +363,7 @@ class Training:
                 "size": self.data.size,
                 "pictures": {split: len(rows) for split, rows in self.data.splits.items()},
             },
+            "precision": self.precision,
             "timings": timings | {"train_seconds": self.seconds, "resumed_seconds": self.resumed},
         }
 
