@@ -31,7 +31,7 @@ def sine(size, frequency, times):
     return size * 2**0.5 * np.sin(2 * np.pi * frequency * times)
 
 
-def stand_in(run, names, sfreq=SFREQ, trials=4):
+def stand_in(run, names, sfreq=SFREQ, trials=4, lasts=4.1):
     """A Raw as in an EDF of EEGMMIDB: 10 Hz of 10 * run microvolts on C3; on C4, 20 Hz that tells T1 from T2."""
     rng = np.random.default_rng(run)
     times = np.arange((2 + trials * 5) * sfreq) / sfreq
@@ -46,7 +46,8 @@ def stand_in(run, names, sfreq=SFREQ, trials=4):
         1e-6 * np.array(list(signals.values())), mne.create_info(names, sfreq, "eeg"), verbose="ERROR"
     )
     onsets, labels = np.repeat(onsets, 2), np.stack([labels, np.full(trials, "T0")], 1).ravel()
-    return raw.set_annotations(mne.Annotations(onsets + np.tile([0, 4.1], trials), 0.9, labels))
+    marks = mne.Annotations(onsets + np.tile([0, lasts], trials), np.tile([lasts, 5 - lasts], trials), labels)
+    return raw.set_annotations(marks)
 
 
 def write_edf(folder, subject, run, **how):
@@ -338,6 +339,13 @@ def test_a_download_asks_the_server_who_it_is(name, tmp_path, monkeypatch):
         load(name, tmp_path, download=True)
     assert asked
     assert {verify for _, verify in asked} <= {True, None}  # None: requests' own default, which verifies
+
+
+def test_trials_that_end_before_the_window_are_refused(own):
+    write_edf(own, 1, 8, lasts=1.4)
+    with pytest.raises(DataError, match=r"S001R08.edf has trials of 1.4 s, and epochs reach to 4 s .* pass tmax=1.4"):
+        load("eegmmidb", own, channels=("C3",))
+    assert load("eegmmidb", own, channels=("C3",), tmax=1.4).mi.x.shape == (12, 1, 224)
 
 
 def test_other_sampling_rate_needs_a_word(own):

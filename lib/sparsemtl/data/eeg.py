@@ -165,7 +165,7 @@ def load_eegmmidb(root=None, subject=1, problem="left-right", allow_missing_runs
         from moabb.datasets import PhysionetMI
 
         for path in paths[task].values():
-            files.check_edf(path, SETS["eegmmidb"].channels)
+            files.check_edf(path, SETS["eegmmidb"].channels, options.tmax)
         dataset = PhysionetMI(imagined=task == "mi", executed=task == "me")
         dataset.hand_runs = [run for run in dataset.hand_runs if run in paths[task]]
         dataset.feet_runs = [run for run in dataset.feet_runs if run in paths[task]]

@@ -12,6 +12,8 @@ import tarfile
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from sparsemtl.data.cache import cache_dir
 from sparsemtl.errors import DataError
 
@@ -203,8 +205,11 @@ def verify(folder, sums, manifest):
             raise DataError(f"{folder / name} is not the file that {manifest} lists: it is damaged, fetch it again")
 
 
-def check_edf(path, n_channels):
-    """`DataError` if a file is not EDF, shorter than its header says (MNE would go on with the rest), or incomplete."""
+def check_edf(path, n_channels, tmax):
+    """`DataError` if a file is not EDF, shorter than its header says (MNE would go on with the rest), or incomplete.
+
+    Also if its trials are over before `tmax` seconds: epochs would hold rest.
+    """
     import mne
 
     try:
@@ -215,6 +220,13 @@ def check_edf(path, n_channels):
         raise DataError(f"{path} is truncated or not EDF ({reason(error)}): fetch it again") from error
     if len(raw.ch_names) != n_channels:
         raise DataError(f"{path} has {len(raw.ch_names)} channels, not {n_channels}: fetch it again")
+    marks = zip(raw.annotations.description, raw.annotations.duration, strict=True)
+    lasts = np.median([duration for name, duration in marks if name != "T0"] or [tmax])
+    if 0 < lasts < tmax:  # 0: a mark without a duration
+        raise DataError(
+            f"{path} has trials of {lasts:g} s, and epochs reach to {tmax:g} s after the cue: pass tmax={lasts:g} "
+            "(for every subject, to compare them), or leave the subject out"
+        )
 
 
 def reason(error):
