@@ -99,6 +99,12 @@ def by_subject(task, method, sparsity, metric="accuracy"):
     ])  # fmt: skip
 
 
+def gap(method, sparsity):
+    """Accuracy on training minus on unseen trials, mean of the tasks."""
+    train, unseen = ([by_subject(t, method, sparsity, m) for t in TASKS] for m in ("train_accuracy", "accuracy"))
+    return np.mean(train, axis=0) - np.mean(unseen, axis=0)
+
+
 def both(method, sparsity):
     return (by_subject("mi", method, sparsity) + by_subject("me", method, sparsity)) / 2
 
@@ -160,6 +166,7 @@ def expected_differences():
     return {
         "shin-multitask": [both("dense-multi", 0.0) - both("dense-single", 0.0)],
         "shin-sparse-beats-dense": [both("or", 0.4) - both("dense-multi", 0.0)],
+        "shin-overfitting": [gap("dense-multi", 0.0) - gap("or", 0.4)],
         "shin-best-method": [both("or", s) - both(m, s) for s in SPARSITIES[1:] for m in RIVALS],
         "shin-robust": [both("or", 0.8) - both("dense-multi", 0.0) - fall],
         "shin-best-at-40": [both("or", 0.4) - both("or", s) for s in (0.0, 0.2, 0.8)],
@@ -181,6 +188,34 @@ def test_every_claim_rests_on_paired_differences_over_subjects(records):
         assert row.verdict == ("not reproduced" if failed else "reproduced" if min(lows) > 0 else "inconclusive")
         assert row.loc["problem"] == PROBLEM
         assert row.subjects == 3
+
+
+def test_overfitting_is_told_against_the_dense_network(records):
+    table = report.overfitting(records, PROBLEM)
+    assert len(table) == len(SPARSITIES)
+    for sparsity in SPARSITIES:
+        method = "or" if sparsity else "dense-multi"
+        row = table.loc[METHODS[method].label, f"{100 * sparsity:.0f} %"]
+        assert (row.unseen, row.gap) == pytest.approx((both(method, sparsity).mean(), gap(method, sparsity).mean()))
+        assert row.training == pytest.approx(row.unseen + row.gap)
+        less = gap("dense-multi", 0.0) - gap("or", sparsity) if sparsity else np.array([np.nan] * 3)
+        low, high = stats.ttest_1samp(less, 0).confidence_interval()
+        told = (row["less than dense by"], row.low, row.high)
+        assert told == pytest.approx((less.mean(), low, high), nan_ok=True)
+    assert report.overfitting([], PROBLEM).empty
+    assert report.overfitting([r for r in records if r.spec.method == "csp-lda"], PROBLEM).empty
+
+
+def test_every_method_has_the_accuracy_of_each_subject(records):
+    table = report.accuracy_by_subject([r for r in records if r.spec.method != "rigl"], PROBLEM)
+    assert list(table.columns) == [f"S{s:03d}" for s in SUBJECTS]
+    for (task, name), (method, info) in product(TASKS.items(), METHODS.items()):
+        row = table.loc[name, info.label]
+        if method == "rigl":
+            assert row.isna().all()
+        else:
+            np.testing.assert_allclose(row, by_subject(task, method, 0.4 if info.sparse else 0.0))
+    assert report.accuracy_by_subject([], PROBLEM).empty
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(2.0, "reproduced"), (-2.0, "not reproduced")])

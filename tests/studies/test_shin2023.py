@@ -130,7 +130,7 @@ def test_every_trunk_can_be_built_at_every_sampling_rate(backbone, profile):
 
 def test_each_claim_has_its_own_id_and_a_quantity_that_exists():
     ids = [c.id for c in shin2023.CLAIMS]
-    assert len(set(ids)) == len(ids) == 6
+    assert len(set(ids)) == len(ids)
     for claim in shin2023.CLAIMS:
         assert callable(getattr(report, claim.quantity))
         assert claim.sentence.endswith(".")

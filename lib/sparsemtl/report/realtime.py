@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sparsemtl.report.evidence import NOT_RUN
-from sparsemtl.report.style import MUTED, percent
+from sparsemtl.report.style import LINES, MUTED, percent
 from sparsemtl.studies.shin2023 import PROFILE_SETTINGS
 
 END = PROFILE_SETTINGS["small"]["params"]["tmax"]  # seconds after a cue: the end of the window trained on
@@ -46,10 +46,10 @@ def decisions_figure(decisions, cues):
     """Probability of each class over the recording's time, with the cues, and how long each decision took."""
     classes = [c for c in decisions if c not in ("time_s", "compute_ms", "late_ms", "late")]
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), sharex=True, height_ratios=(3, 1.4))
-    for name, colour in zip(classes, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
-        top.plot(decisions.time_s, decisions[name], color=colour, label=name.replace("_", " "))
+    for name, colour, style in zip(classes, plt.rcParams["axes.prop_cycle"].by_key()["color"], LINES, strict=False):
+        top.plot(decisions.time_s, decisions[name], color=colour, ls=style, label=name.replace("_", " "))
         for at in (at for at, label in cues if label == name):
-            top.axvline(at, color=colour, ls="--", lw=1)
+            top.axvline(at, color=colour, ls=style, lw=1)
             top.axvspan(at + END - 0.25, at + END + 0.25, color=colour, alpha=0.15, lw=0)
     top.set(ylabel="probability", ylim=(-0.02, 1.02), xlim=(decisions.time_s.min(), decisions.time_s.max()))
     top.legend(loc="upper left", bbox_to_anchor=(1, 1))

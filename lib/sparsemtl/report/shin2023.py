@@ -36,6 +36,7 @@ from sparsemtl.studies.shin2023 import (
     sparsities_of,
 )
 
+GAP = " gap"  # after a task's name: accuracy on the trials trained on, minus that on unseen ones
 SHORT = {claim.id: claim.short for claim in CLAIMS}
 METRICS = {"accuracy": "accuracy", "f1": "macro F1", "kappa": "Cohen's kappa"}
 
@@ -179,12 +180,12 @@ def comparisons(records, problem):
 
 
 # Quantities of the claims: accuracy differences by subject (Series), above zero where the claim holds; a dict of them
-# where the claim speaks of several.
+# where the claim speaks of several. They are made of the values of one of the `VIEWS`.
 
 
-def _both(values, method, sparsity):
-    """Mean of both tasks' accuracies by subject."""
-    return sum(cell(values, task, method, sparsity) for task in TASKS) / len(TASKS)
+def _both(values, method, sparsity, of=""):
+    """Mean of both tasks' accuracies by subject, or of another value of a task."""
+    return sum(cell(values, task + of, method, sparsity) for task in TASKS) / len(TASKS)
 
 
 def multitask_gain(values):
@@ -195,6 +196,11 @@ def multitask_gain(values):
 def sparse_gain(values):
     """Proposed at 40 % minus dense multi-task, mean of the tasks."""
     return _both(values, PROPOSED, PUBLISHED_SPARSITY) - _both(values, "dense-multi", 0.0)
+
+
+def less_overfitting(values):
+    """Accuracy on training minus on unseen trials, dense multi-task minus proposed at 40 %, mean of the tasks."""
+    return _both(values, "dense-multi", 0.0, GAP) - _both(values, PROPOSED, PUBLISHED_SPARSITY, GAP)
 
 
 def lead_over_rivals(values):
@@ -234,24 +240,31 @@ def _published_values():
     return pd.Series(values).rename_axis(["task", "method", "sparsity", "subject"]).sort_index()
 
 
+def _values(table, metric="accuracy"):
+    """`per_subject` of a metric by task, and of how far accuracy on training trials lies above it (see `GAP`)."""
+    gap = table.get("train_accuracy", np.nan) - table[metric]
+    gaps = per_subject(table.assign(gap=gap, task=table.task + GAP), "gap")
+    return pd.concat([per_subject(table, metric), gaps]).sort_index()
+
+
 def _exact_budget(table):
     """The exact-budget masks in the place of the proposed ones, as large as their rivals' where all tasks share."""
-    return per_subject(table[table.method != PROPOSED].replace({"method": {"budget": PROPOSED}}))
+    return _values(table[table.method != PROPOSED].replace({"method": {"budget": PROPOSED}}))
 
 
 def _complete(table):
-    """Accuracies of the subjects who lack no recording: their tasks and classes have the same numbers of trials."""
+    """Values of the subjects who lack no recording: their tasks and classes have the same numbers of trials."""
     fewest = table.groupby("subject").recordings.min()
-    return per_subject(table[table.subject.isin(fewest.index[fewest == table.recordings.max()])])
+    return _values(table[table.subject.isin(fewest.index[fewest == table.recordings.max()])])
 
 
 # What the claims can be asked of, in words: accuracy as the paper reports it, or with one choice made otherwise
 AS_JUDGED = "as judged"
 VIEWS = MappingProxyType(
     {
-        AS_JUDGED: per_subject,
+        AS_JUDGED: _values,
         "the exact budget": _exact_budget,
-        "balanced accuracy": lambda table: per_subject(table, "balanced"),
+        "balanced accuracy": lambda table: _values(table, "balanced"),
         "complete subjects alone": _complete,
     }
 )
@@ -275,6 +288,26 @@ def claims(evidences, ids=None, view=AS_JUDGED):
                 row = claim_row(claim, evidence, quantity(values), quantity(said), "subjects")
                 rows.append({"problem": problem or NOT_RUN} | row)
     return pd.DataFrame(rows).set_index("id")
+
+
+def overfitting(records, problem):
+    """Accuracy on training and on unseen trials, means of subjects and tasks, and how far they are apart (DataFrame).
+
+    less than dense by: how much smaller that gap is than the dense network's, with its interval over subjects.
+    """
+    table, rows = select(frame(records), problem), {}
+    if table.empty or "train_accuracy" not in table:
+        return pd.DataFrame()
+    values, train, dense = _values(table), per_subject(table, "train_accuracy"), ("dense-multi", 0.0)
+    for method, sparsity in (dense, *((PROPOSED, s) for s in SPARSITIES[1:])):
+        gap = _both(values, method, sparsity, GAP)
+        numbers = {"training": _both(train, method, sparsity), "unseen": _both(values, method, sparsity), "gap": gap}
+        less = effect((_both(values, *dense, GAP) - gap).dropna() if method == PROPOSED else ())
+        rows[METHODS[method].label, percent(sparsity)] = {
+            **{what: found.mean() for what, found in numbers.items()},
+            "less than dense by": less.mean, "low": less.low, "high": less.high,
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "nominal sparsity"])
 
 
 def sensitivity(evidence):
@@ -568,6 +601,20 @@ def spread(records, problem):
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(["method", "task"])
+
+
+def accuracy_by_subject(records, problem):
+    """Accuracy of every method, sparse ones at 40 %, for each subject (DataFrame: task and method x subject)."""
+    table = select(frame(records), problem)
+    if table.empty:
+        return table
+    values = per_subject(table)
+    rows = {
+        (TASKS[task], info.label): cell(values, task, m, PUBLISHED_SPARSITY if info.sparse else 0.0)
+        for task, (m, info) in product(TASKS, METHODS.items())
+    }
+    found = pd.DataFrame(rows).reindex(sorted(table.subject.unique())).T.rename_axis(["task", "method"])
+    return found.rename(columns="S{:03d}".format)
 
 
 def recordings(records):

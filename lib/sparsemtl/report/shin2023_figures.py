@@ -9,6 +9,7 @@ from sparsemtl.report.shin2023 import (
     KINDS,
     SOURCES,
     VOTE_COLUMNS,
+    accuracy_by_subject,
     cell,
     electrode_maps,
     frame,
@@ -17,7 +18,7 @@ from sparsemtl.report.shin2023 import (
     vote_frame,
 )
 from sparsemtl.report.statistics import NOT_RUN, chance_interval, estimate
-from sparsemtl.report.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, method_style
+from sparsemtl.report.style import HIGHLIGHT, LINES, MUTED, TASK_COLOURS, empty_figure, method_style
 from sparsemtl.studies.shin2023 import (
     BACKBONES,
     CLAIMS,
@@ -96,22 +97,19 @@ def variation_over_subjects(records, problem, title=""):
 
 def all_methods_by_subject(records, problem, title=""):
     """Heat map of accuracy, method by subject, at 40 % (dense methods at 0), a panel a task."""
-    table = select(frame(records), problem)
+    table = accuracy_by_subject(records, problem)
     if table.empty:
         return empty_figure(PROBLEMS.get(problem, problem))
-    values = per_subject(table)
+    classes = next(len(r.result["data"]["classes"]) for r in records if r.spec.params["problem"] == problem)
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
-    for ax, task in zip(axes, TASKS, strict=True):
-        rows = {
-            info.label: cell(values, task, m, PUBLISHED_SPARSITY if info.sparse else 0.0) for m, info in METHODS.items()
-        }
-        grid = pd.DataFrame(rows).reindex(sorted(table.subject.unique())).T
-        image = ax.imshow(grid, cmap="cividis", vmin=1 / table.classes.iloc[0] - 0.1, vmax=1, aspect="auto")
+    for ax, task in zip(axes, TASKS.values(), strict=True):
+        grid = table.loc[task]
+        image = ax.imshow(grid, cmap="cividis", vmin=1 / classes - 0.1, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(grid.to_numpy()):
             ink, said = "black" if value > 0.7 else "white", f"{value:.2f}" if np.isfinite(value) else NOT_RUN
             ax.text(j, i, said, ha="center", va="center", fontsize=8, color=ink)
-        ax.set(title=TASKS[task], xticks=range(grid.shape[1]), yticks=range(len(grid)))
-        ax.set_xticklabels([f"S{s:03d}" for s in grid.columns])
+        ax.set(title=task, xticks=range(grid.shape[1]), yticks=range(len(grid)))
+        ax.set_xticklabels(grid.columns)
         ax.set_yticklabels(grid.index)
         ax.grid(False)
     fig.colorbar(image, ax=axes, label="accuracy")
@@ -194,7 +192,8 @@ def scalp_maps(records, title="", truth=False):
 def training_history(records, problem, title=""):
     """Training loss by epoch, mean over runs, of the dense and the proposed network."""
     fig, ax = plt.subplots(figsize=(6, 3.6))
-    for method, sparsity in (("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:])):
+    shown = (("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:]))
+    for (method, sparsity), style in zip(shown, LINES, strict=True):
         runs = [
             r.result["history"]
             for r in records
@@ -202,7 +201,7 @@ def training_history(records, problem, title=""):
             and r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
         ]  # fmt: skip
         if runs:
-            ax.plot(np.mean(runs, axis=0), label=f"{METHODS[method].label}, {sparsity:.0%}")
+            ax.plot(np.mean(runs, axis=0), ls=style, label=f"{METHODS[method].label}, {sparsity:.0%}")
     if not ax.lines:
         plt.close(fig)
         return empty_figure("training")

@@ -13,6 +13,7 @@ TASK_COLOURS = {
     "seg": "#56B4E9", "normal": "#E69F00", "depth": "#7B3294", "male": "#5A7D00", "smile": "#A6611A",
 }  # fmt: skip
 HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
+LINES = ("-", "--", "-.", ":")  # for those who see no colour
 VERDICT_STYLE = {  # colour and marker
     "reproduced": ("#009E73", "^"), "not reproduced": ("#D55E00", "v"), "inconclusive": ("#8A8A8A", "o"),
     NOT_RUN: ("#8A8A8A", ""),

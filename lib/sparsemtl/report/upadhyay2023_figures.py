@@ -160,8 +160,11 @@ def sparsity(evidence, protocol="paper"):
     if table.empty:
         return empty_figure(f"Fig. 4b, {evidence.origin}")
     fig, ax = plt.subplots(figsize=(6.5, 4))
-    for column, label, colour in (("group", "groups", "#0072B2"), ("parameter", "weights in zero groups", "#D55E00")):
-        _against_lambda(ax, table.assign(**{column: 100 * table[column]}), column, color=colour, label=label)
+    for column, label, look in (
+        ("group", "groups", {"color": "#0072B2"}),
+        ("parameter", "weights in zero groups", {"color": "#D55E00", "ls": "--"}),
+    ):
+        _against_lambda(ax, table.assign(**{column: 100 * table[column]}), column, label=label, **look)
     told = {row["lambda"]: row["value"] for row in published("text") if row["figure"] == "4b"}
     _stars(ax, told | _three_task_table("group_sparsity_pct"), "groups, published")
     ax.set(ylabel="zero, %", ylim=(-3, 105), title=evidence.title)
@@ -174,11 +177,12 @@ def sparsity_by_epoch(evidence, protocol="paper"):
     """Fig. 4c: share of zero groups after each epoch of the three-task model, a line a lambda (mean over seeds)."""
     table, (fig, ax) = three_tasks(evidence, protocol), plt.subplots(figsize=(6.5, 4))
     colours = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(LAMBDAS)))
-    for lam, colour in zip(LAMBDAS, colours, strict=True):
+    for lam, colour, marker in zip(LAMBDAS, colours, "osDv^<>", strict=True):
         runs = list(cell(table, ALL_NYU, lam, "by_epoch"))
         if runs:  # early stopping gives lines of different length: the mean ends with the shortest
             line = 100 * np.mean([run[: min(map(len, runs))] for run in runs], axis=0)
-            ax.plot(range(1, len(line) + 1), line, color=colour, label=f"λ = {scientific(lam)}")
+            look = {"color": colour, "marker": marker, "markevery": 0.1, "ms": 5}
+            ax.plot(range(1, len(line) + 1), line, **look, label=f"λ = {scientific(lam)}")
     if not ax.lines:
         plt.close(fig)
         return empty_figure(f"Fig. 4c, {evidence.origin}")
@@ -193,9 +197,10 @@ def inference_time(evidence, protocol="paper"):
     if table.empty or "dense_ms" not in table:
         return empty_figure(f"Fig. 4d, {evidence.origin}")
     table, (fig, ax) = table.copy(), plt.subplots(figsize=(6.5, 4))
-    for (name, label), colour in zip(SAVERS.items(), (MUTED, "#0072B2"), strict=True):
+    looks = ({"color": MUTED}, {"color": "#0072B2", "ls": "--"})
+    for (name, label), look in zip(SAVERS.items(), looks, strict=True):
         table[name] = 100 * (1 - table[f"{name}_saved"])
-        _against_lambda(ax, table, name, color=colour, label=label)
+        _against_lambda(ax, table, name, label=label, **look)
     ax.axhline(100, color=MUTED, ls=":", lw=1, label="dense")
     ax.set(ylabel="time of the backbone, % of dense", title=evidence.title, ylim=(0, None))
     _lambda_axis(ax)

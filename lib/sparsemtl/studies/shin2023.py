@@ -226,6 +226,7 @@ def all_specs(profile):
 
 
 _POINTS = "test trials"  # differences of accuracy
+_GAPS = "trials, training minus unseen"
 
 CLAIMS = (
     Claim("shin-multitask", "dense: multi-task over single-task", "abstract, contributions",
@@ -234,6 +235,9 @@ CLAIMS = (
     Claim("shin-sparse-beats-dense", "proposed at 40 % over dense", "results, 40 % sparsity",
           "At 40 % sparsity the proposed network beats the dense multi-task network.",
           "sparse_gain", "shin2023_table1", _POINTS),
+    Claim("shin-overfitting", "proposed at 40 % overfits less", "abstract",
+          "At 40 % sparsity the proposed network overfits less than the dense multi-task network.",
+          "less_overfitting", "shin2023_sparsity", _GAPS),
     Claim("shin-best-method", "proposed over the best other pruning", "results, all sparsities",
           "The proposed masks beat the best other pruning method at every sparsity.",
           "lead_over_rivals", "shin2023_sparsity", _POINTS),
