@@ -1,5 +1,6 @@
 """The command line reads well, and a mistake is one line with a way out and exit status 2."""
 
+import contextlib
 import json
 import os
 import re
@@ -52,8 +53,12 @@ def call(capsys, *words):
     return status, said.out.splitlines(), [s for s in said.err.splitlines() if s and not re.search(r"\d/\d+ \[", s)]
 
 
+COMMANDS = ("list", "run", "verify", "ship", "show", "export", "import", "queue", "crate", "data")
+
+
 @pytest.mark.parametrize(
-    "words", [(), ("list",), ("run",), ("verify",), ("show",), ("export",), ("import",), ("data",)]
+    "words",
+    [(), *((name,) for name in COMMANDS)],
 )
 def test_help_names_every_argument_in_words(capsys, words):
     with pytest.raises(SystemExit) as ended:
@@ -62,12 +67,68 @@ def test_help_names_every_argument_in_words(capsys, words):
     assert ended.value.code == 0
     assert text.startswith("usage: sparsemtl")
     wanted = {
-        (): ("list", "run", "show", "export", "import", "data"),
+        (): COMMANDS,
         ("run",): ("shin2023", "--profile", "quick, small, full", "--workers", "--device", "--store", "SPARSEMTL_RUNS"),
+        ("list",): ("shin2023", "--param", "--results", "none for nothing"),
+        ("verify",): ("--draw", "at random", "default: small"),
+        ("ship",): ("--out", "its card", "--device"),
+        ("show",): ("hash", "--json", "whole record"),
+        ("export",): ("file", "--table", "of these seeds only"),
+        ("import",): ("file", "--store"),
+        ("queue",): ("--out", "print it"),
+        ("crate",): ("--results",),
         ("data",): ("--download", "--data-dir", "SPARSEMTL_DATA"),
-    }.get(words, ())
+    }[words]
     for word in wanted:
         assert word in text
+
+
+@pytest.mark.parametrize(("option", "first", "second"), [
+    ("--seed", "0", "1"), ("--subject", "1", "2"), ("--method", "or", "imp"), ("--table", "table1", "backbones"),
+])  # fmt: skip
+def test_an_option_that_is_given_twice_counts_twice(capsys, option, first, second):
+    together = call(capsys, "list", "shin2023", option, first, second)[1]
+    assert together == call(capsys, "list", "shin2023", option, first, option, second)[1]
+    assert len(together) > len(call(capsys, "list", "shin2023", option, first)[1])
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--hash", ""), "no run of this grid starts with ''"), (("--set", "subject=true"), "subject is True"),
+])  # fmt: skip
+def test_what_chooses_nothing_is_not_taken_for_everything(capsys, words, said):
+    status, out, (line,) = call(capsys, "list", "shin2023", *words)
+    assert (status, out) == (2, [])
+    assert said in line
+
+
+def test_values_nested_beyond_all_use_are_one_line(capsys):
+    for depth in (700, 50_000):
+        with contextlib.suppress(SystemExit):
+            assert call(capsys, "list", "shin2023", "--set", f"trunk={'[' * depth}{']' * depth}")[0] == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+
+
+def test_exports_into_one_file_wait_for_each_other(make_record):
+    """Each would write the file without the other's records."""
+    specs = [s for s in shin2023.all_specs("quick")][:40]
+    for name, part in (("a", specs[:20]), ("b", specs[20:])):
+        for spec in part:
+            Store(name).write(make_record(spec))
+    words = [sys.executable, "-m", "sparsemtl", "export", "shin2023", "both.jsonl", "--store"]
+    for done in [subprocess.Popen([*words, name], stderr=subprocess.DEVNULL) for name in ("a", "b")]:
+        assert done.wait() == 0
+    assert {r.spec for r in read_jsonl("both.jsonl")} == set(specs)
+
+
+def test_an_export_says_which_results_it_replaces(capsys, make_record):
+    spec = next(s for s in shin2023.all_specs("quick"))
+    write_jsonl("a.jsonl", [make_record(spec, {"value": 0.5}, device="NVIDIA H200")])
+    Store().write(make_record(spec, {"value": 0.25}))
+    _, _, err = call(capsys, "export", "shin2023", "a.jsonl")
+    assert "left out the one of" in err[0]
+    assert "on NVIDIA H200" in err[0]
+    assert err[1] == "1 records written to a.jsonl"
 
 
 def test_the_module_runs_as_a_command(tmp_path):
@@ -264,7 +325,9 @@ def test_an_export_keeps_the_other_records_of_its_file(capsys, make_record, tiny
     old, again, other = (make_record(tiny_spec(seed=s), {"value": v}) for s, v in ((0, 1.0), (0, 2.0), (1, 3.0)))
     write_jsonl("a.jsonl", [old, other])
     Store("runs").write(again)
-    assert call(capsys, "export", "shin2023", "a.jsonl")[2] == ["2 records written to a.jsonl, 1 of them were there"]
+    left_out, written = call(capsys, "export", "shin2023", "a.jsonl")[2]
+    assert f"run {old.hash}" in left_out
+    assert written == "2 records written to a.jsonl, 1 of them were there"
     assert {r.digest for r in read_jsonl("a.jsonl")} == {again.digest, other.digest}
 
 

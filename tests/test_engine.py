@@ -78,6 +78,41 @@ def test_a_damaged_record_is_reported_and_run_again(calls, tiny_spec, tmp_path, 
     assert spec.label() in said
 
 
+def test_a_record_that_may_be_whole_stops_the_call_and_stays(calls, tiny_spec, tmp_path):
+    store, spec = Store(tmp_path), tiny_spec()
+    execute([spec], store, progress=False)
+    path = store.path(spec)
+    path.write_text(newer := path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(RecordError, match="newer sparsemtl"):
+        execute([spec, tiny_spec(seed=1)], store, progress=False)
+    assert path.read_text() == newer
+    assert len(calls.specs) == 1
+
+
+def test_a_store_that_is_full_stops_the_call(calls, tiny_spec, tmp_path, monkeypatch):
+    """What is trained after that would be lost as well."""
+    store, write = Store(tmp_path), Store.write
+
+    def once(self, record):
+        if store.all()[0]:
+            raise RecordError("cannot write: No space left on device")
+        write(self, record)
+
+    monkeypatch.setattr(Store, "write", once)
+    with pytest.raises(RecordError, match="No space left"):
+        execute([tiny_spec(seed=s) for s in range(4)], store, progress=False)
+    assert len(store.all()[0]) == 1
+    assert len(calls.specs) < 4
+
+
+def test_the_code_of_a_record_is_that_which_ran(calls, tiny_spec, monkeypatch):
+    """Fingerprint and revision are taken before a run, which may last for hours: the files may change meanwhile."""
+    asked = []
+    monkeypatch.setattr(engine, "environment", lambda device: asked.append(len(calls.specs)) or {"device": device})
+    engine.run(tiny_spec())
+    assert asked == [0]
+
+
 def test_one_failing_run_does_not_stop_the_others(calls, tiny_spec, tmp_path):
     store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(4)]
     calls.fail = {1: DataError("S003R04.edf is truncated: fetch it again"), 2: SpecError("no such thing")}

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sparsemtl import records
 from sparsemtl.errors import RecordError
-from sparsemtl.records import Store, committed, compact_numbers, merge, read_jsonl, validate, write_jsonl
+from sparsemtl.records import (
+    Store,
+    UnreadableRecord,
+    committed,
+    compact_numbers,
+    merge,
+    read_jsonl,
+    validate,
+    write_jsonl,
+)
 
 RESULT = {"metrics": {"mi_accuracy": 0.625, "me_f1": 0.5}, "history": [1.5, 1.25], "classes": ["left", "right"]}
 
@@ -241,6 +251,54 @@ def test_every_truncation_of_a_record_is_caught(record, tmp_path):
         store.path(record.spec).write_text(text[:length])
         with pytest.raises(RecordError, match="damaged"):
             store.read(record.spec)
+
+
+def test_a_record_that_may_be_whole_is_not_said_to_be_damaged(record, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.write(record)
+    path = store.path(record.spec)
+    newer = json.loads(path.read_text()) | {"schema": records.SCHEMA + 1}
+    with monkeypatch.context() as patch:
+
+        def busy(*args, **kwargs):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        patch.setattr(Path, "read_text", busy)
+        with pytest.raises(UnreadableRecord, match=r"cannot be read \(Too many open files\): mend that, or delete it"):
+            store.read(record.spec)
+    path.write_text(json.dumps(newer))
+    with pytest.raises(UnreadableRecord, match=f"schema {records.SCHEMA + 1}, .* update sparsemtl"):
+        store.read(record.spec)
+
+
+def test_values_nested_beyond_all_use_are_damage(record, tmp_path):
+    store = Store(tmp_path)
+    store.write(record)
+    path = store.path(record.spec)
+    path.write_text(
+        path.read_text().replace('"trunk": {', '"trunk": {"a": ' + '{"a": ' * 700 + "0" + "}" * 700 + ", ", 1)
+    )
+    with pytest.raises(RecordError, match="damaged"):
+        store.read(record.spec)
+
+
+def test_a_text_file_follows_links_and_spares_what_is_no_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with records.written_whole(tmp_path / "link") as file:
+        file.write("text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with records.written_whole(tmp_path / "pipe") as file:
+        file.write("text")
+    assert os.read(reader, 99) == b"text"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    for folder in (tmp_path, "", "/", "."):
+        with pytest.raises(RecordError, match="it is a folder"), records.written_whole(folder):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
 def test_a_record_under_another_name_is_not_taken_for_it(three, tmp_path):

@@ -1,6 +1,7 @@
 """Command line: python -m sparsemtl {list, run, verify, ship, show, export, import, queue, crate, data}."""
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -33,7 +34,8 @@ def main(argv=None):
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         status = args.command(args) or 0
-        sys.stdout.flush()
+        if sys.stdout:  # closed by the shell, it is None
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # `list | head`: the reader has seen enough
         _to_nowhere()
@@ -46,6 +48,9 @@ def main(argv=None):
         return 2
     except SparseMTLError as error:
         print(f"sparsemtl: {error}", file=sys.stderr)
+        return 2
+    except RecursionError:
+        print("sparsemtl: a value is nested too deeply: give numbers, words or short lists", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "finished records are kept, the same command goes on from there"
@@ -77,17 +82,19 @@ def _parser():
         sub.set_defaults(command=function)
         return sub
 
+    some = {"nargs": "+", "action": "extend"}
+
     def grid(sub, profile="quick"):
         sub.add_argument("study", help=f"one of: {', '.join(NAMES)}")
         sub.add_argument("--profile", default=profile, help=f"one of: {', '.join(PROFILES)} (default: {profile})")
-        sub.add_argument("--method", nargs="+", help="these methods only")
-        sub.add_argument("--subject", nargs="+", type=int, help="these subjects only")
-        sub.add_argument("--seed", nargs="+", type=int, help="these seeds only")
-        sub.add_argument("--sparsity", nargs="+", type=float, help="these sparsities only")
+        sub.add_argument("--method", **some, help="these methods only")
+        sub.add_argument("--subject", **some, type=int, help="these subjects only")
+        sub.add_argument("--seed", **some, type=int, help="these seeds only")
+        sub.add_argument("--sparsity", **some, type=float, help="these sparsities only")
         sub.add_argument("--problem", help="this classification problem only")
-        sub.add_argument("--hash", nargs="+", help="runs whose hash starts with these digits only")
-        sub.add_argument("--table", nargs="+", help="runs of these tables or pages only (see: queue)")
-        pair = {"nargs": "+", "action": "extend", "metavar": "NAME=VALUE", "type": _pair, "default": []}
+        sub.add_argument("--hash", **some, help="runs whose hash starts with these digits only")
+        sub.add_argument("--table", **some, help="runs of these tables or pages only (see: queue)")
+        pair = {**some, "metavar": "NAME=VALUE", "type": _pair, "default": []}
         sub.add_argument("--param", **pair, help="runs with these values of a parameter only, such as lam=1e-5")
         sub.add_argument("--set", **pair, help="set parameters otherwise: other runs, which no table of the book shows")
 
@@ -134,8 +141,8 @@ def _parser():
     sub.add_argument("file", type=Path)
     sub.add_argument("--profile", help="records of this profile only")
     sub.add_argument("--problem", help="records of this problem only")
-    sub.add_argument("--seed", nargs="+", type=int, help="records of these seeds only")
-    sub.add_argument("--table", nargs="+", help="records of these tables or pages only (see: queue)")
+    sub.add_argument("--seed", **some, type=int, help="records of these seeds only")
+    sub.add_argument("--table", **some, help="records of these tables or pages only (see: queue)")
     store(sub)
     sub = command("import", _import, "take the records of a JSON-lines file into the store")
     sub.add_argument("file", type=Path)
@@ -149,7 +156,7 @@ def _parser():
     sub = command("data", _data, "load a data set once, say what is in it, and fetch it first where asked to")
     sub.add_argument("name")
     sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
-    sub.add_argument("--subject", nargs="+", type=int, default=[1], help="EEG subjects (default: 1)")
+    sub.add_argument("--subject", **some, type=int, help="EEG subjects (default: 1)")
     sub.add_argument("--download", action="store_true", help="fetch missing EEG recordings through MOABB")
     return parser
 
@@ -169,6 +176,8 @@ def _pair(text):
         return name, json.loads(value)
     except ValueError:
         return name, value
+    except RecursionError:
+        raise argparse.ArgumentTypeError(f"the value of {name} is nested too deeply") from None
 
 
 OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
@@ -199,7 +208,7 @@ def _chosen(args):
             raise SpecError(f"unknown {field} {unknown[0]!r}: this grid has {known}")
         chosen = [s for s in chosen if have[s] in wanted]
     if args.hash:
-        if unknown := [h for h in args.hash if not any(s.hash.startswith(h) for s in chosen)]:
+        if unknown := [h for h in args.hash if not h or not any(s.hash.startswith(h) for s in chosen)]:
             raise SpecError(f"no run of this grid starts with {unknown[0]!r}: `list` prints the hashes")
         chosen = [s for s in chosen if s.hash.startswith(tuple(args.hash))]
     optional = getattr(study, "OPTIONAL", {})
@@ -368,13 +377,32 @@ def _export(args):
         raise SpecError(f"no record of {wanted} in {Store(args.store).folder}: execute its runs first")
     if args.file.is_dir():
         raise RecordError(f"{args.file} is a folder: name a file in it")
-    file, kept = args.file.resolve(), []
-    _not_beside(file, {r.hash for r in chosen})
-    if file.is_file():  # a record made again takes the place of the old one, all others stay
-        names = {r.hash for r in chosen}
-        kept = [r for r in read_jsonl(file) if r.hash not in names]
-    n = write_jsonl(file, [*chosen, *kept])
-    print(f"{n} records written to {args.file}{f', {len(kept)} of them were there' if kept else ''}", file=sys.stderr)
+    file = args.file.resolve()
+    with _locked(file.parent):  # two exports into one file would each write without the other's records
+        _not_beside(file, {r.hash for r in chosen})
+        there = read_jsonl(file) if file.is_file() else []
+        merged, conflicts = merge(chosen, there)  # a record made again takes the place of the old one
+        n, kept = write_jsonl(file, merged), len(merged) - len(chosen)
+    for conflict in conflicts:
+        print(f"sparsemtl: {conflict}", file=sys.stderr)
+    print(f"{n} records written to {args.file}{f', {kept} of them were there' if kept else ''}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Context that one process at a time has for a folder, which is made where it is absent."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RecordError(f"cannot write in {folder} ({error.strerror}): choose another folder") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _not_beside(file, names):
@@ -439,7 +467,7 @@ def _data(args):
     if args.name not in SETS:
         print(load(args.name, args.data_dir))
         return
-    for subject in args.subject:
+    for subject in args.subject or [1]:
         options = {"download": True} if args.download else {}
         data = load(args.name, args.data_dir, subject=subject, **options)
         print(f"{args.name} subject {subject}: {len(data.channels)} channels, {data.sfreq:g} Hz")

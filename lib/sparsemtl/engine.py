@@ -23,14 +23,15 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError
-from sparsemtl.records import RunRecord, Store, compact_numbers
+from sparsemtl.records import RunRecord, Store, UnreadableRecord, compact_numbers
 from sparsemtl.sparsity.compact import exact_convolutions
 from sparsemtl.studies import label
 
 # A study's runner: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, and as
 # "precision", which the device may have chosen, goes into the record's `run`. Imported when first needed. Beside it
 # there may be `batches`, (specs, device) -> lists of specs that are cheaper together, and `run_many`, (list, root,
-# device) -> their results, an error for one that failed; and `finished`, which is told each spec whose record is safe.
+# device) -> their results, an error for one that failed; and `begun`, spec -> whether something is kept from which its
+# run would go on, with `finished`, which is told each spec for which nothing has to be kept any more.
 RUNNERS = {"shin2023": "sparsemtl.training.motor:run", "upadhyay2023": "sparsemtl.training.dense:run"}
 
 DOWNSTREAM = ("report", "__main__.py")
@@ -44,11 +45,18 @@ def run(spec, root=None, device="cpu"):
     to the bit, in this process or another, alone or in a batch of `execute`. root: folder of the data sets (default:
     SPARSEMTL_DATA).
     """
+    begun = _begun(spec)
     record = _run_batch([spec], root, device)[0]
     if isinstance(record, SparseMTLError):
         raise record
-    _tell_finished(spec)
+    if not begun:  # else it belongs to a run whose record is to be written
+        _tell_finished(spec)
     return record
+
+
+def _begun(spec):
+    module = _runner(spec.study)[0]
+    return hasattr(module, "begun") and module.begun(spec)
 
 
 def _tell_finished(spec):
@@ -64,11 +72,12 @@ def _run_batch(specs, root, device):
     taken before it was cut off and resumed.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
+    made = environment(device)  # before the run and its imports: the code that runs, not what was edited meanwhile
     with reproducible(device), memory_kept():
         results = _results_of(specs, root, device)
     seconds = round((time.perf_counter() - clock) / len(specs), 3)
     when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
-    return [_record(spec, result, when | environment(device)) for spec, result in zip(specs, results, strict=True)]
+    return [_record(spec, result, when | made) for spec, result in zip(specs, results, strict=True)]
 
 
 def _results_of(specs, root, device):
@@ -236,7 +245,8 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     Specs that their study's runner does together end together, and each record takes an equal share of the seconds.
     A run that fails is noted in `Outcome.failures` and the others go on.
     Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
-    `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written.
+    `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written or a
+    record that cannot be read but may be whole; later, as soon as a record cannot be written.
     """
     if workers < 1:
         raise SpecError(f"workers is {workers}: at least 1 is needed")
@@ -269,6 +279,8 @@ def _usable(store, spec, device):
     """The store's record of a run, or None where there is none that counts."""
     try:
         record = store.read(spec)
+    except UnreadableRecord:
+        raise
     except RecordError as error:
         print(f"{error}\nrunning {label(spec)} again", file=sys.stderr)
         return None
@@ -305,6 +317,7 @@ def _results(batches, store, workers, root, device):
 
 def _run_and_write(specs, store, root, device):
     """(spec, record, None) of each spec of a batch, or (spec, None, what went wrong)."""
+    begun = () if store.lasting else [spec for spec in specs if _begun(spec)]
     try:
         records = _run_batch(specs, root, device)
     except Exception as error:  # a fault of the library, or a value that nobody thought of: the others go on
@@ -313,12 +326,11 @@ def _run_and_write(specs, store, root, device):
         records = [SparseMTLError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
     done = []
     for spec, record in zip(specs, records, strict=True):
-        try:
-            if isinstance(record, SparseMTLError):
-                raise record
-            store.write(record)
+        if isinstance(record, SparseMTLError):
+            done.append((spec, None, str(record)))
+            continue
+        store.write(record)
+        if spec not in begun:
             _tell_finished(spec)
-            done.append((spec, record, None))
-        except SparseMTLError as error:
-            done.append((spec, None, str(error)))
+        done.append((spec, record, None))
     return done

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -33,11 +34,16 @@ def to_onnx(model, example, path):
             f"to_onnx: {name} cannot be exported ({one_line(error, 200)}); its forward must take one tensor and any "
             "number of rows"
         ) from error
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a full disk leaves the old file whole
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        program.save(path)
+        program.save(part)
+        part.replace(path)
     except OSError as error:
         raise RecordError(f"cannot write {path} ({error.strerror}); choose another file") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return path
 
 

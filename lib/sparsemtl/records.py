@@ -98,6 +98,10 @@ def validate(value, where="record", remedy=MADE_HERE):
 
     if not isinstance(value, dict):
         raise wrong("not a JSON object")
+    if isinstance(schema := value.get("schema"), int) and schema > SCHEMA:
+        raise UnreadableRecord(
+            f"{where}: schema {schema}, this code reads schema {SCHEMA}; update sparsemtl to read it"
+        )
     if value.get("schema") != SCHEMA:
         raise wrong(f"schema {value.get('schema')!r}, this code reads schema {SCHEMA}")
     missing = [k for k in ("hash", "spec", "result", "digest", "run") if k not in value]
@@ -127,26 +131,39 @@ def validate(value, where="record", remedy=MADE_HERE):
     return record
 
 
+class UnreadableRecord(RecordError):
+    """A record that may be whole, but that this machine or this code cannot read now: nothing may take its place."""
+
+
 @contextlib.contextmanager
 def written_whole(path):
-    """A text file that appears under its name only when complete; a full disk or a kill leaves the old one."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A text file that appears under its name only when complete; a full disk or a kill leaves the old one.
+
+    A link is followed, and what is no file but takes text (a pipe, a terminal) gets it at once.
+    """
+    named, path = path, Path(os.path.realpath(path))
+    if path.is_dir():
+        raise RecordError(f"cannot write {named}: it is a folder; name a file in it")
+    whole = path.is_file() or not path.exists()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part") if whole else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "w", encoding="utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            if whole:
+                os.fsync(file.fileno())
+        if whole:
+            part.replace(path)
     except OSError as error:
         raise RecordError(
-            f"cannot write {path} ({error.strerror}): free space there or choose another folder; "
+            f"cannot write {named} ({error.strerror}): free space there or choose another folder; "
             "records that were finished are kept"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        if whole:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def check_writable(folder):
@@ -166,10 +183,12 @@ def repository_root(start=None):
 class Store:
     """Folder of finished records, one `HASH.json` each; many processes may write to it at once.
 
-    folder: default SPARSEMTL_RUNS, or `runs` in the repository.
+    folder: default SPARSEMTL_RUNS, or `runs` in the repository. lasting: whether a record in it is safe, so that what a
+    run has left to go on from may be deleted.
     """
 
-    def __init__(self, folder=None):
+    def __init__(self, folder=None, lasting=True):
+        self.lasting = lasting
         self.folder = Path(folder or os.environ.get("SPARSEMTL_RUNS") or os.path.relpath(repository_root() / "runs"))
 
     def path(self, spec):
@@ -189,7 +208,10 @@ class Store:
             file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
 
     def read(self, spec):
-        """The record of `spec`, or None where there is none; `RecordError` for one that does not validate."""
+        """The record of `spec`, or None where there is none.
+
+        Raises `RecordError` for one that does not validate, `UnreadableRecord` for one that may be whole.
+        """
         path = self.path(spec)
         record = _read(path) if os.path.exists(path) else None
         if record is not None and record.hash != spec.hash:
@@ -210,8 +232,10 @@ class Store:
 def _read(path):
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (IsADirectoryError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read ({error}); {MADE_HERE}") from error
+    except OSError as error:
+        raise UnreadableRecord(f"{path}: cannot be read ({error.strerror}): mend that, or delete it") from error
     return _parse(text, path, MADE_HERE)
 
 
@@ -220,7 +244,10 @@ def _parse(text, where, remedy):
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: damaged ({error}); {remedy}") from error
-    return validate(value, where, remedy)
+    try:
+        return validate(value, where, remedy)
+    except RecursionError as error:  # fits the parser, but not what looks at the values
+        raise RecordError(f"{where}: damaged (nested too deeply); {remedy}") from error
 
 
 def write_jsonl(path, records: Iterable[RunRecord]):

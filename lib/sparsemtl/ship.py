@@ -14,7 +14,7 @@ from sparsemtl.report.crate import SOURCES
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.spec import options_of
 from sparsemtl.studies import upadhyay2023 as study
-from sparsemtl.training.dense import Training, finished, load_pictures
+from sparsemtl.training.dense import Training, load_pictures, without_record
 
 MODEL, CARD = "model.onnx", "README.md"
 OUTPUTS = {
@@ -45,7 +45,7 @@ def ship(spec, folder, root=None, device="cpu"):
 
     folder = Path(folder)
     check_writable(folder)
-    with reproducible(device), memory_kept():
+    with without_record(spec), reproducible(device), memory_kept():
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()
         result = training.result()
@@ -55,7 +55,6 @@ def ship(spec, folder, root=None, device="cpu"):
     training.net = _Runtime(session)
     with written_whole(folder / CARD) as file:
         file.write(card(spec, result, training.scores(), path.stat().st_size, device))
-    finished(spec)
     return folder
 
 

@@ -230,3 +230,16 @@ def test_real_pictures(real_data):
     attributes = [line.split() for line in (root / "celebamask" / ATTRIBUTES).read_text().splitlines()[2:]]
     male = {row[0]: row[21] == "1" for row in attributes}  # the 21st of the 40 attributes
     assert [bool(value) for value in pictures.targets["male"]] == [male[f"{i}.jpg"] for i in pictures.ids]
+
+
+def test_the_fingerprint_covers_what_is_said_of_each_face(folder):
+    """Attributes are no pictures: they are read in one file, and are targets all the same."""
+    first, path = get(folder).fingerprint, folder / ATTRIBUTES
+    lines = path.read_text().splitlines()
+    male = lines[1].split().index("Male") + 1
+    words = lines[2].split()
+    words[male] = str(-int(words[male]))
+    path.write_text("\n".join([*lines[:2], " ".join(words), *lines[3:]]))
+    assert get(folder).fingerprint != first
+    path.write_text("\n\n".join(lines))  # the same said in another way
+    assert get(folder).fingerprint == first

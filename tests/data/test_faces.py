@@ -83,3 +83,15 @@ def test_load_faces_is_the_celebamask_loader_on_the_same_files(tmp_path):
     assert all(torch.equal(faces.splits[split], expected.splits[split]) for split in ("train", "val", "test"))
     assert load_faces(size=16, n=12, seed=2).fingerprint == faces.fingerprint
     assert load_faces(size=16, n=12, seed=3).fingerprint != faces.fingerprint
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"cut")])
+def test_a_set_that_lost_a_file_is_made_again(tmp_path, damage):
+    """Its fingerprint names what was asked for: nothing less may be loaded under it."""
+    first = load_faces(size=16, n=20)
+    damage(next((tmp_path / "cache").glob("faces-*/**/*.jpg")))
+    for decoded in (tmp_path / "cache").glob("*.npz"):
+        decoded.unlink()
+    again = load_faces(size=16, n=20)
+    assert torch.equal(again.images, first.images)
+    assert again.fingerprint == first.fingerprint

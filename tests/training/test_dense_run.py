@@ -11,6 +11,7 @@ from sparsemtl.data.pictures import VOID
 from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 from sparsemtl.models.dense import MultiTaskNet
 from sparsemtl.records import Store
+from sparsemtl.report.verify import verify
 from sparsemtl.studies import upadhyay2023 as study
 from sparsemtl.training import dense
 from sparsemtl.training.dense import Training, finished, load_pictures, predictions
@@ -77,7 +78,28 @@ def test_a_run_cut_off_in_an_epoch_goes_on_to_the_same_result(monkeypatch, tasks
     resumed._resume()
     assert len(resumed.history["val"]) == 2  # it does not start anew
     assert engine.run(chosen).digest == uncut.digest
-    assert not resumed.checkpoint.exists()
+    finished(chosen)
+
+
+@pytest.mark.parametrize("how", ["predictions", "run", "verify"])
+def test_a_checkpoint_of_a_run_that_was_cut_off_waits_for_its_record(how, tmp_path):
+    chosen = spec("depth", epochs=4)
+    whole = engine.run(chosen)
+    assert not dense.begun(chosen)
+    cut = Training(chosen, load_pictures(chosen))
+    cut.p = cut.p | {"epochs": 2}
+    cut.fit()
+    assert dense.begun(chosen)
+    if how == "predictions":
+        dense.predictions(chosen)
+    elif how == "run":
+        engine.run(chosen)
+    else:
+        verify([whole], [whole], progress=False)
+    assert dense.begun(chosen)
+    engine.execute([chosen], Store(tmp_path), progress=False)
+    assert not dense.begun(chosen)
+    assert Store(tmp_path).read(chosen).digest == whole.digest
 
 
 def test_a_damaged_checkpoint_is_made_anew():
@@ -125,6 +147,7 @@ def test_a_run_that_went_on_counts_the_seconds_before_the_cut():
     record = engine.run(chosen)
     assert record.run["timings"]["resumed_seconds"] == pytest.approx(first.seconds, rel=1e-5)
     assert record.run["seconds"] > record.run["timings"]["train_seconds"] - 1e-3
+    finished(chosen)
 
 
 def test_a_training_outlives_a_record_that_cannot_be_written(tmp_path, monkeypatch):
@@ -134,7 +157,8 @@ def test_a_training_outlives_a_record_that_cannot_be_written(tmp_path, monkeypat
         raise RecordError("cannot write: No space left on device")
 
     monkeypatch.setattr(store, "write", full)
-    assert "No space left" in engine.execute([chosen], store, progress=False).failures[0]
+    with pytest.raises(RecordError, match="No space left"):
+        engine.execute([chosen], store, progress=False)
     assert dense.checkpoint_path(chosen).exists()
     again = engine.execute([chosen], Store(tmp_path / "runs"), progress=False).records[chosen.hash]
     assert again.run["timings"]["resumed_seconds"] > 0

@@ -10,6 +10,8 @@ import numpy as np
 
 from sparsemtl.errors import DataError
 
+SIZES = "sizes.json"  # in a sealed folder: the length of each file
+
 
 def cache_dir():
     """Folder for derived data: SPARSEMTL_CACHE, or sparsemtl below the user's cache folder."""
@@ -38,6 +40,24 @@ def cached(name, key, make):
     if arrays := make():
         _keep(path, lambda file: np.savez(file, **arrays))
     return arrays
+
+
+def seal(folder):
+    """Write down the files of a folder in the cache, so that `is_whole` can say whether they are all still there."""
+    (folder / SIZES).write_text(json.dumps(_sizes(folder)), encoding="utf-8")
+
+
+def is_whole(folder):
+    """Whether a folder still has all files that `seal` found, each of the length it had; others may lie beside them."""
+    try:
+        return json.loads((folder / SIZES).read_text(encoding="utf-8")).items() <= _sizes(folder).items()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _sizes(folder):
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SIZES)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def note(name, request, key):

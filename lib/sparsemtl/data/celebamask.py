@@ -63,7 +63,9 @@ def load_folder(name, folder, size, n=None, seed=0):
 
     paths = [images[i] for i in ids] + [path for i in ids for _, path in masks[i]]
     paths.append(folder / "CelebAMask-HQ-attribute-anno.txt")
-    return pictures.gather(name, folder, lists, paths, decode, CLASSES, {"size": size})
+    told = {i: {task: int(value) for task, value in attributes[i].items()} for i in ids}  # read beside the pictures
+    options = {"size": size, "attributes": pictures.sha256_of(told)}
+    return pictures.gather(name, folder, lists, paths, decode, CLASSES, options)
 
 
 def _masks(folder, ids):

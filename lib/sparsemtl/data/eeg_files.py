@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import logging
 import lzma
 import os
@@ -14,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsemtl.data.cache import cache_dir
+from sparsemtl.data.cache import cache_dir, is_whole, seal
 from sparsemtl.errors import DataError
 
 FETCH = "fetch them (`python -m sparsemtl data NAME --download`, or download=True)"
-SIZES = "sizes.json"  # beside what was unpacked: the length of each file
 EEGBCI = Path("MNE-eegbci-data", "files", "eegmmidb", "1.0.0")  # where MNE and MOABB look below their data folder
 # The names by which MNE's settings know the sets
 SIGNS = {"eegmmidb": "EEGBCI", "ofner2017": "UPPERLIMB", "jeong2020": "JEONG2020"}
@@ -90,7 +88,7 @@ def unpacked(pack):
     """MNE data folder in the cache into which `pack` (S001.tar.xz) was unpacked, named after the pack's checksum."""
     name = pack.name.removesuffix(".tar.xz")
     home = cache_dir() / f"eegmmidb-{name}-{sha256(pack)[:12]}"
-    if _whole(home):
+    if is_whole(home):
         return home
     shutil.rmtree(home, ignore_errors=True)  # a file of it was deleted or cut: from the pack again
     part = home.with_name(f"{home.name}.{os.getpid()}.part")
@@ -101,11 +99,11 @@ def unpacked(pack):
                 if not file and not (member.isdir() and member.name == name):
                     raise DataError(f"{pack} holds {member.name!r}, not only {name}/{name}Rnn.edf: get the pack again")
                 tar.extract(member, part / EEGBCI, filter="data")
-        (part / SIZES).write_text(json.dumps(_sizes(part)), encoding="utf-8")
+        seal(part)
         try:
             part.rename(home)
         except OSError:
-            if not _whole(home):  # else another process was first
+            if not is_whole(home):  # else another process was first
                 raise
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise DataError(f"{pack} is damaged ({reason(error)}): get the pack again") from error
@@ -116,18 +114,6 @@ def unpacked(pack):
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return home
-
-
-def _whole(home):
-    """Whether a folder of `unpacked` still has all its files, each of the length it had; others may lie beside them."""
-    try:
-        return json.loads((home / SIZES).read_text(encoding="utf-8")).items() <= _sizes(home).items()
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _sizes(home):
-    return {path.name: path.stat().st_size for path in home.rglob("*.edf")}
 
 
 def existing(who, home, wanted, allow_missing_runs):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from sparsemtl.data.cache import cache_dir, cached, sha256_of
+from sparsemtl.data.cache import cache_dir, cached, is_whole, seal, sha256_of
 from sparsemtl.errors import DataError, SpecError, one_line
 
 VOID = 255  # segmentation label of pixels that count in no loss and no metric
@@ -229,18 +230,20 @@ def simulated(name, version, write, load_folder, size, n, seed):
 def _made_once(name, key, write):
     """Return the cache folder of a simulated set, made by `write(folder)` unless it was made before with this `key`."""
     folder = cache_dir() / f"{name}-{sha256_of(key)[:24]}"
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
+    shutil.rmtree(folder, ignore_errors=True)  # a file of it was deleted or cut: all of them again
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Made beside its place and then renamed, so that a run cut off leaves no half of it.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{name}-") as part:
             made = Path(part) / name
             write(made)
+            seal(made)
             try:
                 made.rename(folder)
             except OSError:
-                if not folder.is_dir():  # otherwise another process made the same folder first
+                if not is_whole(folder):  # otherwise another process made the same folder first
                     raise
     except OSError as error:
         raise DataError(

@@ -57,7 +57,7 @@ def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
     records: all that are committed, from whose seeds the spread is taken. root, device, workers: as for `execute`.
     """
     with tempfile.TemporaryDirectory(prefix="sparsemtl-") as folder:
-        outcome = execute([r.spec for r in chosen], Store(folder), workers, root, device, progress)
+        outcome = execute([r.spec for r in chosen], Store(folder, lasting=False), workers, root, device, progress)
     kinds = {_kind(r.spec) for r in chosen}
     spreads = {kind: spread_over_seeds([r for r in records if _kind(r.spec) == kind]) for kind in kinds}
     made = [(r, outcome.records[r.hash]) for r in chosen if r.hash in outcome.records]

@@ -93,7 +93,8 @@ RULES = MappingProxyType(
     {
         "sparsity": number("at least 0 and less than 1", lambda v: 0 <= v < 1),
         "labels": one_of("true", "shuffled"), "backbone": one_of(*BACKBONES), "problem": one_of(*PROBLEMS),
-        "version": one_of(VERSION), "trunk": ("an object of the trunk's arguments", lambda v: isinstance(v, Mapping)),
+        "version": one_of(VERSION), "subject": whole(1),
+        "trunk": ("an object of the trunk's arguments", lambda v: isinstance(v, Mapping)),
         "epochs": whole(1), "batch": whole(1), "folds": whole(2),
         "lr": number("a number above 0", lambda v: v > 0), "sfreq": number("a number above 0", lambda v: v > 0),
     }

@@ -61,6 +61,20 @@ def run(spec, root=None, device="cpu"):
     return result
 
 
+def begun(spec):
+    """Whether a training of `spec` that was cut off has left a checkpoint."""
+    return checkpoint_path(spec).exists()
+
+
+@contextlib.contextmanager
+def without_record(spec):
+    """Context of a training whose result goes into no record: its checkpoint goes, unless it was there before."""
+    before = begun(spec)
+    yield
+    if not before:
+        finished(spec)
+
+
 def finished(spec):
     """The engine's word that the record of `spec` is safe: its checkpoint can go."""
     with contextlib.suppress(OSError):  # one that stays does no harm
@@ -78,13 +92,12 @@ def predictions(spec, root=None, device="cpu", count=3):
     Returns images uint8 (count, 3, H, W), truth and prediction {task: tensor} in the form of `Training.predict`, and
     the trained network.
     """
-    with reproducible(device), memory_kept():
+    with without_record(spec), reproducible(device), memory_kept():
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()
         rows = training.data.splits["test"][:count]
         truth = {t: training.targets[t][rows].cpu() for t in training.tasks}
         found = {t: p.cpu() for t, p in training.predict(rows).items()}
-    finished(spec)
     return training.data.images[rows].cpu(), truth, found, training.net
 
 

@@ -20,7 +20,7 @@ from sparsemtl.models.dualtask import DualTaskNet
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.spec import canonical_json, check_values
-from sparsemtl.studies.shin2023 import RULES, TASKS
+from sparsemtl.studies.shin2023 import METHODS, RULES, TASKS
 from sparsemtl.training.metrics import accuracy, cohen_kappa, confusion_matrix, macro_f1
 from sparsemtl.training.pruning import PROCEDURES, Job, side_by_side, task_scores, votes
 from sparsemtl.training.stack import fit_together
@@ -108,6 +108,8 @@ def _wrong(spec):
         check_values(spec.params, RULES)
     except SpecError as error:
         return error
+    if spec.params["sparsity"] and not METHODS[spec.method].sparse:
+        return SpecError(f"sparsity is {spec.params['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
     return None
 
 
