@@ -420,8 +420,8 @@ def test_each_claim_is_asked_with_other_choices(records):
         ]) for t in TASKS for m in ("dense-multi", "dense-single")
     }  # fmt: skip
     gain = np.mean([recall[t, "dense-multi"] - recall[t, "dense-single"] for t in TASKS], axis=0)
-    gaps = table.loc["shin-overfitting", PROBLEM]  # records know no balanced accuracy of training
-    assert gaps.effect["balanced accuracy"] == gaps.effect[report.AS_JUDGED]
+    gaps = table.effect["shin-overfitting"][PROBLEM]  # records know no balanced accuracy of training
+    assert gaps["balanced accuracy"] == gaps[report.AS_JUDGED]
     row = table.loc["shin-multitask", PROBLEM, "balanced accuracy"]
     low, high = stats.ttest_1samp(gain, 0).confidence_interval()
     assert (row.effect, row.low, row.high) == pytest.approx((gain.mean(), low, high))

@@ -241,7 +241,7 @@ def _published_values():
 
 
 def _values(table, metric="accuracy"):
-    """`per_subject` of a metric by task, and of the tasks' gaps (see `GAP`), which are of accuracy whatever the metric."""
+    """`per_subject` of a metric by task, and of the tasks' gaps (see `GAP`), which are always of accuracy."""
     gap = table.get("train_accuracy", np.nan) - table.accuracy
     gaps = per_subject(table.assign(gap=gap, task=table.task + GAP), "gap")
     return pd.concat([per_subject(table, metric), gaps]).sort_index()
