@@ -83,7 +83,7 @@ def test_a_record_that_may_be_whole_stops_the_call_and_stays(calls, tiny_spec, t
     execute([spec], store, progress=False)
     path = store.path(spec)
     path.write_text(newer := path.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(RecordError, match="newer sparsemtl"):
+    with pytest.raises(RecordError, match="update sparsemtl"):
         execute([spec, tiny_spec(seed=1)], store, progress=False)
     assert path.read_text() == newer
     assert len(calls.specs) == 1
