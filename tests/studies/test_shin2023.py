@@ -1,6 +1,7 @@
 """Which runs make the table of Shin et al. 2023, and what the paper published and claims."""
 
 import csv
+import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -110,6 +111,13 @@ def test_the_control_shuffles_the_labels_of_the_dense_and_the_proposed_network()
 def test_bad_choices_are_named(choice, message):
     with pytest.raises(SpecError, match=message):
         specs(**{"profile": "quick"} | choice)
+
+
+@pytest.mark.parametrize("profile", ["small", "full"])
+def test_the_printed_download_fetches_whom_a_profile_needs(profile):
+    page = (Path(__file__).parents[2] / "book/rerun.md").read_text(encoding="utf-8")
+    (subjects,) = re.findall(r"data eegmmidb --subject ([\d ]+) --download", page)
+    assert tuple(map(int, subjects.split())) == shin2023.PROFILE_SETTINGS[profile]["subjects"]
 
 
 @pytest.mark.parametrize("table", shin2023.TABLES)
