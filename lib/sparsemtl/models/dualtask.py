@@ -17,6 +17,7 @@ parameters of a whole part, one copy after another along the first axis, and all
 import math
 from collections.abc import Callable, Sequence
 from itertools import count
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -95,16 +96,53 @@ def _spectrum(signals: Tensor, kernels: Tensor) -> Tensor:
     return _Spectrum.apply(signals, _period(signals.shape[-1] + kernels.shape[-1] // 2))
 
 
-def _correlate(spectra: Tensor, kernels: Tensor, samples: int) -> Tensor:
-    """Depthwise cross-correlation of signals (n, C, T = `samples`), zero-padded by K // 2 at both ends, with (C, K).
+def _correlate(spectra: Tensor, kernels: Tensor) -> Tensor:
+    """Depthwise cross-correlation of signals (n, C, T), zero-padded by K // 2 at both ends, with (C, K).
 
     spectra: the signals' `_spectrum`. Its period has K // 2 zeros after the signals, which are those before them too;
-    taps of a longer kernel, which are cut off here, would meet nothing else.
+    taps of a longer kernel, which are cut off here, would meet nothing else. Of the output (n, C, period) the first
+    T + 2 (K // 2) - K + 1 samples are meant.
     """
-    n_kernel, before, period = kernels.shape[-1], kernels.shape[-1] // 2, 2 * (spectra.shape[-1] - 1)
-    around = F.pad(kernels, (0, period - n_kernel)).roll(-before, -1)  # what comes before the start lies at the end
-    products = spectra * _Spectrum.apply(around, period).conj()
-    return torch.fft.irfft(products, period)[..., : samples + 2 * before - n_kernel + 1]
+    n_kernel, period = kernels.shape[-1], 2 * (spectra.shape[-1] - 1)
+    around = F.pad(kernels, (0, period - n_kernel)).roll(-(n_kernel // 2), -1)  # what comes first lies at the end
+    responses = _Spectrum.apply(around, period)
+    if compiled := _compiled(kernels):
+        return compiled.correlate(spectra, responses)
+    return torch.fft.irfft(spectra * responses.conj(), period)
+
+
+def _norm_elu_pool(x: Tensor, norm: nn.BatchNorm1d, width: int, samples: int, shift: Tensor | None = None) -> Tensor:
+    """`avg_pool1d(elu(norm(x + shift)), width)` of the first samples of signals (n, C, T); shift: (C,) or none."""
+    shift = torch.zeros_like(norm.bias) if shift is None else shift
+    compiled = _compiled(x)
+    if compiled is None:
+        return F.avg_pool1d(F.elu(norm(x[..., :samples] + shift[:, None])), width)
+    if norm.training:  # the batch's mean takes the shift away again
+        bias, moments = norm.bias + 0 * shift, (None, None)
+    else:
+        bias = norm.bias + shift * norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        moments = norm.running_mean, norm.running_var
+    pooled, mean, var = compiled.norm_elu_pool(x, norm.weight, bias, *moments, norm.eps, width, samples)
+    if norm.training:
+        _track(norm, mean + shift, var, len(x) * samples)
+    return pooled
+
+
+@torch.no_grad()
+def _track(norm: nn.Module, mean: Tensor, var: Tensor, n: int) -> None:
+    """Let a batch norm's running moments follow those of a batch (C,), of n values each with the biased variance."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
+
+
+def _compiled(x: Tensor) -> ModuleType | None:
+    """The module with compiled loops for this tensor, or None where PyTorch's own operations are the way."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return None
+    from sparsemtl.models import eegnet_cpu  # compiles, or loads what it compiled, on first use
+
+    return eegnet_cpu
 
 
 def _mixed(spectra: Tensor, weights: Tensor) -> Tensor:
@@ -129,31 +167,6 @@ def _window_moments(rows: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
     second = lagged[torch.minimum(k[:, None], k), (k[:, None] - k).abs()]
     n_windows = len(rows) * n_each
     return sums[:, 0] / n_windows, second / n_windows, n_windows
-
-
-class _EluPool(torch.autograd.Function):
-    """`avg_pool1d(elu(x), width)` over the last axis of (n, C, T), several times as fast on a CPU.
-
-    There neither expm1, of which `elu` is made, nor pools are vectorised. With s = exp(min(x, 0)), its slope, elu is
-    max(x, 0) + s - 1.
-    """
-
-    @staticmethod
-    def forward(ctx, x, width):
-        slope, stop = x.clamp(max=0).exp_(), x.shape[-1] // width * width
-        ctx.width = width
-        ctx.save_for_backward(x, slope)
-        above = x.clamp(min=0).add_(slope)
-        return sum(above[..., k:stop:width] for k in range(width)).div_(width).sub_(1)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: it must see where the slope comes from
-            slope = x.clamp(max=0).exp()
-        pooled, rest = slope.split([grad.shape[-1] * ctx.width, x.shape[-1] - grad.shape[-1] * ctx.width], -1)
-        each = pooled.unflatten(-1, (-1, ctx.width)) * (grad / ctx.width)[..., None]
-        return F.pad(each.flatten(-2), (0, rest.shape[-1])), None
 
 
 class EEGNet(nn.Module):
@@ -208,10 +221,7 @@ class EEGNet(nn.Module):
             return bn.running_mean, bn.running_var
         first, second, n_windows = _window_moments(x.flatten(0, 1), w.shape[1])
         mean, var = w @ first, ((w @ (second - torch.outer(first, first))) * w).sum(1)
-        with torch.no_grad():
-            bn.num_batches_tracked += 1
-            bn.running_mean.lerp_(mean, bn.momentum)
-            bn.running_var.lerp_(var * (n_windows / (n_windows - 1)), bn.momentum)
+        _track(bn, mean, var, n_windows)
         return mean, var
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,11 +235,13 @@ class EEGNet(nn.Module):
         depth = len(spatial) // len(scale)
         kernels = (self.temporal.weight.flatten(1) * scale[:, None]).repeat_interleave(depth, 0)
         offset = shift.repeat_interleave(depth) * spatial.sum(1)
-        h = _correlate(_mixed(_spectrum(x, kernels), spatial), kernels, x.shape[-1]) + offset[:, None]
-        h = self.dropout(_EluPool.apply(self.norm_spatial(h), 4))
+        samples = x.shape[-1] + 2 * (kernels.shape[-1] // 2) - kernels.shape[-1] + 1
+        h = _correlate(_mixed(_spectrum(x, kernels), spatial), kernels)
+        h = self.dropout(_norm_elu_pool(h, self.norm_spatial, 4, samples, offset))
         kernels = self.separable_depth.weight[:, 0]
-        h = self.separable_point(_correlate(_spectrum(h, kernels), kernels, h.shape[-1]))
-        return self.dropout(_EluPool.apply(self.norm_separable(h), 8)).flatten(1)
+        samples = h.shape[-1] + 1  # 16 taps, 8 zeros at both ends
+        h = self.separable_point(_correlate(_spectrum(h, kernels), kernels)[..., :samples])
+        return self.dropout(_norm_elu_pool(h, self.norm_separable, 8, samples)).flatten(1)
 
 
 def _merged_conv(x: Tensor, temporal: nn.Conv2d, spatial: nn.Conv2d) -> Tensor:
