@@ -6,9 +6,10 @@ Hum. Brain Mapp. 38, 5391). Trunk and head together compute what braindecode's E
 Deep4Net compute for equal weights, except that there is no max-norm constraint: sparse training fixes weights at
 zero, and rescaling the others at every step would blur what the masks do.
 
-For speed, the temporal and spatial convolutions are computed together, since all between them is linear, and
-EEGNet's depthwise ones by FFT. The modules `temporal`, `spatial` and `separable_depth` therefore hold weights but
-are never called: forward hooks on them (`torch.nn.utils.prune`, FLOP counters) do not fire.
+For speed, the temporal and spatial convolutions are computed together, since all between them is linear, EEGNet's
+depthwise ones by FFT, and its batch norms together with what follows them. The modules `temporal`, `spatial`,
+`separable_depth` and EEGNet's norms therefore hold weights but are not called as a rule: forward hooks on them
+(`torch.nn.utils.prune`, FLOP counters) do not fire.
 
 Every part can be made as several `copies` that lie side by side, for `sparsemtl.training.stack`: each copy has the
 parameters of a whole part, one copy after another along the first axis, and all copies see the same signals.
