@@ -1,6 +1,7 @@
 """How the cost of the studies grows: with picture size and tasks, and with subjects, seeds and lambdas.
 
-Each is measured at three sizes; the page fits the growth and works out what the full grids cost.
+Each is measured at three sizes, in one thread, as runs have it; the page fits the growth and works out what the full
+grids cost.
 """
 
 import tempfile
@@ -27,7 +28,7 @@ SIZES, TASKS = (64, 96, 128), ("seg", "seg+normal", upadhyay2023.ALL_NYU)
 
 def main():
     """Measure and write `scaling-*.json`."""
-    args = arguments(__doc__.splitlines()[0])
+    args = arguments(__doc__.splitlines()[0], threads=1)
     torch.manual_seed(0)
     taken = take_turns(picture_steps(args.device) | eeg_steps(args.device), args) | grids(args.device)
     report("scaling", seconds(taken), (), args, {"FLOPs a picture": operations()})

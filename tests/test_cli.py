@@ -13,6 +13,7 @@ from sparsemtl import engine
 from sparsemtl.__main__ import main
 from sparsemtl.errors import DataError
 from sparsemtl.records import RunRecord, Store, read_jsonl, set_hash, write_jsonl
+from sparsemtl.spec import RunSpec
 from sparsemtl.studies import shin2023
 
 ONE = ("--subject", "1", "--seed", "0", "--method", "or", "--sparsity", "0.4")
@@ -191,6 +192,16 @@ def test_show_tells_where_a_number_comes_from(capsys, make_record):
         "  seed: 0", "  device: cpu", "  code: 0123456789abcdef", "  torch: 2.11.0",
     ):  # fmt: skip
         assert line in out
+
+
+@pytest.mark.parametrize("study", ["shin2023", "upadhyay2023", "other2024"])
+def test_show_tells_a_record_that_other_code_made(capsys, make_record, study):
+    """Its method or study is none of ours; switches are known by name, but not of this method."""
+    record = make_record(RunSpec(study, "small", "nyuv2", "novel", 0, {"weight_decay": "coupled"}))
+    Store().write(record)
+    status, out, err = call(capsys, "show", record.hash)
+    assert (status, err) == (0, [])
+    assert f"make it again: not with this code, which does not know the method novel of {study}" in out
 
 
 def test_show_tells_two_results_of_a_run_apart(capsys, make_record, tiny_spec):

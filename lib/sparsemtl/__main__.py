@@ -347,12 +347,20 @@ def _described(record, folders):
     }
     told["run"] = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
     lines = [f"run {record.hash}: {label(record.spec)}", f"digest of the result: {record.digest}"]
-    options = options_of(record.spec, module_of(record.spec.study).all_specs(record.spec.profile))
-    again = f"python -m sparsemtl run {record.spec.study} {options}{record.device_option}"
-    lines += [f"lies in: {' and '.join(folders)}", f"make it again: {again}"]
+    lines += [f"lies in: {' and '.join(folders)}", f"make it again: {_again(record)}"]
     for name, values in told.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"
+
+
+def _again(record):
+    """The command that makes a record again, where this code knows how."""
+    spec = record.spec
+    planned = module_of(spec.study).all_specs(spec.profile) if spec.study in NAMES else []
+    if spec.method not in {other.method for other in planned}:
+        return f"not with this code, which does not know the method {spec.method} of {spec.study}"
+    options = options_of(spec, planned)
+    return f"python -m sparsemtl run {spec.study} {options}{record.device_option}"
 
 
 def _export(args):

@@ -47,6 +47,13 @@ def check_values(params, rules):
             raise SpecError(f"{name} is {params[name]!r}: it must be {words}")
 
 
+def check_profile(name):
+    """The name of a profile; `SpecError` for another one."""
+    if name not in PROFILES:
+        raise SpecError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return name
+
+
 def _frozen(value):
     """A JSON value with read-only mappings and tuples for its objects and arrays."""
     if isinstance(value, dict):
@@ -85,8 +92,7 @@ class RunSpec:
                 raise SpecError(f"{name} is {value!r}: a name of letters, digits, '-', '_' and '.' is needed")
         if not isinstance(self.params, Mapping):
             raise SpecError(f"params is {self.params!r}: a mapping of names to values is needed")
-        if self.profile not in PROFILES:
-            raise SpecError(f"unknown profile {self.profile!r}: choose one of {', '.join(PROFILES)}")
+        check_profile(self.profile)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise SpecError(f"seed must be a whole number of 0 or more, not {self.seed!r}")
         for name, value in self.params.items():

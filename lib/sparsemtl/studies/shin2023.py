@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
-from sparsemtl.spec import PROFILES, RunSpec, check_values, number, one_of, whole
+from sparsemtl.spec import RunSpec, check_profile, check_values, number, one_of, whole
 from sparsemtl.studies.claim import Claim
 
 NAME = "shin2023"
@@ -125,20 +125,13 @@ def settled(params, given):
     return params | {"trunk": given.get("trunk", trunk_options(params["backbone"], params["sfreq"]))}
 
 
-def _settings(profile):
-    """Settings of a profile; `SpecError` for a name that is none."""
-    if profile not in PROFILES:
-        raise SpecError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
-    return PROFILE_SETTINGS[profile]
-
-
 def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsities=SPARSITIES, **params):
     """Specs of the study's grid: subjects x problems x seeds x (method, sparsity); list of `RunSpec`.
 
     sparsities: see `sparsities_of`; at 0 a method with masks is the dense network. problem, methods, subjects, seeds:
     None for all of the profile. params: parameters to set otherwise.
     """
-    settings = _settings(profile)
+    settings = PROFILE_SETTINGS[check_profile(profile)]
     methods = tuple(METHODS) if methods is None else methods
     for method in methods:
         if method not in METHODS:
@@ -176,7 +169,7 @@ def control_specs(profile, **choice):
 
 def truth_specs(profile):
     """Specs of the control with a known truth: the proposed masks on simulated people, apart from all tables."""
-    settings = _settings(profile)
+    settings = PROFILE_SETTINGS[check_profile(profile)]
     if settings["data"] == "simulated-eeg":  # its own runs have a known truth
         return []
     params = settings["params"] | {"control": "truth", "trials_per_class": 22}
@@ -204,7 +197,7 @@ def backbone_specs(profile):
 
     The paper does not name its network, so what holds for one backbone alone is not yet a finding about the method.
     """
-    chosen = _settings(profile)["backbones"]
+    chosen = PROFILE_SETTINGS[check_profile(profile)]["backbones"]
     return [
         spec
         for backbone in list(BACKBONES)[1:]

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
-from sparsemtl.spec import PROFILES, RunSpec, check_values, number, one_of, whole
+from sparsemtl.spec import RunSpec, check_profile, check_values, number, one_of, whole
 from sparsemtl.studies.claim import Claim
 
 NAME = "upadhyay2023"
@@ -140,8 +140,8 @@ def default_switches(protocol, data):
 
 
 def flipped(spec):
-    """Switches in which a spec leaves its protocol: dict name -> value."""
-    return {k: v for k, v in spec.params.items() if k in SWITCHES and v != getattr(SWITCHES[k], spec.method)}
+    """Switches in which a spec leaves its protocol: dict name -> value; of an unknown protocol none."""
+    return {k: v for k, v in spec.params.items() if k in SWITCHES and v != getattr(SWITCHES[k], spec.method, v)}
 
 
 def canonical(tasks):
@@ -165,9 +165,7 @@ def specs(profile, tasks, lambdas, data="nyuv2", protocol="paper", penalty="grou
     penalty: "group_lasso" or "l1". seeds: None for the profile's. params: switches and parameters to set otherwise, or
     those of `OPTIONAL` to add.
     """
-    if profile not in PROFILES:
-        raise SpecError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
-    settings = PROFILE_SETTINGS[profile]
+    settings = PROFILE_SETTINGS[check_profile(profile)]
     if data not in ("nyuv2", "celebamask"):
         raise SpecError(f"unknown data {data!r}: choose nyuv2 or celebamask")
     source, base = settings[data]
