@@ -498,12 +498,25 @@ def test_the_claim_of_robustness_is_asked_without_each_rival(records):
     assert report.robustness_by_rival(evidence([])).empty
 
 
+def test_the_sentence_on_overfitting_says_when_a_gap_is_accuracy_again(records):
+    tables = {problem: report.overfitting(records, problem) for problem in (PROBLEM, "four-class")}
+    row = ("proposed, OR arbiter", "80 %")
+    tables[PROBLEM]["training"] = 1.0
+    told = findings.overfitting(tables)
+    assert "left or right fist: every network answers at least 100.0 % of its own trials rightly, so that" in told
+    assert "feet" not in told  # was not run
+    tables[PROBLEM].loc[row, "training"] = 0.9
+    told = findings.overfitting(tables)
+    assert "at least 90.0 % of its own trials rightly (proposed, OR arbiter at 80 %); where one fits" in told
+    assert findings.overfitting({PROBLEM: report.overfitting([], PROBLEM)}) == "Overfitting: not run."
+
+
 def test_the_sentence_on_robustness_names_who_loses_less_and_who_decides(records):
     table = report.robustness_by_rival(evidence(records))
     table["change"], table["verdict"] = -9.0, "reproduced"
     table.loc[(PROBLEM, "RigL"), "change"] = -7.5
     told = findings.robustness(table)
-    assert "changes by -9.0 points; of 9 other pruning methods 1 lose less (RigL -7.5)." in told
+    assert "changes by -9.0 points; of 9 other pruning methods 1 loses less (RigL -7.5)." in told
     assert "left out" not in told
     table.loc[(PROBLEM, "GraSP"), "verdict"] = "inconclusive"
     assert "With GraSP left out the verdict is inconclusive, not reproduced." in findings.robustness(table)

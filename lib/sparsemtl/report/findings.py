@@ -36,6 +36,8 @@ from sparsemtl.studies.upadhyay2023 import TASKS as PICTURE_TASKS
 
 # EEG
 
+FITTED = 0.99  # share of its own trials from which on a network has learnt them by heart
+
 
 def accuracy_against_sparsity(records, problem):
     """Where the proposed masks stand against dense, the other pruning methods and the classical line."""
@@ -169,6 +171,21 @@ def _counted(verdicts):
     return f" ({', '.join(counts)})" if counts else ""
 
 
+def overfitting(tables):
+    """What a gap between training and unseen trials can say. tables: {problem: `report.shin2023.overfitting`}."""
+    parts = []
+    for problem, table in tables.items():
+        if table.empty:
+            continue
+        least, (method, sparsity) = table.training.min(), table.training.idxmin()
+        fit = f"{PROBLEMS[problem]}: every network answers at least {100 * least:.1f} % of its own trials rightly"
+        if least >= FITTED:
+            parts.append(f"{fit}, so that its gap is what it lacks on unseen ones and says no more than accuracy does.")
+        else:
+            parts.append(f"{fit} ({method} at {sparsity}); where one fits its own less, a smaller gap proves nothing.")
+    return " ".join(parts) or f"Overfitting: {NOT_RUN}."
+
+
 def robustness(table):
     """Which rivals the claim of robustness rests on. table: of `report.shin2023.robustness_by_rival`."""
     parts, own = [], METHODS[PROPOSED].label
@@ -177,9 +194,11 @@ def robustness(table):
         others = rows.drop(own)
         better = others[others.change > rows.change[own]].change.sort_values(ascending=False)
         told = _listed([f"{name} {change:+.1f}" for name, change in better.items()]) if len(better) else "none"
+        lose = "loses" if len(better) == 1 else "lose"
         parts.append(
             f"{PROBLEMS[problem]}: from dense to {percent(SPARSITIES[-1])} the proposed network changes by "
-            f"{rows.change[own]:+.1f} points; of {len(others)} other pruning methods {len(better)} lose less ({told})."
+            f"{rows.change[own]:+.1f} points; of {len(others)} other pruning methods {len(better)} {lose} less "
+            f"({told})."
         )
         turned, judged = others[others.verdict != rows.verdict[own]], rows.verdict[own]
         if len(turned):

@@ -41,7 +41,7 @@ def scorecard(evidences):
         told, problems = {c.id: c for c in source.CLAIMS}, getattr(source, "PROBLEMS", {})
         for (claim, problem), row in judged(report.claims(found)).items():
             n = row.subjects if "subjects" in row else row.seeds
-            units = "subjects" if "subjects" in row else "seeds"
+            units = ("subject" if "subjects" in row else "seed") + "s" * (n != 1)
             quantity = getattr(report, told[claim].quantity).__doc__.splitlines()[0]
             rows.append(
                 {
