@@ -139,8 +139,8 @@ def _track(norm: nn.Module, mean: Tensor, var: Tensor, n: int) -> None:
 
 def _compiled(x: Tensor) -> ModuleType | None:
     """The module with compiled loops for this tensor, or None where PyTorch's own operations are the way."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return None
+    if x.device.type != "cpu" or x.dtype != torch.float32 or type(x) not in (Tensor, nn.Parameter):
+        return None  # of another type are the tensors without memory with which a network is exported
     from sparsemtl.models import eegnet_cpu  # compiles, or loads what it compiled, on first use
 
     return eegnet_cpu
