@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from sparsemtl.errors import SpecError
 
 TASKS = ("mi", "me")
+SEPARABLE_TAPS = 16  # of EEGNet's separable convolution in time
 
 
 def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -97,12 +98,17 @@ def _spectrum(signals: Tensor, kernels: Tensor) -> Tensor:
     return _Spectrum.apply(signals, _period(signals.shape[-1] + kernels.shape[-1] // 2))
 
 
+def _convolved(samples: int, kernel: int) -> int:
+    """Samples that a kernel leaves of signals which are zero-padded by half of it at both ends."""
+    return samples + 2 * (kernel // 2) - kernel + 1
+
+
 def _correlate(spectra: Tensor, kernels: Tensor) -> Tensor:
     """Depthwise cross-correlation of signals (n, C, T), zero-padded by K // 2 at both ends, with (C, K).
 
     spectra: the signals' `_spectrum`. Its period has K // 2 zeros after the signals, which are those before them too;
     taps of a longer kernel, which are cut off here, would meet nothing else. Of the output (n, C, period) the first
-    T + 2 (K // 2) - K + 1 samples are meant.
+    `_convolved(T, K)` samples are meant.
     """
     n_kernel, period = kernels.shape[-1], 2 * (spectra.shape[-1] - 1)
     around = F.pad(kernels, (0, period - n_kernel)).roll(-(n_kernel // 2), -1)  # what comes first lies at the end
@@ -118,7 +124,7 @@ def _norm_elu_pool(x: Tensor, norm: nn.BatchNorm1d, width: int, samples: int, sh
     compiled = _compiled(x)
     if compiled is None:
         return F.avg_pool1d(F.elu(norm(x[..., :samples] + shift[:, None])), width)
-    if norm.training:  # the batch's mean takes the shift away again
+    if norm.training:  # the batch's mean takes the shift away again: its gradient is zero, not missing
         bias, moments = norm.bias + 0 * shift, (None, None)
     else:
         bias = norm.bias + shift * norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -202,14 +208,15 @@ class EEGNet(nn.Module):
         self.norm_temporal = nn.BatchNorm2d(f1, **norm)
         self.spatial = nn.Conv2d(f1, f2, (n_channels, 1), groups=f1, bias=False)
         self.norm_spatial = nn.BatchNorm1d(f2, **norm)
-        self.separable_depth = nn.Conv1d(f2, f2, 16, groups=f2, padding=8, bias=False)
+        padded = {"padding": SEPARABLE_TAPS // 2, "bias": False}
+        self.separable_depth = nn.Conv1d(f2, f2, SEPARABLE_TAPS, groups=f2, **padded)
         self.separable_point = nn.Conv1d(f2, f2, 1, groups=copies, bias=False)
         self.norm_separable = nn.BatchNorm1d(f2, **norm)
         self.dropout = _Dropout(dropout, copies)
 
     @staticmethod
     def _steps(n_times: int, kernel: int) -> int:
-        return ((n_times + 2 * (kernel // 2) - kernel + 1) // 4 + 1) // 8
+        return _convolved(_convolved(n_times, kernel) // 4, SEPARABLE_TAPS) // 8
 
     def _temporal_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (F1,) with which batch norm would normalise the temporal convolution's output.
@@ -236,11 +243,11 @@ class EEGNet(nn.Module):
         depth = len(spatial) // len(scale)
         kernels = (self.temporal.weight.flatten(1) * scale[:, None]).repeat_interleave(depth, 0)
         offset = shift.repeat_interleave(depth) * spatial.sum(1)
-        samples = x.shape[-1] + 2 * (kernels.shape[-1] // 2) - kernels.shape[-1] + 1
+        samples = _convolved(x.shape[-1], kernels.shape[-1])
         h = _correlate(_mixed(_spectrum(x, kernels), spatial), kernels)
         h = self.dropout(_norm_elu_pool(h, self.norm_spatial, 4, samples, offset))
         kernels = self.separable_depth.weight[:, 0]
-        samples = h.shape[-1] + 1  # 16 taps, 8 zeros at both ends
+        samples = _convolved(h.shape[-1], SEPARABLE_TAPS)
         h = self.separable_point(_correlate(_spectrum(h, kernels), kernels)[..., :samples])
         return self.dropout(_norm_elu_pool(h, self.norm_separable, 8, samples)).flatten(1)
 
