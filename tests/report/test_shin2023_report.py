@@ -17,7 +17,7 @@ from sparsemtl.records import validate
 from sparsemtl.report import findings
 from sparsemtl.report import shin2023 as report
 from sparsemtl.report import shin2023_figures as figures
-from sparsemtl.report.evidence import Evidence
+from sparsemtl.report.evidence import Evidence, comparable
 from sparsemtl.report.page import NONE, show_table
 from sparsemtl.studies.shin2023 import BACKBONES, CLAIMS, METHODS, SPARSITIES, TASKS
 
@@ -405,7 +405,7 @@ def test_balanced_accuracy_is_the_mean_recall_over_all_folds(records):
 
 def test_each_claim_is_asked_with_other_choices(records):
     """Every view is what the claims say of records in which that choice has been made beforehand."""
-    table = report.sensitivity(evidence(records))
+    table = report.sensitivity([evidence(records)])
     assert len(table) == len(CLAIMS) * len(report.VIEWS)
     budget = [r for r in records if r.spec.method != "or"]
     budget = [replace_method(r, "or") if r.spec.method == "budget" else r for r in budget]
@@ -443,7 +443,7 @@ def test_who_lacks_a_recording_is_left_out_of_one_view(records, make_record):
         return make_record(r.spec, result)
 
     some = [lacking(r) if r.spec.params["subject"] == 7 else r for r in records]
-    table = report.sensitivity(evidence(some))
+    table = report.sensitivity([evidence(some)])
     people = [r for r in records if r.spec.params["subject"] != 7]
     expected = report.claims([evidence(people)])
     found = table.xs("complete subjects alone", level="view").droplevel("problem")
@@ -453,7 +453,7 @@ def test_who_lacks_a_recording_is_left_out_of_one_view(records, make_record):
 
 
 def test_the_sentence_names_the_verdicts_that_hang_on_a_choice(records):
-    table = report.sensitivity(evidence(records)).sort_index()
+    table = report.sensitivity([evidence(records)]).sort_index()
     table["verdict"] = "inconclusive"
     n, ways = len(CLAIMS), len(report.VIEWS)
     assert findings.sensitivity(table) == (
@@ -467,7 +467,22 @@ def test_the_sentence_names_the_verdicts_that_hang_on_a_choice(records):
     assert "of them)" not in told
     table.loc[key, "subjects"] = 2
     assert "not reproduced with the exact budget (2 of them)" in findings.sensitivity(table)
-    assert "not run" in findings.sensitivity(report.sensitivity(evidence([])))
+    assert "not run" in findings.sensitivity(report.sensitivity([evidence([])]))
+
+
+def test_a_profile_that_lacks_no_run_is_one_choice_more(records):
+    """Its line is what the claims say of it; one with holes has none, whatever it would say."""
+    judged = evidence(records)
+    people = [r for r in records if r.spec.params["subject"] != 7]
+    smaller = Evidence("shin2023", "committed", "quick", tuple(people), len(people))
+    begun = replace(smaller, profile="full", expected=len(people) + 1)
+    table = report.sensitivity(comparable([judged, smaller, begun]))
+    assert set(table.index.unique("view")) == {*report.VIEWS, "the profile quick"}
+    found, expected = table.xs("the profile quick", level="view").droplevel("problem"), report.claims([smaller])
+    pd.testing.assert_series_equal(found.effect, expected.effect.loc[found.index])
+    assert list(found.verdict) == list(expected.verdict.loc[found.index])
+    assert f"tests was made in {len(report.VIEWS) + 1} ways" in findings.sensitivity(table)
+    pd.testing.assert_frame_equal(table.drop("the profile quick", level="view"), report.sensitivity([judged]))
 
 
 def test_only_methods_that_ran_are_counted_as_rivals(records):
@@ -649,7 +664,7 @@ TABLES = {
     "recordings": report.recordings,
     "backbones": lambda r: report.backbone_table(backbone_evidence(r), PROBLEM),
     "verdicts": lambda r: report.told_apart(report.backbone_claims(backbone_evidence(r))),
-    "choices": lambda r: report.told_apart(report.sensitivity(evidence(r))),
+    "choices": lambda r: report.told_apart(report.sensitivity([evidence(r)])),
 }
 FIGURES = {
     "accuracy": lambda r: figures.accuracy_against_sparsity(r, PROBLEM),

@@ -27,6 +27,11 @@ class Evidence:
     def __bool__(self):
         return bool(self.records)
 
+    @property
+    def complete(self):
+        """Whether no run is missing."""
+        return len(self.records) == self.expected
+
     def only(self, **params):
         """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
         chosen = tuple(r for r in self.records if all(r.spec.params.get(k) == v for k, v in params.items()))
@@ -97,8 +102,14 @@ def committed_evidence(study, results=None, table=None):
 
 def largest_complete(evidences):
     """Of these, the largest first, the first that lacks no run, else the first that has any, else the first."""
-    complete, begun = ([e for e in evidences if len(e.records) == e.expected], [e for e in evidences if e])
+    complete, begun = ([e for e in evidences if e.complete], [e for e in evidences if e])
     return (complete or begun or evidences)[0]
+
+
+def comparable(evidences):
+    """Of these, the first, which is judged, and the others that lack no run (list)."""
+    first, *others = evidences
+    return [first, *(e for e in others if e.complete)]
 
 
 def committed_evidences(study, results=None, table=None):
@@ -115,7 +126,7 @@ def committed_evidences(study, results=None, table=None):
         chosen = tuple(r for r in records if r.spec.profile == profile)
         specs, options = (study.TABLES[table](profile), f"--table {table}") if table else (study.all_specs(profile), "")
         found.append(Evidence(study.NAME, "committed", profile, chosen, 0).of(specs, options))
-    return sorted(found, key=lambda e: len(e.records) < e.expected) if table else found  # a stable order
+    return sorted(found, key=lambda e: not e.complete) if table else found  # a stable order
 
 
 def local_evidence(

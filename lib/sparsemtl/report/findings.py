@@ -162,7 +162,8 @@ def sensitivity(table):
     if parts:
         parts.append("With so many judgements, some change by chance.")
     told = f"{len(same)} end in the same verdict in all{_counted(same)}"
-    return " ".join([f"Each of {len(tests)} tests was made in {len(eeg.VIEWS)} ways: {told}.", *parts])
+    ways = table.index.unique("view")
+    return " ".join([f"Each of {len(tests)} tests was made in {len(ways)} ways: {told}.", *parts])
 
 
 def _counted(verdicts):

@@ -310,9 +310,16 @@ def overfitting(records, problem):
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "nominal sparsity"])
 
 
-def sensitivity(evidence):
-    """The claims with one choice of the analysis made otherwise (DataFrame by claim, problem and view, as `claims`)."""
-    return _side_by_side("view", {view: claims([evidence], view=view) for view in VIEWS})
+def sensitivity(evidences):
+    """The claims with one choice made otherwise (DataFrame by claim, problem and view, as `claims`).
+
+    evidences: one a profile, see `evidence.comparable`. The first is judged, and is looked at in all `VIEWS`; each
+    other is one view more, as the size of a profile is a choice too.
+    """
+    first, *others = evidences
+    tables = {view: claims([first], view=view) for view in VIEWS}
+    tables |= {f"the profile {e.profile}": claims([e]) for e in others}
+    return _side_by_side("view", tables)
 
 
 def robustness_by_rival(evidence):
