@@ -98,8 +98,8 @@ class Page:
         report, study = (import_module(f"sparsemtl.{part}.{name}") for part in ("report", "studies"))
         mine = [claim.id for claim in study.CLAIMS if claim.page == self.notebook]
         table = report.claims(evidences, ids=mine, **options)
-        names = ["claim", "problem", "evidence", "effect", "low", "high", "weakest", "as published", "subjects"]
-        table = table[[n for n in (*names, "seeds", "dz", "verdict") if n in table]]
+        names = ["claim", "problem", "verdict", "effect", "low", "high", "weakest", "as published", "subjects"]
+        table = table[[n for n in (*names, "seeds", "dz", "evidence") if n in table]]  # what counts is seen first
         return self.table(table.set_index("claim"), "claims", "The claims of this page", evidences)
 
     def finding(self, text, name, *evidences):
