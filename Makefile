@@ -36,7 +36,7 @@ pdf: _build/book.pdf ## print the book to _build/book.pdf with Chromium
 	@echo "The book on paper is _build/book.pdf."
 
 reproduce: .venv/.installed ## run what a study lacks: STUDY=shin2023 PROFILE=small|full DEVICE=cpu|cuda; goes on where it stopped
-	$(BIN)/python -m sparsemtl run $(STUDY) --profile $(PROFILE) --device $(DEVICE) --workers $(JOBS)
+	$(BIN)/sparsemtl run $(STUDY) --profile $(PROFILE) --device $(DEVICE) --workers $(JOBS)
 
 serve: book ## show the book at PORT=8000 on this machine
 	$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
@@ -68,7 +68,7 @@ _build/book.pdf: $(BOOK)
 # Sphinx warns only about pages that it reads, so after a failure all are read again. What was executed is kept until
 # something changes that it depends on: book/_ext/inputs.py.
 $(BOOK): | .venv/.installed
-	for study in shin2023 upadhyay2023; do $(BIN)/python -m sparsemtl run $$study --profile quick --workers $(JOBS); done
+	for study in shin2023 upadhyay2023; do $(BIN)/sparsemtl run $$study --profile quick --workers $(JOBS); done
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	rm -f _build/book-*
 	touch $@

@@ -22,8 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from export import to_onnx
 from harness import Mark, arguments, counts, report, seconds, take_turns, wait, where_time_goes
-from sparsemtl.export import to_onnx
 from sparsemtl.models.dense import dilated_resnet
 from sparsemtl.sparsity.compact import compact, exact_convolutions
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity

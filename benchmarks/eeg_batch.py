@@ -7,17 +7,17 @@ thread, like the runs, and shows stacks of several sizes, from which `motor.CPU_
 from functools import partial
 
 import torch
+from companion import engine
+from companion.data.eeg import MOTOR21
 from harness import Mark, arguments, report, seconds, take_turns, where_time_goes
-from sparsemtl import engine
-from sparsemtl.data.eeg import MOTOR21
-from sparsemtl.models.dualtask import TASKS, DualTaskNet
+from papers.shin2023 import run as motor
+from papers.shin2023 import study as shin2023
+from papers.shin2023.stack import fit_together
+from sparsemtl.models.eeg import TASKS, DualTaskNet
 from sparsemtl.sparsity.masks import apply_masks, topk_mask
 from sparsemtl.sparsity.saliency import random_scores
-from sparsemtl.studies import shin2023
-from sparsemtl.training import motor
 from sparsemtl.training.fit import fit
 from sparsemtl.training.pruning import Training
-from sparsemtl.training.stack import fit_together
 
 CHANNELS = {"motor21": len(MOTOR21), "all": 64}
 ONE_BY_ONE, TOGETHER = "one after another, {}", "in one batch, {}"

@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from sparsemtl.benchmark import Benchmark, Mark
+from companion.benchmarks import Benchmark, Mark
+from companion.records import check_writable
 from sparsemtl.errors import RecordError
-from sparsemtl.records import check_writable
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 

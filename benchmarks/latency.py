@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from companion.data import load
+from companion.style import percent
+from export import to_onnx
 from harness import Mark, arguments, counts, report, take_turns, where_time_goes
-from sparsemtl.data import load
-from sparsemtl.export import to_onnx
-from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.report.style import percent
+from papers.shin2023.study import trunk_options
+from sparsemtl.models.eeg import DualTaskNet
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.prox import ProxAdamW
-from sparsemtl.streaming import Decoder, demonstration, onnx_session, plain, prune, train, training_trials
-from sparsemtl.studies.shin2023 import trunk_options
+from streaming import Decoder, demonstration, onnx_session, plain, prune, train, training_trials
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -10,15 +10,16 @@ from functools import partial
 from itertools import repeat
 
 import torch
+from companion.data import load
+from companion.engine import execute
+from companion.records import Store
 from eeg_batch import shape_of
 from harness import arguments, report, seconds, take_turns
-from sparsemtl.data import load
-from sparsemtl.engine import execute
+from papers.shin2023 import study as shin2023
+from papers.upadhyay2023 import study as upadhyay2023
+from papers.upadhyay2023.run import Training
 from sparsemtl.models.dense import MultiTaskNet
-from sparsemtl.models.dualtask import DualTaskNet
-from sparsemtl.records import Store
-from sparsemtl.studies import shin2023, upadhyay2023
-from sparsemtl.training.dense import Training
+from sparsemtl.models.eeg import DualTaskNet
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from training import our_step

@@ -6,9 +6,9 @@ from pathlib import Path
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
+from companion.records import RunRecord
+from companion.spec import RunSpec
 from hypothesis import settings
-from sparsemtl.records import RunRecord
-from sparsemtl.spec import RunSpec
 
 settings.register_profile("ours", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("ours")

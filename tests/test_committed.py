@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sparsemtl import engine
-from sparsemtl.records import committed
+from companion import engine
+from companion.records import committed
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from jupyter_cache import get_cache
 
-STUDIES = ("shin2023", "upadhyay2023")
 NOTED = "inputs.json"  # beside the cache: {page: digest of its inputs when it was last built}
 
 
@@ -26,9 +25,9 @@ def digest_of(paths):
 
 def digests(root, pages):
     """{page: digest of its inputs} in a checkout."""
-    code = [root / "lib", root / "requirements.lock"]
+    code = [root / "lib", root / "benchmarks", root / "requirements.lock"]
     whole, known = digest_of([*code, root / "results"]), {}
-    for study in STUDIES:
+    for study in (folder.name for folder in (root / "lib/papers").iterdir() if folder.is_dir()):
         known[study] = digest_of([*code, root / "results" / study])
     return {page: known.get(Path(page).name.split("_")[0], whole) for page in pages}
 

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sparsemtl.records import read_jsonl, write_jsonl
-from sparsemtl.report import evidence
-from sparsemtl.report import shin2023 as report
-from sparsemtl.spec import PROFILES
-from sparsemtl.studies import shin2023 as study
-from sparsemtl.studies import upadhyay2023 as vision
+from companion import evidence
+from companion.records import read_jsonl, write_jsonl
+from companion.spec import PROFILES
+from papers.shin2023 import study as study
+from papers.shin2023 import tables as report
+from papers.upadhyay2023 import study as vision
 
 pytest.importorskip("IPython")
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_without_records_it_says_so_and_still_names_the_runs(checkout, monkeypat
 
 
 def test_its_commands_are_known_to_the_command_line_and_choose_what_the_page_says(checkout, monkeypatch, capsys):
-    from sparsemtl.__main__ import main
+    from companion.__main__ import main
 
     text = "\n".join(shown(CELLS, monkeypatch, checkout)).replace("\\\n", " ")
     listed = re.findall(r"-m sparsemtl list (.*)", text)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from sparsemtl.report import shin2023 as eeg
-from sparsemtl.report import upadhyay2023 as vision
-from sparsemtl.report.evidence import committed_evidence, committed_evidences
-from sparsemtl.report.statistics import estimate
-from sparsemtl.studies import shin2023, upadhyay2023
+from companion.evidence import committed_evidence, committed_evidences
+from companion.statistics import estimate
+from papers.shin2023 import study as shin2023
+from papers.shin2023 import tables as eeg
+from papers.upadhyay2023 import study as upadhyay2023
+from papers.upadhyay2023 import tables as vision
 
 ROOT = Path(__file__).parents[2]
 # Decimal numbers that stand alone: no version (1.0.4, Python 3.11), no arXiv id or DOI, no part of a name, no exponent

@@ -1,7 +1,7 @@
 """EEGNet's costly steps on a CPU, in float32: compiled loops that read each signal once, while it is in the cache.
 
 PyTorch's own operations do the same on a GPU, in other precisions, and where the derivative of a gradient is wanted;
-`sparsemtl.models.dualtask` chooses. Each channel is summed in one order, which no other channel changes.
+`sparsemtl.models.eeg` chooses. Each channel is summed in one order, which no other channel changes.
 """
 
 import numpy as np

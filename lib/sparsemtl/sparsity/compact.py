@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SpecError, one_line
-from sparsemtl.models.dualtask import DualTaskNet
+from sparsemtl.models.eeg import DualTaskNet
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

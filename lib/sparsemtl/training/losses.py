@@ -1,7 +1,7 @@
 """Losses of the picture tasks and their balance (Upadhyay et al. 2023, section 4 and Eq. 2).
 
 Each loss is the mean over all valid pixels of the batch, a float32 scalar, also under autocast; 0 if no pixel is
-valid. Targets are those of `sparsemtl.data.pictures.Pictures`, brought to the size of the predictions: shapes that
+valid. Targets are those of `companion.data.pictures.Pictures`, brought to the size of the predictions: shapes that
 differ raise SpecError. Nothing waits for the GPU.
 """
 
@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsemtl.data.pictures import VOID
 from sparsemtl.errors import SpecError
+
+VOID = 255  # segmentation label of pixels that count in no loss and no metric
 
 
 def segmentation_loss(logits, y):

@@ -1,7 +1,7 @@
 """Test metrics: classification from confusion matrices (NumPy), dense prediction per picture (PyTorch).
 
 Functions "per picture" return float64 tensors (n,) on the input's device, NaN where a picture has no valid pixel;
-average them over pictures with `torch.nanmean`. Targets are those of `sparsemtl.data.pictures.Pictures`, brought to
+average them over pictures with `torch.nanmean`. Targets are those of `companion.data.pictures.Pictures`, brought to
 the size of the predictions. Predictions and targets of different shape raise SpecError.
 """
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sparsemtl.data.pictures import VOID
 from sparsemtl.errors import SpecError
+from sparsemtl.training.losses import VOID
 
 
 def confusion_matrix(y, p, n):

@@ -1,0 +1,134 @@
+"""A trained vision network to take away: an ONNX file without dead channels, in half precision, and its model card."""
+
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from companion.crate import SOURCES
+from companion.engine import memory_kept, reproducible
+from companion.records import check_writable, written_whole
+from companion.spec import options_of
+from export import to_onnx
+from papers.upadhyay2023 import study as study
+from papers.upadhyay2023.run import Training, load_pictures, without_record
+from sparsemtl.errors import SpecError, needs
+from sparsemtl.sparsity.compact import compact
+from torch import nn
+
+MODEL, CARD = "model.onnx", "README.md"
+OUTPUTS = {
+    "seg": "logits by class, (n, classes, H, W)", "normal": "surface normals before scaling to length 1, (n, 3, H, W)",
+    "depth": "metres, (n, 1, H, W)",
+    "male": "logits, (n,)", "smile": "logits, (n,)",
+}  # fmt: skip
+# One checkpoint for all tasks, outputs at the size of the picture, and a name for each class
+DESCRIBED = MappingProxyType({"stopping": "joint", "resolution": "input", "spare_class": False})
+
+
+def ship(spec, folder, root=None, device="cpu"):
+    """Train the network of a vision spec, as its run does, and write `MODEL` and `CARD` into `folder`.
+
+    The file holds the best weights in float16; input and outputs are float32. The card says what the file itself
+    scores on the test pictures, computed with ONNX Runtime, beside the network as trained and a constant predictor.
+    root, device: as for `engine.run`. Returns the folder (Path). Raises SpecError for a spec of another study, for one
+    whose network is not what the card describes (see `DESCRIBED`), or where onnx, onnxscript or onnxruntime is missing,
+    and RecordError where the folder cannot be written.
+    """
+    if spec.study != study.NAME:
+        raise SpecError(f"ship: {spec.label()} is not a run of {study.NAME}, the study whose networks can be shipped")
+    for name, value in DESCRIBED.items():
+        if (has := spec.params.get(name, value)) != value:
+            raise SpecError(f"ship: a network with {name}={has} has no card: choose a run with {name}={value}")
+    needs("ship", "speed", "onnx", "onnxscript", "onnxruntime")  # said before the training, not after
+    import onnxruntime
+
+    folder = Path(folder)
+    check_writable(folder)
+    with without_record(spec), reproducible(device), memory_kept():
+        training = Training(spec, load_pictures(spec, root), device)
+        training.fit()
+        result = training.result()
+    example = training._images(training.data.splits["test"][:2]).cpu().contiguous()
+    path = to_onnx(_Half(compact(training.net.cpu(), example)), example, folder / MODEL)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    training.net = _Runtime(session)
+    with written_whole(folder / CARD) as file:
+        file.write(card(spec, result, training.scores(), path.stat().st_size, device))
+    return folder
+
+
+class _Half(nn.Module):
+    """A network in half precision behind float32 inputs and outputs."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net.half()
+
+    def forward(self, x):
+        return {task: out.float() for task, out in self.net(x.half()).items()}
+
+
+class _Runtime(nn.Module):
+    """An ONNX Runtime session as a network."""
+
+    def __init__(self, session):
+        super().__init__()
+        self._session, self._names = session, [output.name for output in session.get_outputs()]
+
+    def forward(self, x):
+        found = self._session.run(self._names, {"input": x.cpu().contiguous().numpy()})
+        return {name: torch.from_numpy(value).to(x.device) for name, value in zip(self._names, found, strict=True)}
+
+
+def card(spec, result, scores, size, device):
+    """Text of the model card (Markdown). scores: of the shipped file; size: its bytes; device: it was trained on."""
+    p, data, source = spec.params, result["data"], SOURCES[spec.data]
+    tasks = p["tasks"].split("+")
+    rows = [
+        f"| {name} | {scores[name]:.4f} | {result['metrics'][name]:.4f} | {result['constant'][name]:.4f} |"
+        for name in scores
+    ]
+    terms = source.get("license", {}).get("@id") or source.get("conditionsOfAccess", "made by sparsemtl from a seed")
+    dense, small = (result["backbone"][kind]["parameters"] for kind in ("zeros", "compact"))
+    options = options_of(spec, study.all_specs(spec.profile)) + ("" if device == "cpu" else " --device cuda")
+    about = "" if device == "cpu" else ", to about the same scores"
+    penalty = f"lambda {study.scientific(p['lam'])} ({p['penalty']})"
+    pictures = ", ".join(f"{n} {split}" for split, n in data["pictures"].items())
+    return f"""# {" + ".join(study.TASKS[t] for t in tasks)}: a channel-sparse dilated ResNet
+
+Made by `sparsemtl ship {spec.study} {options} --out FOLDER`,
+which makes it again{about}. Run `{spec.hash}` of *Sparse Multitask Learning, Re-run*, a companion to Upadhyay et al.
+(2023, arXiv 2308.12114).
+
+## The file
+
+`{MODEL}` ({size / 2**20:.1f} MiB), ONNX. Input "input": RGB pictures in 0 .. 1, float32 (n, 3, {data["size"]},
+{data["size"]}). Outputs:
+
+{chr(10).join(f'- "{task}": {OUTPUTS[task]}' for task in tasks)}
+
+Classes of the segmentation, in order: {", ".join(data["classes"])}.
+
+## Training
+
+Protocol `{spec.method}`, {penalty}, seed {spec.seed}, {result["epochs"]["run"]} epochs from random
+weights, best after {result["epochs"]["sum"] + 1}. {result["sparsity"]["group"]:.1%} of the backbone's groups are
+zero; without their channels it has {small:,} of {dense:,} parameters.
+
+## Data
+
+{source["name"]} ({source["@id"]}); {pictures} pictures at {data["size"]} pixels; fingerprint `{data["fingerprint"]}`.
+Terms: {terms}
+
+## Scores on the test pictures
+
+| metric | this file | as trained | constant predictor |
+| --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+## Use and limits
+
+For research on sparse networks: to look at, to compare with, to time. It is small, trained on few pictures without
+pretraining, and is no measuring instrument; what it says of a person (attributes of a face) is the annotators' guess
+and must not be used to judge anybody.
+"""

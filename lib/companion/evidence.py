@@ -1,0 +1,149 @@
+"""Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
+
+import os
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from sparsemtl.errors import RecordError
+
+from companion.engine import execute
+from companion.papers import label
+from companion.records import Store, committed, repository_root
+from companion.spec import PROFILES
+from companion.statistics import NOT_RUN
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Records of one study of one origin and one profile, with the specs that the profile asks for."""
+
+    study: str
+    origin: str  # "committed" or "this machine"
+    profile: str
+    records: tuple
+    expected: int
+    options: str = ""  # words of the command line that choose these runs of the profile
+
+    def __bool__(self):
+        return bool(self.records)
+
+    @property
+    def complete(self):
+        """Whether no run is missing."""
+        return len(self.records) == self.expected
+
+    def only(self, **params):
+        """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
+        chosen = tuple(r for r in self.records if all(r.spec.params.get(k) == v for k, v in params.items()))
+        options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in params.items())]).strip()
+        return replace(self, records=chosen, options=options)
+
+    def of(self, specs, options=""):
+        """The part of the evidence that these specs name, which become what is expected. options: see the class."""
+        names = {spec.hash for spec in specs}
+        chosen = tuple(r for r in self.records if r.hash in names)
+        return replace(self, records=chosen, expected=len(names), options=options)
+
+    @property
+    def title(self):
+        """Heading of a table or figure made of these records."""
+        if not self:
+            return f"{self.origin}: {NOT_RUN}"
+        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.records)}"
+
+    def summary(self):
+        """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
+        records = self.records
+        subjects = [r.spec.params["subject"] for r in records if "subject" in r.spec.params]
+        row = {
+            "origin": self.origin,
+            "profile": self.profile,
+            "data": _joined(r.spec.data for r in records),
+            **({"subjects": _joined(subjects)} if subjects else {}),
+            "seeds": _joined(r.spec.seed for r in records),
+            "runs": f"{len(records)} of {self.expected}",
+            "device": _joined(r.run["device"] for r in records),
+            "hours": f"{sum(r.run['seconds'] for r in records) / 3600:.2f}",
+            "code": _revisions(records),
+        }
+        return pd.DataFrame([row]).set_index("origin")
+
+
+def provenance(records):
+    """Where each record comes from (DataFrame by hash): what was run, seed, data, device, code, seconds, digest.
+
+    Fingerprints and digests are cut to 12 hex digits; `sparsemtl show HASH` prints them whole.
+    """
+    rows = {
+        r.hash: {
+            "what": label(r.spec).removeprefix(f"{r.spec.study} {r.spec.profile} "), "data": r.spec.data,
+            "data fingerprint": r.result.get("data", {}).get("fingerprint", "")[:12], "device": r.run["device"],
+            "code": r.run.get("code", r.run["revision"])[:12], "seconds": r.run["seconds"], "digest": r.digest[:12],
+        }
+        for r in records
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").sort_values("what", kind="stable")
+
+
+def _revisions(records):
+    """The code that ran, by fingerprint; by number where that changed often while the records grew."""
+    codes = {r.run.get("code", r.run["revision"])[:8] for r in records}
+    return _joined(codes) if len(codes) <= 2 else f"{len(codes)} revisions"
+
+
+def _joined(values):
+    return ", ".join(map(str, sorted(set(values)))) or NOT_RUN
+
+
+def committed_evidence(study, results=None, table=None):
+    """The evidence that a page with room for one profile shows, see `largest_complete`."""
+    return largest_complete(committed_evidences(study, results, table))
+
+
+def largest_complete(evidences):
+    """Of these, the largest first, the first that lacks no run, else the first that has any, else the first."""
+    complete, begun = ([e for e in evidences if e.complete], [e for e in evidences if e])
+    return (complete or begun or evidences)[0]
+
+
+def comparable(evidences):
+    """Of these, the first, which is judged, and the others that lack no run (list)."""
+    first, *others = evidences
+    return [first, *(e for e in others if e.complete)]
+
+
+def committed_evidences(study, results=None, table=None):
+    """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is.
+
+    table: one of the study's `TABLES`; None for its `MAIN` one, or for all of them where it has none. Runs with values
+    set otherwise (`run --set`) are in none of them. Of one table a profile that still lacks runs comes after those that
+    are complete: its records can be kept while they grow, and no page shows holes or fewer people for them.
+    """
+    table = table or study.MAIN
+    records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]
+    found = []
+    for profile in reversed([p for p in PROFILES if any(r.spec.profile == p for r in records)] or PROFILES[-1:]):
+        chosen = tuple(r for r in records if r.spec.profile == profile)
+        specs, options = (study.TABLES[table](profile), f"--table {table}") if table else (study.all_specs(profile), "")
+        found.append(Evidence(study.NAME, "committed", profile, chosen, 0).of(specs, options))
+    return sorted(found, key=lambda e: not e.complete) if table else found  # a stable order
+
+
+def local_evidence(
+    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
+):
+    """Evidence of this machine: runs whatever `profile` still lacks (see `execute`), then returns all of it.
+
+    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of a table,
+    as `committed_evidences` takes it. workers: processes (default: one for each core, on a GPU one). store: folder of
+    records (default: SPARSEMTL_RUNS or `runs` in the repository).
+    Raises `RecordError` naming the first run that failed, after the others have finished.
+    """
+    if specs is None and (table := table or study.MAIN):
+        specs, options = study.TABLES[table](profile), f"--table {table}"
+    specs = study.all_specs(profile) if specs is None else specs
+    workers = workers or (os.cpu_count() if device == "cpu" else 1)
+    outcome = execute(specs, Store(store), workers, data_dir, device)
+    if outcome.failures:
+        raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
+    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

@@ -1,0 +1,326 @@
+"""Run records: what one run found, under what conditions; written whole or not at all, checked when read.
+
+A record is one JSON object:
+    schema    version of this layout
+    hash      name of the run: `RunSpec.hash` of `spec`
+    spec      the run's specification
+    result    what was computed; on a CPU the same spec and code give the same bytes
+    digest    SHA-256 of the canonical JSON of `result`: a value changed by hand does not pass
+    run       when, where and how long: start, end, seconds, device, threads, packages, code revision
+Records lie as one file a run in a working store and travel as JSON lines (`export`, `import`).
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from sparsemtl.errors import RecordError, SpecError
+
+from companion.spec import RunSpec, canonical_json
+
+SCHEMA = 1
+DIGITS = 6  # significant digits kept of a float: below the spread of any metric, and compact
+# What `run` must say, and of which kind
+REQUIRED_RUN = MappingProxyType(
+    {"started": str, "ended": str, "seconds": (int, float), "device": str, "threads": int, "python": str,
+     "packages": dict, "revision": str}
+)  # fmt: skip
+MADE_HERE = "delete it and run the same command again to re-make it"
+BROUGHT_HERE = "take the file again from where it came (`git checkout`, or another copy)"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run's record; `spec`, `result` and `run` as in the module's description."""
+
+    spec: RunSpec
+    result: dict
+    run: dict
+
+    @property
+    def hash(self):
+        """Name of the run."""
+        return self.spec.hash
+
+    @property
+    def digest(self):
+        """SHA-256 (hex) of the canonical JSON of the result."""
+        return hashlib.sha256(canonical_json(self.result).encode()).hexdigest()
+
+    @property
+    def device_option(self):
+        """What a command that makes this record again says of the device, " --device cuda" or nothing."""
+        return "" if self.run["device"] == "cpu" else " --device cuda"
+
+    def to_dict(self):
+        """Plain dict in the layout described above."""
+        return {
+            "schema": SCHEMA,
+            "hash": self.hash,
+            "spec": self.spec.to_dict(),
+            "result": self.result,
+            "digest": self.digest,
+            "run": self.run,
+        }
+
+
+def compact_numbers(value):
+    """The value with arrays and tensors as lists and floats rounded to `DIGITS` significant digits.
+
+    Raises `RecordError` for NaN or infinity: a run that diverged must say so by name, not by a missing number.
+    """
+    if isinstance(value, dict):
+        return {str(k): compact_numbers(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        return compact_numbers(value.tolist())
+    if isinstance(value, list | tuple):
+        return [compact_numbers(v) for v in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RecordError(f"the result holds {value}: the run diverged (lower its learning rate)")
+        return float(np.format_float_scientific(value, precision=DIGITS - 1))
+    return value
+
+
+def validate(value, where="record", remedy=MADE_HERE):
+    """Return the `RunRecord` of a plain dict, or raise `RecordError` that names `where`, what is wrong and a remedy."""
+
+    def wrong(what):
+        return RecordError(f"{where}: {what}; {remedy}")
+
+    if not isinstance(value, dict):
+        raise wrong("not a JSON object")
+    if isinstance(schema := value.get("schema"), int) and schema > SCHEMA:
+        raise UnreadableRecord(
+            f"{where}: schema {schema}, this code reads schema {SCHEMA}; update sparsemtl to read it"
+        )
+    if value.get("schema") != SCHEMA:
+        raise wrong(f"schema {value.get('schema')!r}, this code reads schema {SCHEMA}")
+    missing = [k for k in ("hash", "spec", "result", "digest", "run") if k not in value]
+    if missing:
+        raise wrong(f"lacks {', '.join(missing)}")
+    wrong_kind = [k for k in ("spec", "result", "run") if not isinstance(value[k], dict)]
+    if wrong_kind:
+        raise wrong(f"{', '.join(wrong_kind)} is not a JSON object")
+    try:
+        record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
+        canonical_json(record.result)
+    except SpecError as error:
+        raise wrong(str(error)) from error
+    except ValueError as error:  # Python's JSON reader takes NaN and Infinity
+        raise wrong(f"run {record.hash} has a number that is not finite") from error
+    if record.hash != value["hash"]:
+        raise wrong(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
+    if record.digest != value["digest"]:
+        raise wrong(f"run {record.hash}: the digest does not belong to its result (a value was changed)")
+    absent = [k for k in REQUIRED_RUN if k not in record.run]
+    if absent:
+        raise wrong(f"run {record.hash} does not say its {', '.join(absent)}")
+    for name, kind in REQUIRED_RUN.items():
+        said = record.run[name]
+        if not isinstance(said, kind) or (name == "seconds" and not 0 <= said < math.inf):
+            raise wrong(f"run {record.hash}: its {name} cannot be {said!r}")
+    return record
+
+
+class UnreadableRecord(RecordError):
+    """A record that may be whole, but that this machine or this code cannot read now: nothing may take its place."""
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """A text file that appears under its name only when complete; a full disk or a kill leaves the old one.
+
+    A link is followed, and what is no file but takes text (a pipe, a terminal) gets it at once.
+    """
+    named, path = path, Path(os.path.realpath(path))
+    if path.is_dir():
+        raise RecordError(f"cannot write {named}: it is a folder; name a file in it")
+    whole = path.is_file() or not path.exists()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part") if whole else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            if whole:
+                os.fsync(file.fileno())
+        if whole:
+            part.replace(path)
+    except OSError as error:
+        raise RecordError(
+            f"cannot write {named} ({error.strerror}): free space there or choose another folder; "
+            "records that were finished are kept"
+        ) from error
+    finally:
+        if whole:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def check_writable(folder):
+    """Raise `RecordError` where no file can be written in `folder`, which is made where it is absent."""
+    probe = Path(folder) / f".writable.{os.getpid()}"
+    with written_whole(probe):
+        pass
+    probe.unlink(missing_ok=True)
+
+
+def repository_root(start=None):
+    """The folder of this checkout: the nearest one above `start` (default: here) that holds `_toc.yml`, else here."""
+    here = Path(start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "_toc.yml").exists()), here)
+
+
+class Store:
+    """Folder of finished records, one `HASH.json` each; many processes may write to it at once.
+
+    folder: default SPARSEMTL_RUNS, or `runs` in the repository. lasting: whether a record in it is safe, so that what a
+    run has left to go on from may be deleted.
+    """
+
+    def __init__(self, folder=None, lasting=True):
+        self.lasting = lasting
+        self.folder = Path(folder or os.environ.get("SPARSEMTL_RUNS") or os.path.relpath(repository_root() / "runs"))
+
+    def path(self, spec):
+        """Where the record of `spec` lies or would lie."""
+        return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
+
+    def check_writable(self, specs):
+        """Raise `RecordError` where records of `specs` could not be written: said before hours of work, not after."""
+        for folder in {self.path(spec).parent for spec in specs}:
+            check_writable(folder)
+        if taken := [path for path in map(self.path, specs) if path.is_dir()]:
+            raise RecordError(f"cannot write {taken[0]}: a folder has this name; move it away")
+
+    def write(self, record):
+        """Write one record: first under a temporary name, then renamed."""
+        with written_whole(self.path(record.spec)) as file:
+            file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
+
+    def read(self, spec):
+        """The record of `spec`, or None where there is none.
+
+        Raises `RecordError` for one that does not validate, `UnreadableRecord` for one that may be whole.
+        """
+        path = self.path(spec)
+        record = _read(path) if os.path.exists(path) else None
+        if record is not None and record.hash != spec.hash:
+            raise RecordError(f"{path}: holds run {record.hash}; delete it and run the same command again")
+        return record
+
+    def all(self):
+        """(records, problems): every valid record of the store, and one line for each invalid file."""
+        records, problems = [], []
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            try:
+                records.append(_read(path))
+            except RecordError as error:
+                problems.append(str(error))
+        return records, problems
+
+
+def _read(path):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); {MADE_HERE}") from error
+    except OSError as error:
+        raise UnreadableRecord(f"{path}: cannot be read ({error.strerror}): mend that, or delete it") from error
+    return _parse(text, path, MADE_HERE)
+
+
+def _parse(text, where, remedy):
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where}: damaged ({error}); {remedy}") from error
+    try:
+        return validate(value, where, remedy)
+    except RecursionError as error:  # fits the parser, but not what looks at the values
+        raise RecordError(f"{where}: damaged (nested too deeply); {remedy}") from error
+
+
+def write_jsonl(path, records: Iterable[RunRecord]):
+    """Write records as JSON lines, sorted by hash, so that equal sets give equal files; returns their number."""
+    unique = {record.hash: record for record in records}
+    with written_whole(path) as file:
+        for name in sorted(unique):
+            file.write(canonical_json(unique[name].to_dict()) + "\n")
+    return len(unique)
+
+
+def read_jsonl(path, problems=None):
+    """Every record of a JSON-lines file; raises `RecordError` that names file, line and cause.
+
+    problems: a list that takes one text for each line that is no record, so that the others are read.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from error
+    records = []
+    for i, line in enumerate(lines, 1):
+        try:
+            records += [_parse(line, f"{path} line {i}", BROUGHT_HERE)] if line.strip() else []
+        except RecordError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return records
+
+
+def committed(results="results"):
+    """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none where the folder is absent.
+
+    Raises `RecordError` for a damaged file, and for a run that has two records: no page may average over both.
+    """
+    records, file_of = [], {}
+    for path in sorted(Path(results).glob("*/*/*.jsonl")):
+        stat = path.stat() if path.exists() else None  # a link that leads nowhere: the reader says so
+        for record in _read_once(path, stat and (stat.st_mtime_ns, stat.st_size)):
+            if record.hash in file_of:
+                raise RecordError(f"run {record.hash} is in {file_of[record.hash]} and in {path}: keep it once")
+            file_of[record.hash] = path
+            records.append(record)
+    return records
+
+
+@cache
+def _read_once(path, state):
+    """Records of a file, read and checked once for as long as its time and size (`state`) stay: pages ask often."""
+    return read_jsonl(path)
+
+
+def set_hash(records):
+    """Name of a set of records, whatever their order: 16 hex digits of the SHA-256 of their hashes and digests."""
+    lines = sorted({f"{record.hash} {record.digest}" for record in records})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def merge(*groups):
+    """(records, conflicts): one record for each hash; where two results differ the first stays.
+
+    conflicts: one line for each record left out; the same run on another device, or with other code, may differ.
+    """
+    merged, conflicts = {}, []
+    for record in (record for group in groups for record in group):
+        kept = merged.setdefault(record.hash, record)
+        if kept.digest != record.digest:
+            conflicts.append(
+                f"run {record.hash} ({record.spec.label()}) has two results: kept the one of {kept.run['started']} "
+                f"on {kept.run['device']}, left out the one of {record.run['started']} on {record.run['device']}"
+            )
+    return list(merged.values()), conflicts

@@ -1,0 +1,157 @@
+"""RunSpec: the full description of one run; the hash of its canonical JSON is the run's name."""
+
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+from sparsemtl.errors import SpecError
+
+PROFILES = ("quick", "small", "full")
+
+
+def canonical_json(value):
+    """The one JSON text of a value: sorted keys, no spaces, no NaN; equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def whole(least):
+    """Rule for `check_values`: a whole number, `least` or more."""
+    return f"a whole number of {least} or more", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least
+
+
+def number(words, test):
+    """Rule for `check_values`: a finite number that passes a test."""
+
+    def passes(v):
+        return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and test(v)
+
+    return words, passes
+
+
+def one_of(*values):
+    """Rule for `check_values`: one of these values, of the same kind (1 is not True)."""
+    words = " or ".join(repr(v) for v in values)
+    return words, lambda v: any(type(v) is type(known) and v == known for known in values)
+
+
+def check_values(params, rules):
+    """Raise `SpecError` for the first parameter that breaks its rule. rules: name -> (what it must be, its test)."""
+    for name, (words, passes) in rules.items():
+        if name in params and not passes(params[name]):
+            raise SpecError(f"{name} is {params[name]!r}: it must be {words}")
+
+
+def check_profile(name):
+    """The name of a profile; `SpecError` for another one."""
+    if name not in PROFILES:
+        raise SpecError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return name
+
+
+def _frozen(value):
+    """A JSON value with read-only mappings and tuples for its objects and arrays."""
+    if isinstance(value, dict):
+        return MappingProxyType({k: _frozen(v) for k, v in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _plain(value):
+    """Inverse of `_frozen`, for any mapping, list or tuple."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, eq=False)
+class RunSpec:
+    """Everything that decides a run's result, and nothing else (device and paths are not in it).
+
+    study: study's name ("shin2023"). profile: one of `PROFILES`. data: data set's name (see `companion.data`).
+    method: a method of the study. seed: int >= 0. params: str -> JSON value, read-only all the way down; integral
+    floats and ints are kept apart, as JSON does. Two specs are equal when their canonical JSON is.
+    Raises `SpecError` for a value that has no canonical JSON, or a name that could not be a file's.
+    """
+
+    study: str
+    profile: str
+    data: str
+    method: str
+    seed: int
+    params: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("study", "data", "method"):  # the study names a folder: no way out of the store
+            value = getattr(self, name)
+            if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value):
+                raise SpecError(f"{name} is {value!r}: a name of letters, digits, '-', '_' and '.' is needed")
+        if not isinstance(self.params, Mapping):
+            raise SpecError(f"params is {self.params!r}: a mapping of names to values is needed")
+        check_profile(self.profile)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise SpecError(f"seed must be a whole number of 0 or more, not {self.seed!r}")
+        for name, value in self.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SpecError(f"parameter {name!r} is {value}: run specifications hold finite numbers only")
+        try:
+            params = json.loads(canonical_json(_plain(self.params)))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"a parameter of this run has no JSON form ({error})") from error
+        object.__setattr__(self, "params", _frozen(params))
+
+    def __eq__(self, other):
+        return canonical_json(self.to_dict()) == canonical_json(other.to_dict()) if type(other) is RunSpec else False
+
+    def __hash__(self):
+        return hash(self.hash)
+
+    def __reduce__(self):  # a mapping proxy does not pickle, and specs travel to worker processes
+        return (RunSpec.from_dict, (self.to_dict(),))
+
+    def to_dict(self):
+        """Plain dict, ready for JSON."""
+        return {
+            "study": self.study,
+            "profile": self.profile,
+            "data": self.data,
+            "method": self.method,
+            "seed": self.seed,
+            "params": _plain(self.params),
+        }
+
+    @classmethod
+    def from_dict(cls, value):
+        """Inverse of `to_dict`; raises `SpecError` for missing or unknown fields."""
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise SpecError(f"not a run specification: {error}") from error
+
+    @cached_property
+    def hash(self):
+        """Name of the run: first 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]
+
+    def label(self):
+        """One line for progress bars and error messages."""
+        told = ("subject", "problem", "sparsity", "labels", "backbone", "tasks", "penalty", "lam")
+        params = " ".join(f"{k}={v}" for k, v in self.params.items() if k in told)
+        return f"{self.study} {self.profile} {self.method} seed={self.seed} {params}".strip()
+
+
+def options_of(spec, grid):
+    """Words of the command line that choose a run: its hash, or that of the nearest run of the grid and `--set`."""
+    wanted, differing = spec.to_dict(), {}
+    for other in grid:
+        have = other.to_dict()
+        if have | {"params": None} == wanted | {"params": None} and set(have["params"]) <= set(wanted["params"]):
+            ours, theirs = ({k: canonical_json(v) for k, v in d["params"].items()} for d in (wanted, have))
+            differing[other] = {k: v for k, v in ours.items() if theirs.get(k) != v}
+    nearest = min(differing, key=lambda other: len(differing[other]), default=spec)
+    given = [shlex.quote(f"{name}={value}") for name, value in differing.get(nearest, {}).items()]
+    return " ".join([f"--profile {spec.profile} --hash {nearest.hash}", *(["--set", *given] if given else [])])

@@ -1,0 +1,111 @@
+"""Committed records made again: the same, within the spread of their seeds, or outside it."""
+
+import math
+import random
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from companion.engine import execute
+from companion.papers import label
+from companion.records import RunRecord, Store
+from companion.spec import canonical_json
+from companion.statistics import repeat_limit
+
+SAME, EQUAL, WITHIN, OUTSIDE, ALONE = "to the bit", "same metrics", "within spread", "OUTSIDE SPREAD", "no spread"
+OTHER_DATA = "OTHER DATA"
+WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE, OTHER_DATA)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What became of one record made again.
+
+    word: one of `WORDS`: EQUAL where rounding shows in other values than the metrics, ALONE where it differs and no run
+    of its kind has a second seed, OTHER_DATA where the fingerprints of the data differ: another experiment. metric,
+    before, now: the value that is furthest off, in units of `limit` where there is one: how far off it may be
+    (`statistics.repeat_limit`), NaN for nobody knows.
+    """
+
+    record: RunRecord
+    word: str
+    metric: str = ""
+    before: float = math.nan
+    now: float = math.nan
+    limit: float = math.nan
+
+    def __str__(self):
+        line = f"{self.record.hash}  {self.word:14}  {label(self.record.spec)}"
+        if self.word == OTHER_DATA:
+            return f"{line}: what is read here is not what the record read (missing or other files)"
+        if not self.metric:
+            return line
+        limit = f"seeds allow {self.limit:.2g}" if math.isfinite(self.limit) else "one seed"
+        return f"{line}: {self.metric} {self.before:.4g}, now {self.now:.4g} ({limit})"
+
+
+def draw(records, count, seed):
+    """`count` of the records at random, all of them where there are fewer; the same for the same seed and records."""
+    ordered = sorted(records, key=lambda r: r.hash)
+    return random.Random(seed).sample(ordered, min(count, len(ordered)))
+
+
+def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
+    """Run the specs of the `chosen` records again and keep nothing; ([`Check`], one line for each run that failed).
+
+    records: all that are committed, from whose seeds the spread is taken. root, device, workers: as for `execute`.
+    """
+    with tempfile.TemporaryDirectory(prefix="sparsemtl-") as folder:
+        outcome = execute([r.spec for r in chosen], Store(folder, lasting=False), workers, root, device, progress)
+    kinds = {_kind(r.spec) for r in chosen}
+    spreads = {kind: spread_over_seeds([r for r in records if _kind(r.spec) == kind]) for kind in kinds}
+    made = [(r, outcome.records[r.hash]) for r in chosen if r.hash in outcome.records]
+    checks = [compare(record, again, spreads[_kind(record.spec)], len(made)) for record, again in made]
+    return checks, outcome.failures
+
+
+def compare(record, again, spread, among=1):
+    """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it.
+
+    among: records that are compared at a time. One of them outside counts, so each may be as far off as the one that is
+    furthest off (Bonferroni over records and metrics).
+    """
+    if again.digest == record.digest:
+        return Check(record, SAME)
+    if _fingerprint(again) != _fingerprint(record):
+        return Check(record, OTHER_DATA)
+    before, now = (r.result["metrics"] for r in (record, again))
+    off = {name: abs(now[name] - before[name]) for name in before}
+    if not any(off.values()):
+        return Check(record, EQUAL)
+    known = [name for name in off if spread.get(name, (0, 0))[0] > 0]
+    limits = {name: repeat_limit(*spread[name], among=among * len(known)) for name in known}
+    worst = max(known, key=lambda name: off[name] / limits[name]) if known else max(off, key=off.get)
+    word = ALONE if not known else WITHIN if off[worst] <= limits[worst] else OUTSIDE
+    return Check(record, word, worst, before[worst], now[worst], limits.get(worst, math.nan))
+
+
+def spread_over_seeds(records):
+    """(standard deviation over seeds, its degrees of freedom) by metric, over runs that differ in their seed only.
+
+    Pooled, as two or three seeds of one run may agree by chance. Metrics without a second seed anywhere are left out.
+    """
+    runs, squares, freedom = {}, {}, {}
+    for record in records:
+        runs.setdefault(canonical_json(record.spec.to_dict() | {"seed": None}), []).append(record.result["metrics"])
+    for seeds in runs.values():
+        for name in set.intersection(*map(set, seeds)) if len(seeds) > 1 else ():
+            values = np.array([metrics[name] for metrics in seeds], dtype=np.float64)
+            squares[name] = squares.get(name, 0.0) + ((values - values.mean()) ** 2).sum()
+            freedom[name] = freedom.get(name, 0) + len(values) - 1
+    return {name: (math.sqrt(squares[name] / freedom[name]), freedom[name]) for name in squares}
+
+
+def _fingerprint(record):
+    return record.result.get("data", {}).get("fingerprint")
+
+
+def _kind(spec):
+    """What runs must share for their spreads to be pooled: their metrics are then of one size."""
+    return spec.study, spec.profile, spec.data, spec.params.get("problem"), spec.params.get("labels")

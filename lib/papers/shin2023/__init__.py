@@ -1,0 +1,1 @@
+"""Shin, Yin and Lee 2023 (arXiv 2312.05828): study, run, tables and figures."""

@@ -1,0 +1,287 @@
+"""Streaming: nothing is lost or shuffled between the amplifier and the decision, and lateness is told."""
+
+import math
+
+import numpy as np
+import pytest
+import streaming
+import torch
+from as_trained import settled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from papers.shin2023.run import scaling
+from scipy.signal import butter, sosfilt, sosfilt_zi
+from sparsemtl.errors import DataError, SpecError
+from sparsemtl.models.eeg import DualTaskNet
+from sparsemtl.sparsity.compact import compact
+from sparsemtl.sparsity.masks import apply_masks, topk_mask
+from sparsemtl.sparsity.saliency import random_scores
+from streaming import Decoder, LiveFilter, RingBuffer, onnx_session, plain, replay, stream
+
+
+class Clock:
+    """Time that passes only when somebody sleeps or works."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Unfiltered:
+    """Stands where a `LiveFilter` does and lets everything through."""
+
+    def __init__(self, sfreq):
+        self.sfreq, self.seen = sfreq, 0
+
+    def __call__(self, block):
+        self.seen += block.shape[1]
+        return block
+
+
+def small_network(backbone="eegnet", masks=None):
+    """A small network as if trained: batch norms with statistics, scales and shifts of their own."""
+    generator = torch.Generator().manual_seed(0)
+    size, trunk = {"eegnet": (60, {"kernel": 8}), "shallow": (120, {"kernel": 5}), "deep4": (201, {"kernel": 4})}[
+        backbone
+    ]
+    net = settled(DualTaskNet(5, size, 3, backbone=backbone, generator=generator, **trunk))
+    if masks:
+        apply_masks(net, topk_mask(random_scores(net, 1), masks))
+    return net
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.lists(st.integers(0, 25), max_size=12))
+def test_ring_buffer_holds_the_end_of_all_that_came(channels, samples, lengths):
+    buffer, whole = RingBuffer(channels, samples), np.zeros((channels, 0), np.float32)
+    for length in lengths:
+        block = whole.shape[1] + np.arange(length) + 1000.0 * np.arange(channels)[:, None]
+        buffer.append(block)
+        whole = np.concatenate([whole, block.astype(np.float32)], axis=1)
+        if whole.shape[1] < samples:
+            assert buffer.latest() is None
+        else:
+            window = buffer.latest()
+            assert window.dtype == np.float32
+            np.testing.assert_array_equal(window, whole[:, -samples:])
+
+
+def test_a_window_is_not_changed_by_later_samples():
+    buffer = RingBuffer(1, 3)
+    buffer.append(np.array([[1.0, 2.0, 3.0]]))
+    window = buffer.latest()
+    buffer.append(np.array([[4.0]]))
+    np.testing.assert_array_equal(window, [[1, 2, 3]])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([1, 2, 3]), st.lists(st.integers(0, 90), min_size=1, max_size=8).filter(any))
+def test_filter_in_blocks_is_the_filter_in_one_piece(factor, lengths):
+    signal = 50 + np.random.default_rng(sum(lengths)).normal(size=(2, sum(lengths)))
+    sections = butter(4, (4, 20), "bandpass", fs=180, output="sos")
+    start = sosfilt_zi(sections)[:, None] * signal[:, :1]
+    expected = sosfilt(sections, signal, zi=start)[0][:, ::factor]
+    live, blocks = LiveFilter(2, 180, 4, 20, rate=180 / factor), np.split(signal, np.cumsum(lengths)[:-1], axis=1)
+    np.testing.assert_allclose(np.concatenate([live(block) for block in blocks], axis=1), expected, atol=1e-12)
+    assert live.seen == sum(lengths)
+
+
+def test_filter_keeps_the_band_and_drops_offset_and_hum():
+    t = np.arange(1600) / 160
+    live = LiveFilter(3, 160, 4, 38, rate=80)
+    out = live(np.stack([np.sin(2 * np.pi * 12 * t), np.full_like(t, 900.0), np.sin(2 * np.pi * 60 * t)]))[:, 400:]
+    assert out[0].std() == pytest.approx(np.sqrt(0.5), rel=0.02)
+    assert abs(out[1]).max() < 1e-6
+    assert out[2].std() < 0.05
+
+
+@pytest.mark.parametrize("block", [1, 7, 10, 33, 500])
+def test_decisions_fall_on_the_right_samples(block):
+    signal = np.arange(95.0)[None]
+    seen = list(
+        stream(replay(signal, 100, block, math.inf), Unfiltered(100), RingBuffer(1, 25), lambda w: w.copy(), 0.1)
+    )
+    assert [decision.time_s for decision in seen] == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    for decision in seen:
+        end = round(100 * decision.time_s)
+        np.testing.assert_array_equal(decision.probabilities[0], np.arange(end - 25, end))
+
+
+def test_what_came_before_counts_as_the_past():
+    live, buffer = Unfiltered(100), RingBuffer(1, 25)
+    buffer.append(live(np.arange(25.0)[None]))
+    first = next(stream(replay(np.arange(25.0, 60)[None], 100, 8, math.inf), live, buffer, np.copy, 0.1))
+    assert first.time_s == pytest.approx(0.3)
+    np.testing.assert_array_equal(first.probabilities[0], np.arange(5, 30))
+
+
+def test_decimated_windows_end_at_their_decision():
+    live, buffer = LiveFilter(1, 160, 4, 38, rate=80), RingBuffer(1, 40)
+    signal = np.random.default_rng(0).normal(size=(1, 320))
+    expected = LiveFilter(1, 160, 4, 38, rate=80)(signal).astype(np.float32)
+    for decision in stream(replay(signal, 160, 11, math.inf), live, buffer, np.copy, 0.05, math.inf):
+        end = round(80 * decision.time_s)
+        np.testing.assert_array_equal(decision.probabilities, expected[:, end - 40 : end])
+
+
+@given(st.integers(0, 60), st.integers(1, 70))
+def test_replay_gives_every_sample_once(samples, block):
+    signal = np.arange(2.0 * samples).reshape(2, samples)
+    blocks = list(replay(signal, 160, block, math.inf))
+    assert all(0 < b.shape[1] <= block for b in blocks)
+    np.testing.assert_array_equal(np.concatenate([np.zeros((2, 0)), *blocks], axis=1), signal)
+
+
+def test_replay_keeps_its_own_pace_without_drift():
+    clock, arrivals = Clock(), []
+    for count, _ in enumerate(replay(np.zeros((1, 1000)), 100, 10, 2.0, clock=clock, sleep=clock.sleep)):
+        arrivals.append(clock.now - 100)
+        clock.now += (
+            0.2 if count == 20 else 0.013
+        )  # the reader is slow at times, but faster than the clock on the whole
+    on_time = 0.05 * np.arange(1, 101)
+    np.testing.assert_allclose(arrivals[:21], on_time[:21])
+    np.testing.assert_allclose(arrivals[21:24], 1.05 + 0.2 + 0.013 * np.arange(3))  # overdue: at once
+    np.testing.assert_allclose(arrivals[30:], on_time[30:])
+
+
+def test_late_decisions_are_counted_and_none_is_left_out():
+    clock = Clock()
+    work = iter([0.02] * 3 + [0.25] + [0.02] * 100)
+
+    def decode(window):
+        clock.now += next(work)
+        return window[0]
+
+    blocks = replay(np.arange(100.0)[None], 100, 10, clock=clock, sleep=clock.sleep)
+    seen = list(stream(blocks, Unfiltered(100), RingBuffer(1, 10), decode, 0.1, clock=clock))
+    assert len(seen) == 10
+    np.testing.assert_allclose([d.compute_ms for d in seen], [20, 20, 20, 250, *[20] * 6])
+    np.testing.assert_allclose([d.late_ms for d in seen], [20, 20, 20, 250, 170, 90, *[20] * 4])
+    assert [d.late for d in seen] == [False] * 3 + [True, True] + [False] * 5
+    np.testing.assert_array_equal(np.concatenate([d.probabilities for d in seen]), np.arange(100))
+
+
+def test_waiting_for_the_rest_of_a_block_is_lateness():
+    clock = Clock()
+    blocks = replay(np.arange(60.0)[None], 100, 15, clock=clock, sleep=clock.sleep)
+    seen = list(stream(blocks, Unfiltered(100), RingBuffer(1, 5), np.copy, 0.1, clock=clock))
+    np.testing.assert_allclose([d.late_ms for d in seen], [50, 100, 0, 50, 100, 0], atol=1e-6)
+    assert not any(d.compute_ms for d in seen)
+
+
+def test_without_a_clock_nothing_is_late():
+    (seen,) = stream(
+        replay(np.zeros((1, 10)), 100, 5, math.inf), Unfiltered(100), RingBuffer(1, 5), np.copy, 0.1, math.inf
+    )
+    assert math.isnan(seen.late_ms)
+    assert not seen.late
+
+
+def test_a_recording_of_mne_comes_in_microvolts():
+    mne = pytest.importorskip("mne")
+    raw = mne.io.RawArray(np.full((2, 7), 3e-6), mne.create_info(["C3", "C4"], 50.0, "eeg"), verbose="error")
+    blocks = list(replay(raw, block=4, speed=math.inf))
+    assert [b.shape for b in blocks] == [(2, 4), (2, 3)]
+    np.testing.assert_allclose(blocks[0], 3.0)
+
+
+def test_decoder_scales_and_gives_probabilities():
+    trials = np.random.default_rng(0).normal(3, 2, (6, 5, 60)).astype(np.float32)
+    mean, deviation = scaling(trials)
+    net = small_network()
+    scaled = torch.from_numpy(((trials - mean) / deviation).astype(np.float32))
+    assert abs(scaled.mean((0, 2))).max() < 1e-5
+    with torch.no_grad():
+        expected = net({"mi": scaled})["mi"].softmax(1).numpy()
+    decode = Decoder(net, "mi", mean, deviation)
+    found = np.array([decode(window) for window in trials])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found.sum(1), 1)
+
+
+@pytest.mark.parametrize("task", ["mi", "me"])
+@pytest.mark.parametrize("backbone", ["eegnet", "shallow", "deep4"])
+@pytest.mark.parametrize("masks", [None, 0.6])
+def test_plain_is_the_same_function(backbone, task, masks):
+    net = small_network(backbone, masks)
+    x = torch.randn(4, *net.input_shape, generator=torch.Generator().manual_seed(3))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.no_grad():
+        torch.testing.assert_close(plain(net, task)(x), net({task: x})[task], atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("backbone", "filters"), [("eegnet", 10), ("deep4", 19)])
+def test_plain_of_a_compacted_network_is_smaller(backbone, filters):
+    net = small_network(backbone)
+    last = net.shared.separable_point if backbone == "eegnet" else net.shared.blocks[1]
+    last.weight.data[:, 4:10] = 0  # of EEGNet's filters both that see one temporal filter must go
+    x = torch.randn(2, *net.input_shape, generator=torch.Generator().manual_seed(3))
+    whole, small = plain(net, "me"), plain(compact(net, {"me": x}), "me")
+    torch.testing.assert_close(small(x), whole(x), atol=1e-5, rtol=1e-4)
+    assert len(small[1].weight) == filters
+
+
+@pytest.mark.parametrize("backbone", ["eegnet", "shallow", "deep4"])
+def test_onnx_runtime_and_torch_agree_on_a_masked_network(backbone, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from export import to_onnx
+
+    net = small_network(backbone, masks=0.6)
+    windows = np.random.default_rng(0).normal(size=(3, *net.input_shape)).astype(np.float32)
+    session = onnx_session(to_onnx(plain(net, "me"), torch.from_numpy(windows[:1]), tmp_path / "net.onnx"))
+    ours, theirs = Decoder(net, "me"), Decoder(session)
+    for window in windows:
+        np.testing.assert_allclose(theirs(window), ours(window), atol=1e-5)
+
+
+def test_demonstration_tells_every_decision(monkeypatch):
+    pytest.importorskip("moabb")
+    monkeypatch.setattr(streaming, "TRIALS", 3)
+    monkeypatch.setattr(streaming, "train", lambda network, *_: network.eval())
+    decisions, cues = streaming.demonstration(seconds=4.0, speed=math.inf, every=0.5)
+    assert list(decisions) == ["time_s", "left_hand", "right_hand", "compute_ms", "late_ms", "late"]
+    assert decisions.time_s.tolist() == pytest.approx([3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0])
+    np.testing.assert_allclose(decisions.left_hand + decisions.right_hand, 1)
+    assert [at for at, _ in cues] == [3.0]
+
+
+def _decide(blocks, live, every=0.1):
+    return list(stream(blocks, live, RingBuffer(2, 5), np.copy, every))
+
+
+BAD = {
+    "(2, samples) is needed": lambda: LiveFilter(2, 160, 4, 38)(np.zeros((3, 8))),
+    "shape (8,) came": lambda: RingBuffer(2, 8).append(np.zeros(8)),
+    "channel 1 holds nan at 0.100 s": lambda: _decide(
+        [np.zeros((2, 16)), np.array([[0.0], [np.nan]])], LiveFilter(2, 160, 4, 38)
+    ),
+    "holds inf": lambda: LiveFilter(1, 160, 4, 38)(np.array([[np.inf]])),
+}
+IMPOSSIBLE = {
+    "60 Hz does not divide the recording's 160 Hz": lambda: LiveFilter(2, 160, 4, 20, rate=60),
+    "0 Hz does not divide": lambda: LiveFilter(2, 160, 4, 20, rate=0),
+    "320 Hz does not divide": lambda: LiveFilter(2, 160, 4, 20, rate=320),
+    "fmax < 20 must hold": lambda: LiveFilter(2, 160, 4, 38, rate=40),
+    "at least one sample apart, 0.01 s": lambda: _decide([np.zeros((2, 8))], Unfiltered(100), every=0.001),
+    "sfreq=None": lambda: replay(np.zeros((2, 8))),
+    "speed=0": lambda: replay(np.zeros((2, 8)), 160, speed=0),
+    "no head for task 'rest'": lambda: Decoder(small_network(), "rest"),
+    "at least 1 channel": lambda: RingBuffer(2, 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [*((DataError, message) for message in BAD), *((SpecError, message) for message in IMPOSSIBLE)]
+)
+def test_what_is_wrong_is_named_in_one_line(kind, message):
+    with pytest.raises(kind) as error:
+        (BAD | IMPOSSIBLE)[message]()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

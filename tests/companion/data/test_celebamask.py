@@ -1,0 +1,245 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from companion.data import load
+from companion.data.celebamask import CLASS_OF, CLASSES, PARTS, load_celebamask
+from companion.data.faces import write_faces
+from PIL import Image
+from sparsemtl.errors import DataError
+
+ATTRIBUTES = "CelebAMask-HQ-attribute-anno.txt"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def _faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "celebamask"
+    write_faces(folder, n=10, size=32, seed=1)
+    return folder
+
+
+@pytest.fixture
+def folder(_faces, tmp_path):
+    """Ten pictures in the layout of the official release, with merged masks, that a test may damage."""
+    return Path(shutil.copytree(_faces, tmp_path / "celebamask"))
+
+
+def get(folder, **options):
+    return load_celebamask(**{"root": folder, "size": 32, **options})
+
+
+def split_into_parts(folder, scale=1):
+    """Replace the merged masks by one mask for each part; skin covers the whole face, as in the release."""
+    for path in (folder / "CelebAMaskHQ-mask").glob("*.png"):
+        merged = np.asarray(Image.open(path))[::scale, ::scale]
+        out = folder / "CelebAMask-HQ-mask-anno" / str(int(path.stem) // 4)
+        out.mkdir(parents=True, exist_ok=True)
+        for value, part in enumerate(PARTS):
+            where = merged == value
+            if part == "skin":
+                where = np.isin(merged, [1, 2, 4, 5, 6, 7, 10, 11, 12])
+            if value and where.any():
+                mask = np.repeat((where * 255).astype(np.uint8)[..., None], 3, -1)  # the release's are RGB
+                Image.fromarray(mask).save(out / f"{int(path.stem):05d}_{part}.png")
+    shutil.rmtree(folder / "CelebAMaskHQ-mask")
+
+
+def test_classes_of_the_mask_values():
+    # Values as the release numbers them: 1 skin, 2 nose, 3 glasses, 4-5 eyes, 6-7 brows, 10 mouth, 11-12 lips; 13 hair.
+    expected = {value: 2 for value in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12)} | {13: 1}
+    assert CLASS_OF.tolist() == [expected.get(value, 0) for value in range(19)]
+    assert CLASSES == ("background", "hair", "skin")
+
+
+def test_arrays_are_those_on_disk(folder):
+    pictures = get(folder)
+    assert pictures.ids == tuple(map(str, range(10)))
+    assert pictures.images.shape == (10, 3, 32, 32)
+    assert {target.dtype for target in (pictures.images, *pictures.targets.values())} == {torch.uint8}
+    lines = [line.split() for line in (folder / ATTRIBUTES).read_text().splitlines()[2:]]
+    for row, (name, male, smile) in enumerate(lines):
+        rgb = np.asarray(Image.open(folder / "CelebA-HQ-img" / name))
+        mask = np.asarray(Image.open(folder / "CelebAMaskHQ-mask" / f"{row}.png"))
+        assert (pictures.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
+        assert (pictures.targets["seg"][row].numpy() == CLASS_OF[mask]).all()
+        assert pictures.targets["male"][row] == (male == "1")
+        assert pictures.targets["smile"][row] == (smile == "1")
+    assert 0 < pictures.targets["male"].sum() < 10
+
+
+def test_part_masks_give_the_same_classes_as_merged_masks(folder):
+    expected = get(folder).targets["seg"]
+    split_into_parts(folder)
+    assert torch.equal(get(folder).targets["seg"], expected)
+
+
+def test_masks_of_half_the_image_size_are_those_of_the_release(folder):
+    expected = get(folder).targets["seg"]
+    split_into_parts(folder, scale=2)
+    assert torch.equal(get(folder).targets["seg"][:, ::2, ::2], expected[:, ::2, ::2])
+
+
+def test_later_parts_cover_earlier_ones(folder):
+    split_into_parts(folder)
+    whole = Image.new("L", (32, 32), 255)
+    whole.save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00002_hair.png")
+    whole.save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00003_skin.png")
+    seg = get(folder).targets["seg"]
+    assert not (seg[2] == 2).any()
+    assert (seg[3] == 1).any()
+
+
+def test_columns_are_found_by_name(folder):
+    expected = get(folder).targets
+    rows = [line.split() for line in (folder / ATTRIBUTES).read_text().splitlines()[2:]]
+    lines = ["10", "Smiling Young Male", *(f"{name}  {smile} -1 {male}" for name, male, smile in rows)]
+    (folder / ATTRIBUTES).write_text("\n".join([*lines, "29999.jpg 1 1 1"]) + "\n")  # of an image not present
+    found = get(folder).targets
+    assert torch.equal(found["male"], expected["male"])
+    assert torch.equal(found["smile"], expected["smile"])
+
+
+def test_split_is_60_20_20_and_seeded(folder):
+    splits = get(folder).splits
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [6, 2, 2]
+    assert sorted(torch.cat(list(splits.values())).tolist()) == list(range(10))
+    assert torch.equal(get(folder).splits["test"], splits["test"])
+    assert len({tuple(get(folder, seed=seed).splits["test"].tolist()) for seed in range(8)}) > 1
+
+
+def test_works_with_the_subset_present(folder):
+    for i in (0, 3, 4, 7):
+        (folder / "CelebA-HQ-img" / f"{i}.jpg").unlink()
+    pictures = get(folder)
+    assert pictures.ids == ("1", "2", "5", "6", "8", "9")
+    assert [len(pictures.splits[split]) for split in ("train", "val", "test")] == [4, 1, 1]
+
+
+def test_root_is_the_folder_or_the_one_above(folder):
+    assert load("celebamask", folder.parent, size=32).fingerprint == get(folder).fingerprint
+
+
+def damage_missing_masks(folder):
+    shutil.rmtree(folder / "CelebAMaskHQ-mask")
+    return "CelebAMaskHQ-mask"
+
+
+def damage_missing_mask(folder):
+    (folder / "CelebAMaskHQ-mask" / "3.png").unlink()
+    return "CelebAMaskHQ-mask has no file for picture 3"
+
+
+def damage_missing_part_masks(folder):
+    split_into_parts(folder)
+    (folder / "CelebAMask-HQ-mask-anno" / "1" / "00005_skin.png").unlink()
+    return "CelebAMask-HQ-mask-anno has no file for picture 5"
+
+
+def damage_truncated_jpeg(folder):
+    path = folder / "CelebA-HQ-img" / "3.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    return "3.jpg"
+
+
+def damage_truncated_png(folder):
+    path = folder / "CelebAMaskHQ-mask" / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return "3.png"
+
+
+def damage_mask_value(folder):
+    Image.new("L", (32, 32), 19).save(folder / "CelebAMaskHQ-mask" / "3.png")
+    return "label 19"
+
+
+def damage_mask_size(folder):
+    Image.new("L", (32, 24)).save(folder / "CelebAMaskHQ-mask" / "3.png")
+    return "32 x 24"
+
+
+def damage_part_size(folder):
+    split_into_parts(folder)
+    Image.new("L", (16, 16)).save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00002_hair.png")
+    return "00002_hair.png"
+
+
+def damage_attributes_of_other_images(folder):
+    (folder / ATTRIBUTES).write_text("1\nMale Smiling\n777.jpg 1 1\n")
+    return "no image present"
+
+
+def damage_attributes_of_one_image(folder):
+    lines = (folder / ATTRIBUTES).read_text().splitlines()
+    (folder / ATTRIBUTES).write_text("\n".join(lines[:-1]))
+    return "9.jpg"
+
+
+def damage_attribute_value(folder):
+    (folder / ATTRIBUTES).write_text((folder / ATTRIBUTES).read_text().replace("4.jpg", "4.jpg 0"))
+    return "4.jpg"
+
+
+def damage_attribute_names(folder):
+    (folder / ATTRIBUTES).write_text((folder / ATTRIBUTES).read_text().replace("Smiling", "Bald"))
+    return "Smiling"
+
+
+def damage_no_attributes(folder):
+    (folder / ATTRIBUTES).unlink()
+    return ATTRIBUTES
+
+
+def damage_binary_attributes(folder):
+    (folder / ATTRIBUTES).write_bytes(bytes(range(256)))
+    return ATTRIBUTES
+
+
+def damage_too_few_images(folder):
+    for path in list((folder / "CelebA-HQ-img").iterdir())[2:]:
+        path.unlink()
+    return "too few"
+
+
+DAMAGES = [make for name, make in sorted(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda make: make.__name__[7:])
+def test_damage_is_named_in_one_line(folder, damage):
+    named = damage(folder)
+    with pytest.raises(DataError) as caught:
+        get(folder)
+    message = str(caught.value)
+    assert named in message
+    assert "\n" not in message
+
+
+@pytest.mark.realdata
+def test_real_pictures(real_data):
+    root = real_data("celebamask")
+    pictures = load_celebamask(root, size=64, n=8)
+    shares = torch.bincount(pictures.targets["seg"].flatten().int(), minlength=3) / pictures.targets["seg"].numel()
+    assert 7 <= len(pictures) <= 9
+    assert ((shares > 0.1) & (shares < 0.7)).all()
+    attributes = [line.split() for line in (root / "celebamask" / ATTRIBUTES).read_text().splitlines()[2:]]
+    male = {row[0]: row[21] == "1" for row in attributes}  # the 21st of the 40 attributes
+    assert [bool(value) for value in pictures.targets["male"]] == [male[f"{i}.jpg"] for i in pictures.ids]
+
+
+def test_the_fingerprint_covers_what_is_said_of_each_face(folder):
+    """Attributes are no pictures: they are read in one file, and are targets all the same."""
+    first, path = get(folder).fingerprint, folder / ATTRIBUTES
+    lines = path.read_text().splitlines()
+    male = lines[1].split().index("Male") + 1
+    words = lines[2].split()
+    words[male] = str(-int(words[male]))
+    path.write_text("\n".join([*lines[:2], " ".join(words), *lines[3:]]))
+    assert get(folder).fingerprint != first
+    path.write_text("\n\n".join(lines))  # the same said in another way
+    assert get(folder).fingerprint == first

@@ -1,0 +1,508 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from companion.data import load
+from companion.data.nyuv2 import CLASSES, convert_nyuv2, intrinsics, load_nyuv2, normals_from_depth
+from companion.data.pictures import Reader, nearest, random_split, shrink, thin
+from companion.data.rooms import write_rooms
+from PIL import Image
+from scipy.io import savemat
+from sparsemtl.errors import DataError, SpecError
+from sparsemtl.training.losses import VOID
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def _rooms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "nyuv2"
+    write_rooms(folder, n=12, size=24, seed=3)
+    return folder
+
+
+@pytest.fixture
+def folder(_rooms, tmp_path):
+    """A small folder in the NYUD_MT layout that a test may damage; 9 pictures to train, 3 to test."""
+    return Path(shutil.copytree(_rooms, tmp_path / "nyuv2"))
+
+
+def get(folder, **options):
+    return load_nyuv2(**{"root": folder, "size": 24, "border": 0, **options})
+
+
+def rays(size):
+    fx, fy, cx, cy = intrinsics(size)
+    v, u = np.mgrid[:size, :size]
+    return np.stack([(u - cx) / fx, (v - cy) / fy, np.ones((size, size))], axis=-1)
+
+
+def degrees(a, b):
+    return np.degrees(np.arccos(np.clip((a * b).sum(-1), -1, 1)))
+
+
+# Normals from depth
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("normal", [(0, 0, -1), (0.5, 0, -0.9), (0.1, -0.7, -0.6), (-0.6, 0.5, -0.5)])
+def test_normals_of_a_plane_are_exact_up_to_the_border(size, normal):
+    normal = np.array(normal) / np.linalg.norm(normal)
+    depth = -2.0 / (rays(size) @ normal)  # n . P = -2 m
+    seen = (depth > 0) & (depth < 20)
+    found = normals_from_depth(np.where(seen, depth, 0).astype(np.float32), intrinsics(size))
+    assert seen.mean() > 0.8
+    assert degrees(found[seen], normal).max() < 0.1
+
+
+def test_normals_of_a_sphere_point_to_the_camera():
+    size, centre, radius = 128, np.array([0.3, -0.2, 4.0]), 1.2
+    directions = rays(size)
+    # |t d - c|^2 = r^2, the nearer root
+    a, b, c = (directions**2).sum(-1), directions @ centre, centre @ centre - radius**2
+    inside = b**2 - a * c > 0
+    depth = np.where(inside, (b - np.sqrt(np.where(inside, b**2 - a * c, 0))) / a, 0)
+    points = directions * depth[..., None]
+    truth = (points - centre) / radius
+    found = normals_from_depth(depth, intrinsics(size))
+    facing = inside & ((truth * points).sum(-1) < -0.5 * np.linalg.norm(points, axis=-1))  # less than 60 degrees off
+    assert facing.sum() > 500
+    assert degrees(found, truth)[facing].max() < 4
+    assert ((found * points).sum(-1)[facing] < 0).all()
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_normals_do_not_mix_the_two_sides_of_an_edge(size):
+    depth = np.full((size, size), 2.0)
+    depth[:, size // 2 :] = 4.0  # two walls, both facing the camera
+    found = normals_from_depth(depth, intrinsics(size))
+    assert degrees(found, np.array([0, 0, -1.0])).max() < 0.1
+
+
+def test_normals_are_zero_where_there_is_no_depth_or_no_neighbour():
+    depth = np.zeros((16, 16))
+    depth[8, 8] = 1.0
+    assert not normals_from_depth(depth, intrinsics(16)).any()
+
+
+def test_intrinsics_scale_with_each_axis():
+    fx, fy, cx, cy = intrinsics(256)
+    assert fx == pytest.approx(518.858 * 0.4)
+    assert fy == pytest.approx(519.470 * 256 / 480)
+    # The same point of the frame, measured from its left and upper edge in shares of the side.
+    assert (cx + 0.5) / 256 == pytest.approx((325.582 + 0.5) / 640)
+    assert (cy + 0.5) / 256 == pytest.approx((253.736 + 0.5) / 480)
+
+
+# Reading the layout
+
+
+def test_arrays_are_those_on_disk(folder):
+    pictures = get(folder)
+    assert pictures.images.shape == (12, 3, 24, 24)
+    assert pictures.images.dtype == torch.uint8
+    assert (pictures.size, len(pictures), pictures.classes) == (24, 12, CLASSES)
+    assert len(CLASSES) == 40
+    for row, i in enumerate(pictures.ids):
+        labels = np.asarray(Image.open(folder / "segmentation" / f"{i}.png")).astype(int)
+        rgb = np.asarray(Image.open(folder / "images" / f"{i}.jpg"))
+        assert (pictures.targets["seg"][row].numpy() == labels - 1).all()
+        assert (pictures.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
+        np.testing.assert_allclose(pictures.targets["depth"][row, 0], np.load(folder / f"depth/{i}.npy"), rtol=1e-3)
+        normals = np.load(folder / f"normals/{i}.npy").transpose(2, 0, 1)
+        np.testing.assert_allclose(pictures.targets["normal"][row], normals, atol=1e-3)
+
+
+def test_png_depth_and_png_normals_give_the_same_targets(folder):
+    expected = get(folder).targets
+    for path in (folder / "depth").glob("*.npy"):
+        Image.fromarray((np.load(path) * 1000).round().astype(np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
+    for path in (folder / "normals").glob("*.npy"):
+        Image.fromarray(((np.load(path) + 1) * 127.5).round().astype(np.uint8)).save(path.with_suffix(".png"))
+        path.unlink()
+    found = get(folder).targets
+    torch.testing.assert_close(found["depth"], expected["depth"], atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(found["normal"], expected["normal"], atol=0.01, rtol=0)
+    np.testing.assert_allclose(found["normal"].float().norm(dim=1), 1, atol=2e-3)
+
+
+def test_normals_are_computed_where_the_folder_has_none(folder):
+    exact = get(folder).targets["normal"].float()
+    shutil.rmtree(folder / "normals")
+    found = get(folder).targets["normal"].float()
+    cosine = (exact * found).sum(1)
+    assert cosine.median() > 0.999
+    assert (cosine > 0.95).float().mean() > 0.7  # at 24 px much of a picture is within two pixels of an edge
+
+
+def test_void_and_border_are_left_out(folder):
+    path = folder / "segmentation" / "00000.png"
+    labels = np.asarray(Image.open(path)).copy()
+    labels[10, 12] = 0
+    Image.fromarray(labels).save(path)
+    pictures = get(folder, border=2 / 24)
+    seg, depth, normal = (pictures.targets[task][0] for task in ("seg", "depth", "normal"))
+    assert seg[10, 12] == VOID
+    assert depth[0, 10, 12] > 0
+    inner = torch.zeros(24, 24, dtype=torch.bool)
+    inner[2:22, 2:22] = True
+    assert (seg[~inner] == VOID).all()
+    assert not depth[0][~inner].any()
+    assert not normal[:, ~inner].any()
+    assert (depth[0][inner] > 0).all()
+    assert (seg[inner] == VOID).sum() == 1
+
+
+def test_labels_are_resampled_as_pil_does():
+    labels = np.random.default_rng(0).integers(0, 40, (48, 64)).astype(np.uint8)
+    for size in (16, 17, 32, 64):  # at other sizes PIL rounds ties by the error of its running sum
+        expected = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
+        assert (nearest(labels, size) == np.asarray(expected)).all()
+
+
+def test_splits_are_the_lists_with_validation_cut_from_train(folder):
+    pictures = get(folder)
+    names = {split: {pictures.ids[row] for row in rows} for split, rows in pictures.splits.items()}
+    train, test = ((folder / "gt_sets" / f"{split}.txt").read_text().split() for split in ("train", "test"))
+    assert names["test"] == set(test)
+    assert names["train"] | names["val"] == set(train)
+    assert not names["train"] & names["val"]
+    assert len(names["val"]) == 1  # a tenth of 9
+    assert {tuple(get(folder, seed=seed).splits["val"].tolist()) for seed in range(5)} != {
+        tuple(pictures.splits["val"].tolist())
+    }
+
+
+def test_own_validation_list_is_kept_and_nyud_mt_naming_understood(folder):
+    sets = folder / "gt_sets"
+    test = (sets / "test.txt").read_text()
+    (sets / "test.txt").rename(sets / "val.txt")  # NYUD_MT calls its test list so
+    pictures = get(folder)
+    assert [pictures.ids[row] for row in pictures.splits["test"]] == test.split()
+    (sets / "test.txt").write_text("00009\n00010\n")
+    (sets / "val.txt").write_text("00011\n")
+    assert [pictures.ids[row] for row in get(folder).splits["val"]] == ["00011"]
+
+
+def test_the_white_frame_of_the_official_pictures_is_left_out_unasked(folder):
+    seg = load_nyuv2(root=folder, size=256).targets["seg"]
+    assert (seg[:, 3:-3, 3:-3] != VOID).any(0).all()
+    for side in (seg[:, :3], seg[:, -3:], seg[:, :, :3], seg[:, :, -3:]):
+        assert (side == VOID).all()
+
+
+def test_pictures_get_smaller_by_averaging():
+    lines = np.tile(np.array([0, 255], np.uint8), (16, 8))
+    found = shrink(Image.fromarray(lines), 8)
+    assert found.shape == (3, 8, 8)
+    assert (abs(found[:, :, 1:-1].astype(float) - 127.5) < 32).all()  # any single pixel would be black or white
+    assert (found[0] == found[0, 0]).all()
+
+
+def test_thinned_lists_spread_over_each_split_by_number():
+    lists = {"train": [str(i) for i in range(101)], "test": [str(i) for i in range(200, 300, 2)]}
+    assert thin(lists, None) == thin(lists, 151) == lists
+    found = thin(lists, 15)
+    assert [len(ids) for ids in found.values()] == [10, 5]
+    assert [found[split][0] for split in lists] == ["0", "200"]
+    assert [found[split][-1] for split in lists] == ["100", "298"]
+    steps = np.diff([int(i) for i in found["train"]])
+    assert steps.max() - steps.min() <= 1
+
+
+def test_split_of_the_official_size():
+    lists = random_split([f"{i:05d}" for i in range(795)], {"val": 0.1}, seed=0)
+    assert [len(lists[split]) for split in ("train", "val")] == [715, 80]
+    assert len(thin(lists, 10)["train"]) == 9
+
+
+def test_n_keeps_some_pictures_of_each_split(folder):
+    pictures = get(folder, n=4)
+    assert 3 <= len(pictures) <= 5
+    assert all(len(rows) for rows in pictures.splits.values())
+
+
+def test_second_load_decodes_nothing_until_a_file_changes(folder, monkeypatch):
+    first = get(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "_bytes", None)
+        second = get(folder)
+    assert torch.equal(first.images, second.images)
+    assert first.fingerprint == second.fingerprint
+    path = folder / "segmentation" / "00001.png"
+    labels = np.asarray(Image.open(path)).copy()
+    labels[0, 0] = 40
+    Image.fromarray(labels).save(path)
+    third = get(folder)
+    assert third.targets["seg"][1, 0, 0] == 39
+    assert third.fingerprint != first.fingerprint
+
+
+def test_fingerprint_depends_on_content_and_options_not_on_place_or_time(folder, tmp_path):
+    first = get(folder).fingerprint
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "other", copy_function=shutil.copyfile))
+    assert get(elsewhere).fingerprint == first
+    others = {get(folder, **option).fingerprint for option in ({"size": 16}, {"n": 5}, {"border": 0.1})}
+    assert len(others | {first}) == 4
+
+
+def test_root_is_the_folder_or_the_one_above_or_the_environment(folder, monkeypatch):
+    expected = get(folder).fingerprint
+    assert get(folder.parent).fingerprint == expected
+    monkeypatch.setenv("SPARSEMTL_DATA", str(folder.parent))
+    assert load("nyuv2", size=24, border=0).fingerprint == expected
+
+
+def test_to_moves_every_tensor(folder):
+    moved = get(folder).to("meta")
+    assert {t.device.type for t in (moved.images, *moved.targets.values(), *moved.splits.values())} == {"meta"}
+
+
+# Bad input
+
+
+def damage_missing_modality(folder):
+    shutil.rmtree(folder / "depth")
+    return "depth"
+
+
+def damage_missing_file(folder):
+    (folder / "segmentation" / "00002.png").unlink()
+    return "00002"
+
+
+def damage_truncated_jpeg(folder):
+    path = folder / "images" / "00003.jpg"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "00003.jpg"
+
+
+def damage_truncated_png(folder):
+    path = folder / "segmentation" / "00003.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return "00003.png"
+
+
+def damage_empty_png(folder):
+    (folder / "segmentation" / "00003.png").write_bytes(b"")
+    return "00003.png"
+
+
+def damage_truncated_npy(folder):
+    path = folder / "depth" / "00003.npy"
+    path.write_bytes(path.read_bytes()[:500])
+    return "00003.npy"
+
+
+def damage_npy_header(folder):
+    path = folder / "depth" / "00003.npy"
+    path.write_bytes(path.read_bytes().replace(b"}", b" ", 1))
+    return "00003.npy"
+
+
+def damage_huge_picture(folder):
+    Image.new("L", (14000, 13000)).save(folder / "segmentation" / "00003.png")
+    return "00003.png"
+
+
+def damage_object_npy(folder):
+    np.save(folder / "depth" / "00003.npy", np.array([{"a": 1}]), allow_pickle=True)
+    return "00003.npy"
+
+
+def damage_label_above_class_count(folder):
+    path = folder / "segmentation" / "00004.png"
+    labels = np.asarray(Image.open(path)).copy()
+    labels[3, 3] = 41
+    Image.fromarray(labels).save(path)
+    return "label 41"
+
+
+def damage_colour_labels(folder):
+    Image.new("RGB", (24, 24)).save(folder / "segmentation" / "00004.png")
+    return "00004.png"
+
+
+def damage_depth(folder, value):
+    path = folder / "depth" / "00005.npy"
+    depth = np.load(path)
+    depth[4, 4] = value
+    np.save(path, depth)
+    return "00005.npy"
+
+
+def damage_depth_zero(folder):
+    return damage_depth(folder, 0)
+
+
+def damage_depth_nan(folder):
+    return damage_depth(folder, np.nan)
+
+
+def damage_depth_in_millimetres(folder):
+    return damage_depth(folder, 2500)
+
+
+def damage_depth_of_8_bits(folder):
+    for path in (folder / "depth").glob("*.npy"):
+        Image.new("L", (24, 24), 7).save(path.with_suffix(".png"))
+        path.unlink()
+    return "16-bit"
+
+
+def damage_size(folder):
+    Image.new("L", (20, 24), 1).save(folder / "segmentation" / "00006.png")
+    return "20 x 24"
+
+
+def damage_normals(folder):
+    np.save(folder / "normals" / "00006.npy", np.full((24, 24, 3), np.nan))
+    return "00006.npy"
+
+
+def damage_no_split(folder):
+    (folder / "gt_sets" / "train.txt").unlink()
+    return "train.txt"
+
+
+def damage_overlapping_splits(folder):
+    (folder / "gt_sets" / "test.txt").write_text("00000\n00010\n")
+    return "00000"
+
+
+@pytest.mark.parametrize("damage", [make for name, make in sorted(globals().items()) if name.startswith("damage_")
+                                    and make is not damage_depth], ids=lambda make: make.__name__[7:])  # fmt: skip
+def test_damage_is_named_in_one_line(folder, damage):
+    named = damage(folder)
+    with pytest.raises(DataError) as caught:
+        get(folder)
+    message = str(caught.value)
+    assert named in message
+    assert str(folder) in message
+    assert "\n" not in message
+
+
+def test_depth_holes_are_left_out_on_request(folder):
+    for row, value in ((4, 0.0), (5, np.nan), (6, np.inf)):
+        path = folder / "depth" / "00005.npy"
+        depth = np.load(path)
+        depth[row, 4] = value
+        np.save(path, depth)
+    shutil.rmtree(folder / "normals")
+    targets = get(folder, holes="ignore").targets
+    assert not targets["depth"][5, 0, 4:7, 4].any()
+    assert not targets["normal"][5, :, 4:7, 4].any()
+    assert (targets["depth"] == 0).sum() == 3
+    assert all(target.float().isfinite().all() for target in targets.values())
+
+
+def test_no_data_folder_says_how_to_set_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
+    with pytest.raises(DataError, match="SPARSEMTL_DATA"):
+        load_nyuv2()
+    with pytest.raises(DataError, match="SPARSEMTL_DATA"):
+        load_nyuv2(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"size": 0}, {"n": 2}, {"seed": -1}, {"border": 0.6}, {"holes": "fill"}])
+def test_options_out_of_range(folder, option):
+    with pytest.raises(SpecError, match=str(next(iter(option)))):
+        get(folder, **option)
+
+
+# Converter
+
+
+@pytest.fixture
+def official(tmp_path):
+    """Six 40 x 30 pictures in the structure of nyu_depth_v2_labeled.mat: every array as MATLAB's HDF5 stores it."""
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(30), 2 * np.arange(40))
+    rgb = np.stack([np.stack([ramp + 10 * k, 200 - ramp, 0 * ramp + 30 * k], -1) for k in range(6)]).astype(np.uint8)
+    depths = rng.uniform(0.8, 9.0, (6, 30, 40)).astype(np.float32)
+    labels = rng.integers(0, 895, (6, 30, 40)).astype(np.uint16)
+    with h5py.File(tmp_path / "labeled.mat", "w") as mat:
+        mat["images"] = rgb.transpose(0, 3, 2, 1)
+        mat["depths"], mat["labels"] = depths.transpose(0, 2, 1), labels.transpose(0, 2, 1)
+    class_of = rng.integers(1, 41, 894)
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": class_of[None].astype(np.uint8)})
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1], [3], [4], [6]]), "testNdxs": np.array([[2], [5]])})
+    return tmp_path, rgb, depths, labels, class_of
+
+
+def test_converted_release_reads_back(official):
+    folder, rgb, depths, labels, class_of = official
+    out = folder / "out"
+    convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", folder / "classMapping40.mat", out)
+    assert (out / "gt_sets" / "test.txt").read_text().split() == ["00002", "00005"]
+    for k in range(6):
+        name = f"{k + 1:05d}"
+        image = np.asarray(Image.open(out / "images" / f"{name}.jpg")).astype(int)
+        assert np.abs(image - rgb[k]).mean() < 3
+        depth = np.asarray(Image.open(out / "depth" / f"{name}.png")) / 1000
+        np.testing.assert_allclose(depth, depths[k], atol=0.00051)
+        seg = np.asarray(Image.open(out / "segmentation" / f"{name}.png"))
+        assert all(
+            seg[y, x] == (class_of[labels[k, y, x] - 1] if labels[k, y, x] else 0) for y, x in np.ndindex(30, 40)
+        )
+    pictures = load_nyuv2(out, size=16)
+    assert {split: len(rows) for split, rows in pictures.splits.items()} == {"train": 3, "val": 1, "test": 2}
+
+
+def test_class_map_may_be_given_as_numbers(official):
+    folder, *_, class_of = official
+    for out, mapping in (("a", folder / "classMapping40.mat"), ("b", class_of)):
+        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", mapping, folder / out)
+    first, second = ((folder / out / "segmentation" / "00001.png").read_bytes() for out in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize("broken", ["labeled.mat", "splits.mat", "classMapping40.mat"])
+@pytest.mark.parametrize("content", [b"", b"not a MATLAB file", None])
+def test_converter_names_a_file_of_the_wrong_kind(official, broken, content):
+    folder = official[0]
+    path = folder / broken
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=broken) as caught:
+        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", folder / "classMapping40.mat", folder / "out")
+    assert "\n" not in str(caught.value)
+    assert not (folder / "out" / "gt_sets" / "train.txt").exists()
+
+
+def test_converter_refuses_splits_and_maps_of_another_release(official):
+    folder, *_, class_of = official
+    savemat(folder / "other.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[7]])})
+    with pytest.raises(DataError, match=r"other\.mat"):
+        convert_nyuv2(folder / "labeled.mat", folder / "other.mat", class_of, folder / "out")
+    with pytest.raises(DataError, match="class map ends at 10"):
+        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", class_of[:10], folder / "out")
+
+
+# Real pictures
+
+
+@pytest.mark.realdata
+def test_real_pictures(real_data):
+    pictures = load_nyuv2(real_data("nyuv2"), size=64, n=8)
+    seg, normal, depth = (pictures.targets[task] for task in ("seg", "normal", "depth"))
+    known = seg[seg != VOID]
+    assert known.max() < 40
+    assert len(known.unique()) > 10
+    lengths = normal.float().norm(dim=1)
+    assert (((lengths - 1).abs() < 2e-3) | (lengths == 0)).all()
+    assert (lengths[:, 1:-1, 1:-1] > 0).float().mean() > 0.99
+    assert depth[depth > 0].min() > 0.5
+    assert depth.max() <= 10
+    # Rooms stand upright: floors face up (-y in camera axes), ceilings down.
+    down = normal[:, 1].float()
+    assert down[seg == CLASSES.index("floor")].mean() < -0.6
+    # The white frame is outside of what counts.
+    assert pictures.images[:, :, 0].float().mean() > 200
+    assert (seg[:, 0] == VOID).all()

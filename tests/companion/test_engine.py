@@ -1,0 +1,541 @@
+"""The engine runs what is missing, once, and the same spec gives the same bits wherever it runs."""
+
+import ctypes
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sparsemtl
+import torch
+from companion import engine
+from companion.__main__ import main
+from companion.engine import execute, run
+from companion.records import REQUIRED_RUN, Store, validate
+from papers.shin2023 import study as shin2023
+from papers.upadhyay2023 import study as upadhyay2023
+from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Runs are replaced by a function that notes its calls, and fails for the seeds in `calls.fail`."""
+    calls = SimpleNamespace(specs=[], fail={}, threads=[])
+
+    def runner(spec, root=None, device="cpu"):
+        calls.specs.append(spec)
+        calls.threads.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        if spec.seed in calls.fail:
+            raise calls.fail[spec.seed]
+        return {"value": spec.seed / 3, "root": root}
+
+    monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=runner))
+    monkeypatch.setattr(engine, "_runner", lambda study: sys.modules["a_runner"])
+    return calls
+
+
+def test_each_spec_runs_once_and_what_has_a_record_is_skipped(calls, tiny_spec, tmp_path):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in (1, 0, 1)]
+    first = execute(specs, store, root="here", progress=False)
+    assert [s.seed for s in calls.specs] == [0, 1]
+    assert (first.executed, first.failures, set(first.records)) == (2, [], {s.hash for s in specs})
+    assert first.records[specs[0].hash].result == {"value": 0.333333, "root": "here"}
+    again = execute([*specs, tiny_spec(seed=2)], store, progress=False)
+    assert [s.seed for s in calls.specs] == [0, 1, 2]
+    assert again.executed == 1
+    assert len(again.records) == 3
+    assert again.records[specs[0].hash] == first.records[specs[0].hash]
+
+
+def test_every_record_is_on_disk_before_the_next_run_starts(calls, tiny_spec, tmp_path):
+    store, seen = Store(tmp_path), []
+    calls.specs = SimpleNamespace(append=lambda spec: seen.append(len(store.all()[0])))
+    execute([tiny_spec(seed=s) for s in range(3)], store, progress=False)
+    assert seen == [0, 1, 2]
+
+
+def test_a_damaged_record_is_reported_and_run_again(calls, tiny_spec, tmp_path, capsys):
+    store, spec = Store(tmp_path), tiny_spec()
+    good = execute([spec], store, progress=False).records[spec.hash]
+    path = store.path(spec)
+    value = json.loads(path.read_text())
+    value["result"]["value"] = 0.9
+    path.write_text(json.dumps(value))
+    outcome = execute([spec], store, progress=False)
+    assert outcome.executed == 1
+    assert len(calls.specs) == 2
+    assert store.read(spec).result == good.result
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert spec.label() in said
+
+
+def test_a_record_that_may_be_whole_stops_the_call_and_stays(calls, tiny_spec, tmp_path):
+    store, spec = Store(tmp_path), tiny_spec()
+    execute([spec], store, progress=False)
+    path = store.path(spec)
+    path.write_text(newer := path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(RecordError, match="update sparsemtl"):
+        execute([spec, tiny_spec(seed=1)], store, progress=False)
+    assert path.read_text() == newer
+    assert len(calls.specs) == 1
+
+
+def test_a_store_that_is_full_stops_the_call(calls, tiny_spec, tmp_path, monkeypatch):
+    """What is trained after that would be lost as well."""
+    store, write = Store(tmp_path), Store.write
+
+    def once(self, record):
+        if store.all()[0]:
+            raise RecordError("cannot write: No space left on device")
+        write(self, record)
+
+    monkeypatch.setattr(Store, "write", once)
+    with pytest.raises(RecordError, match="No space left"):
+        execute([tiny_spec(seed=s) for s in range(4)], store, progress=False)
+    assert len(store.all()[0]) == 1
+    assert len(calls.specs) < 4
+
+
+def test_the_code_of_a_record_is_that_which_ran(calls, tiny_spec, monkeypatch):
+    """Fingerprint and revision are taken before a run, which may last for hours: the files may change meanwhile."""
+    asked = []
+    monkeypatch.setattr(engine, "environment", lambda device: asked.append(len(calls.specs)) or {"device": device})
+    engine.run(tiny_spec())
+    assert asked == [0]
+
+
+def test_one_failing_run_does_not_stop_the_others(calls, tiny_spec, tmp_path):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(4)]
+    calls.fail = {1: DataError("S003R04.edf is truncated: fetch it again"), 2: SpecError("no such thing")}
+    outcome = execute(specs, store, progress=False)
+    assert outcome.failures == [
+        f"{specs[1].label()}: S003R04.edf is truncated: fetch it again",
+        f"{specs[2].label()}: no such thing",
+    ]
+    assert set(outcome.records) == {specs[0].hash, specs[3].hash} == {r.hash for r in store.all()[0]}
+    calls.fail = {}
+    assert execute(specs, store, progress=False).executed == 2
+
+
+def test_a_failure_names_the_switch_that_makes_the_run_another(calls, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_runner", lambda study: sys.modules["a_runner"])
+    calls.fail = {0: DataError("no such folder")}
+    specs = upadhyay2023.specs("quick", ("seg",), (0.0,), seeds=(0,), stem="deep")
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert outcome.failures == [f"{specs[0].label()} stem=deep: no such folder"]
+
+
+def test_a_fault_that_nobody_thought_of_does_not_stop_the_others_either(calls, tiny_spec, tmp_path):
+    specs = [tiny_spec(seed=s) for s in range(3)]
+    calls.fail = {0: RuntimeError("a shape\nthat does not fit")}
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert outcome.failures == [f"{specs[0].label()}: RuntimeError: a shape that does not fit"]
+    assert set(outcome.records) == {s.hash for s in specs[1:]}
+    with pytest.raises(RuntimeError):  # who calls for one run sees it as it is
+        run(specs[0])
+
+
+def test_a_library_inside_another_project_has_no_revision(tmp_path):
+    package = tmp_path / "project" / ".venv" / "sparsemtl"
+    shutil.copytree(Path(engine.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "project" / ".gitignore").write_text(".venv\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path / "project")]
+    for words in (["init", "-q"], ["add", ".gitignore"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    code = "from companion.engine import revision; print(revision())"
+    env = os.environ | {"PYTHONPATH": str(package.parent)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert found.stdout.strip() == "unknown"
+
+
+def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeypatch):
+    package = tmp_path / "lib" / "sparsemtl"
+    package.mkdir(parents=True)
+    (package / "engine.py").write_text("one = 1\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
+    found = engine.revision.__wrapped__
+    assert found() == head
+    (tmp_path / "a page.md").write_text("no part of the library")
+    assert found() == head
+    (package / "engine.py").write_text("one = 2\n")
+    assert found() == head + "+"
+
+
+@pytest.mark.parametrize("what", ["code", "packages", "device"])
+@pytest.mark.parametrize(("profile", "anew"), [("quick", 2), ("small", 0), ("full", 0)])
+def test_quick_runs_made_elsewhere_are_made_anew(calls, tiny_spec, tmp_path, monkeypatch, profile, anew, what):
+    store, specs = Store(tmp_path), [replace(tiny_spec(seed=s), profile=profile) for s in range(2)]
+    assert execute(specs, store, progress=False).executed == 2
+    assert execute(specs, store, progress=False).executed == 0
+    here = engine.environment("cpu")
+    monkeypatch.setattr(engine, "environment", lambda device: here | {what: "another"})
+    assert execute(specs, store, progress=False).executed == anew
+
+
+def test_a_result_that_is_not_finite_fails_by_name(calls, tiny_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["a_runner"], "run", lambda *a, **k: {"loss": float("nan")})
+    outcome = execute([tiny_spec()], Store(tmp_path), progress=False)
+    assert "diverged" in outcome.failures[0]
+    assert Store(tmp_path).all() == ([], [])
+
+
+def test_ctrl_c_keeps_what_was_finished_and_the_same_call_goes_on(calls, tiny_spec, tmp_path):
+    store, specs = Store(tmp_path), [tiny_spec(seed=s) for s in range(4)]
+    calls.fail = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        execute(specs, store, progress=False)
+    assert sorted(r.spec.seed for r in store.all()[0]) == [0, 1]
+    calls.fail = {}
+    assert execute(specs, store, progress=False).executed == 2
+
+
+@pytest.fixture
+def together(calls, monkeypatch):
+    """The runner does specs of one seed together, by tens; the lists that it was given are in `together`."""
+    given, runner = [], sys.modules["a_runner"]
+
+    def batches(specs, device):
+        of_seed = [[s for s in specs if s.seed == seed] for seed in dict.fromkeys(s.seed for s in specs)]
+        return [some[i : i + 10] for some in of_seed for i in range(0, len(some), 10)]
+
+    def run_many(specs, root=None, device="cpu"):
+        given.append(specs)
+        if isinstance(calls.fail.get(specs[0].seed), KeyboardInterrupt):
+            raise calls.fail[specs[0].seed]
+        return [calls.fail.get((s.seed, s.params["sparsity"]), {"value": s.params["sparsity"]}) for s in specs]
+
+    monkeypatch.setattr(runner, "batches", batches, raising=False)
+    monkeypatch.setattr(runner, "run_many", run_many, raising=False)
+    return given
+
+
+def grid(tiny_spec, seeds=(0, 1), sparsities=(0.1, 0.2, 0.3)):
+    """Seeds in turn, so that those of one seed do not lie together."""
+    return [tiny_spec("or", sparsity, seed) for sparsity in sparsities for seed in seeds]
+
+
+def test_what_a_runner_does_together_runs_in_one_batch_by_seed(together, calls, tiny_spec, tmp_path):
+    specs = [*grid(tiny_spec), tiny_spec("or", seed=2)]
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert [[(s.seed, s.params["sparsity"]) for s in batch] for batch in together] == [
+        [(seed, sparsity) for sparsity in (0.1, 0.2, 0.3)] for seed in (0, 1)
+    ]
+    assert [s.seed for s in calls.specs] == [2]  # one alone is a run like any other
+    assert (outcome.executed, outcome.failures) == (7, [])
+    for spec in specs[:-1]:
+        record = Store(tmp_path).read(spec)
+        assert record.result == {"value": spec.params["sparsity"]}
+        assert validate(record.to_dict()) == record
+    assert execute(specs, Store(tmp_path), progress=False).executed == 0
+    assert len(together) == 2
+
+
+def test_seconds_are_an_equal_share_of_the_batch(together, tiny_spec, tmp_path, monkeypatch):
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
+    outcome = execute(grid(tiny_spec, seeds=(0,)), Store(tmp_path), progress=False)
+    assert [r.run["seconds"] for r in outcome.records.values()] == [2.0] * 3
+
+
+def test_one_that_fails_in_a_batch_does_not_stop_the_others(together, calls, tiny_spec, tmp_path):
+    specs = grid(tiny_spec, seeds=(0,))
+    calls.fail = {(0, 0.2): DataError("the loss is nan in epoch 3"), (0, 0.3): {"loss": float("inf")}}
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert list(outcome.records) == [specs[0].hash] == [r.hash for r in Store(tmp_path).all()[0]]
+    assert outcome.failures[0] == f"{specs[1].label()}: the loss is nan in epoch 3"
+    assert outcome.failures[1].startswith(f"{specs[2].label()}: the result holds inf")
+    calls.fail = {}
+    assert execute(specs, Store(tmp_path), progress=False).executed == 2
+
+
+def test_a_batch_that_fails_whole_fails_for_each(together, calls, tiny_spec, tmp_path, monkeypatch):
+    def nothing(specs, root=None, device="cpu"):
+        raise DataError("no such folder")
+
+    monkeypatch.setattr(sys.modules["a_runner"], "run_many", nothing)
+    outcome = execute(grid(tiny_spec, seeds=(0,)), Store(tmp_path), progress=False)
+    assert [line.rpartition(": ")[2] for line in outcome.failures] == ["no such folder"] * 3
+
+
+def test_a_fault_in_a_batch_is_that_of_one_run(together, tiny_spec, tmp_path, monkeypatch):
+    specs = [tiny_spec("or", s) for s in (0.1, 0.2, 0.3)]
+    alone = sys.modules["a_runner"].run
+
+    def fail(spec, **options):
+        if spec == specs[1]:
+            raise RuntimeError("no such thing")
+        return alone(spec, **options)
+
+    def fail_all(specs, **options):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(sys.modules["a_runner"], "run", fail)
+    monkeypatch.setattr(sys.modules["a_runner"], "run_many", fail_all)
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert outcome.failures == [f"{specs[1].label()}: RuntimeError: no such thing"]
+    assert set(outcome.records) == {specs[0].hash, specs[2].hash}
+
+
+def test_ctrl_c_keeps_the_batches_that_ended(together, calls, tiny_spec, tmp_path):
+    calls.fail = {1: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        execute(grid(tiny_spec), Store(tmp_path), progress=False)
+    assert [r.spec.seed for r in Store(tmp_path).all()[0]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("workers", "longest"), [(1, 10), (2, 10), (4, 6), (30, 1)])
+def test_no_batch_is_longer_than_a_workers_share(together, tiny_spec, workers, longest):
+    specs = grid(tiny_spec, sparsities=[k / 100 for k in range(12)])
+    lists = engine._batches(specs, workers, "cpu")
+    assert sorted((s for batch in lists for s in batch), key=specs.index) == specs
+    assert max(map(len, lists)) == longest
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ({"workers": 0}, SpecError, "workers is 0"),
+        ({"workers": -1}, SpecError, "workers is -1"),
+        ({"device": "gpu"}, SpecError, "unknown device 'gpu'"),
+        ({"device": "cpu:0"}, SpecError, "unknown device 'cpu:0': choose cpu or cuda"),
+        ({"device": "cuda:99"}, SpecError, "no device 'cuda:99' on this machine"),
+        ({"store": Store("/proc/nowhere")}, RecordError, "cannot write /proc/nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_runs(calls, tiny_spec, tmp_path, choice, error, message):
+    with pytest.raises(error, match=message) as caught:
+        execute([tiny_spec()], **{"store": Store(tmp_path), "progress": False} | choice)
+    assert "\n" not in str(caught.value)
+    assert calls.specs == []
+
+
+def test_an_unknown_study_is_named(tiny_spec):
+    spec = type(tiny_spec())("shin2032", "quick", "simulated-eeg", "or", 0)
+    with pytest.raises(SpecError, match="unknown study 'shin2032': choose one of shin2023"):
+        run(spec)
+
+
+def test_a_killed_worker_is_a_message_with_a_way_out(tiny_spec, tmp_path, monkeypatch):
+    def killed(*args, **kwargs):
+        raise engine.TerminatedWorkerError("a worker died")
+
+    monkeypatch.setattr(engine, "Parallel", lambda **k: killed)
+    with pytest.raises(SparseMTLError, match="fewer workers"):
+        execute([tiny_spec()], Store(tmp_path), progress=False)
+
+
+def test_the_cpu_runs_on_one_thread_and_the_settings_come_back(calls, tiny_spec):
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(2)
+    try:
+        record = run(tiny_spec())
+        calls.fail = {5: DataError("no")}
+        with pytest.raises(DataError):
+            run(tiny_spec(seed=5))
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (2, before[1])
+    finally:
+        torch.set_num_threads(before[0])
+    assert calls.threads == [(1, True), (1, True)]
+    assert record.run["threads"] == 1
+
+
+def test_a_record_says_when_where_and_with_what(calls, tiny_spec):
+    record = run(tiny_spec())
+    assert set(REQUIRED_RUN) <= set(record.run)
+    assert validate(json.loads(json.dumps(record.to_dict()))) == record
+    assert record.run["device"] == "cpu"
+    assert torch.__version__.startswith(record.run["packages"]["torch"])
+    assert record.run["started"] <= record.run["ended"]
+
+
+def test_the_code_fingerprint_covers_every_source_file_but_those_that_only_read_records():
+    folder = Path(sparsemtl.__file__).parent
+    order = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.py"))]
+    order = [name for name in order if not name.startswith(("report/", "__main__"))]
+    parts = b"".join(n.encode() + b"\0" + (folder / n).read_bytes() + b"\0" for n in order)
+    assert engine.code_fingerprint.__wrapped__() == hashlib.sha256(parts).hexdigest()[:16]
+
+
+def test_no_run_imports_what_the_fingerprint_leaves_out():
+    runners = ", ".join(name.split(":")[0] for name in engine.RUNNERS.values())
+    code = f"import sys, {runners}; print(*[m for m in sys.modules if m.startswith('sparsemtl.')])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "papers.upadhyay2023.run" in loaded
+    assert not [m for m in loaded if m.startswith(("companion", "companion.__main__"))]
+
+
+# Real runs, the smallest there are
+
+
+@pytest.fixture(scope="module")
+def tiny_runs(tiny_spec, tmp_path_factory):
+    """Specs and the records that this process makes of them."""
+    specs = [tiny_spec("or"), tiny_spec("rigl", 0.8), tiny_spec("csp-lda", 0.0), tiny_spec("snip-single", seed=1)]
+    store = Store(tmp_path_factory.mktemp("runs"))
+    return specs, execute(specs, store, progress=False)
+
+
+def digests(records):
+    return {r.hash: r.digest for r in records}
+
+
+def test_the_same_spec_twice_gives_the_same_bits(tiny_runs):
+    specs, outcome = tiny_runs
+    assert outcome.failures == []
+    torch.rand(7)  # the state that an earlier run left must not matter
+    assert digests(map(run, reversed(specs))) == digests(outcome.records.values())
+
+
+def test_another_seed_gives_another_result(tiny_runs, tiny_spec):
+    assert run(tiny_spec("or", seed=1)).result != tiny_runs[1].records[tiny_spec("or").hash].result
+
+
+def test_two_workers_which_are_new_processes_give_the_same_bits(tiny_runs, tmp_path):
+    specs, outcome = tiny_runs
+    networks = [s for s in specs if s.method != "csp-lda"]
+    expected = digests(outcome.records[s.hash] for s in networks)
+    pool = execute(networks, Store(tmp_path), workers=2, progress=False)
+    assert (pool.executed, pool.failures) == (3, [])
+    assert digests(pool.records.values()) == digests(Store(tmp_path).all()[0]) == expected
+
+
+def test_in_company_a_run_gives_the_bits_that_it_gives_alone(tiny_spec, tmp_path):
+    choices = [
+        ("dense-multi", 0.0),
+        ("or", 0.4),
+        ("rigl", 0.8),
+        ("imp", 0.4),
+        ("dense-single", 0.0),
+        ("snip-single", 0.2),
+    ]
+    specs = [tiny_spec(*choice) for choice in choices]
+    outcome = execute(specs, Store(tmp_path), progress=False)
+    assert (outcome.executed, outcome.failures) == (6, [])
+    for spec in specs:
+        assert run(spec).digest == outcome.records[spec.hash].digest, spec.label()
+
+
+def test_a_failure_in_a_worker_is_reported_and_the_others_go_on(tiny_spec, tmp_path):
+    specs = [tiny_spec("random"), tiny_spec("random", folds=99)]
+    outcome = execute(specs, Store(tmp_path), workers=2, progress=False)
+    assert list(outcome.records) == [specs[0].hash]
+    assert "too few MI trials for 99 folds" in outcome.failures[0]
+
+
+# Ctrl-C on the command line, as a terminal sends it: to the whole process group
+
+
+GRID = [
+    "run", "shin2023", "--table", "table1", "--subject", "1", "--seed", "0",
+    "--method", "dense-single", "random", "lottery",
+]  # fmt: skip
+TOTAL = 7  # enough that some are left to run when the signal comes
+
+
+@pytest.fixture(scope="module")
+def first():
+    """First record of the grid, made by this process; it also fills the cache."""
+    return run(shin2023.specs("quick", methods=("dense-single",), subjects=(1,), seeds=(0,))[0])
+
+
+@pytest.mark.parametrize(("workers", "sent"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)])
+def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers, sent, first, capsys):
+    store, give_up = Store(tmp_path / "runs"), time.monotonic() + 300
+    words = [*GRID, "--store", str(store.folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sparsemtl", *words, "--workers", workers],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # a shell's background jobs ignore Ctrl-C, and their children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    while not store.all()[0] and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the workers too
+    else:
+        process.send_signal(sent)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    bar = f"/{TOTAL} ["
+    assert [line for line in err.splitlines() if line and bar not in line] == [
+        "sparsemtl: stopped; finished records are kept, the same command goes on from there"
+    ]
+    assert living(process.pid) == []
+    finished, problems = store.all()
+    assert problems == []
+    assert 1 <= len(finished) < TOTAL
+    assert [p for p in store.folder.rglob("*") if p.is_file() and p.suffix != ".json"] == []
+
+    assert main(words) == 0
+    assert f"{TOTAL - len(finished)} runs executed, {TOTAL} records in all" in capsys.readouterr().err
+    whole = store.all()[0]
+    assert len(whole) == TOTAL
+    assert all(record in whole for record in finished)
+    assert digests(whole)[first.hash] == first.digest  # another process made it, or this one again
+
+
+def living(group):
+    """Processes of a group that are still at work, a moment after its leader ended."""
+    deadline = time.monotonic() + 30
+    while (left := _members(group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _members(group):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if pgrp == str(group) and state not in "ZX":
+            found.append(stat.parent.name)
+    return found
+
+
+def test_float32_stays_float32_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(engine, "_check_device", lambda device: None)
+    before = torch.backends.cudnn.allow_tf32
+    for device in ("cpu", "cuda"):
+        with engine.reproducible(device):
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_freed_memory_is_kept_for_as_long_as_it_is_asked_for():
+    size = 2**24  # float32: 64 MiB, more than glibc keeps by itself
+
+    def pages_mapped():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(8):
+            torch.ones(size)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    outside = pages_mapped()
+    with engine.memory_kept():
+        assert pages_mapped() < outside / 2
+        kept = resident()
+    assert resident() < kept - size
+    assert pages_mapped() > 0.9 * 4 * size / os.sysconf("SC_PAGE_SIZE")  # a hole in the heap, once

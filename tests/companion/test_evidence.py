@@ -1,0 +1,234 @@
+"""Which records a page rests on, and that nothing damaged or failed gets onto it."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from companion import engine
+from companion.__main__ import _chosen, _parser
+from companion.evidence import (
+    Evidence,
+    committed_evidence,
+    committed_evidences,
+    largest_complete,
+    local_evidence,
+    provenance,
+)
+from companion.records import Store, repository_root, write_jsonl
+from papers.shin2023 import study as shin2023
+from papers.upadhyay2023 import study as upadhyay2023
+from sparsemtl.errors import DataError, RecordError
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    state = SimpleNamespace(calls=[], fail=())
+
+    def run(spec, root=None, device="cpu"):
+        state.calls.append(spec)
+        if spec.method in state.fail:
+            raise DataError("S001R04.edf is truncated: fetch it again")
+        return {"value": 1.0}
+
+    monkeypatch.setattr(engine, "import_module", lambda name: SimpleNamespace(run=run))
+    return state
+
+
+def some(n=2, **choice):
+    return shin2023.specs("quick", **choice)[:n]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_no_results_are_no_evidence(tmp_path, made):
+    if made:
+        (tmp_path / "results").mkdir()
+    found = committed_evidence(shin2023, tmp_path / "results")
+    assert not found
+    assert (found.origin, found.records) == ("committed", ())
+    assert found.title == "committed: not run"
+    row = found.summary().loc["committed"]
+    assert row["runs"] == f"0 of {found.expected}"
+    assert {row[c] for c in ("data", "seeds", "device", "code")} == {"not run"}
+
+
+def test_the_largest_profile_that_has_records_is_shown_and_never_mixed(tmp_path, make_record):
+    quick = [make_record(s) for s in some(3)]
+    chosen = shin2023.specs("small", "four-class", ("or",), (3,), (1, 2), (0.4,))
+    small = [make_record(s, seconds=1800.0) for s in chosen]
+    write_jsonl(tmp_path / "shin2023/quick/a.jsonl", quick)
+    assert {r.hash for r in committed_evidence(shin2023, tmp_path).records} == {r.hash for r in quick}
+    write_jsonl(tmp_path / "shin2023/small/a.jsonl", small)
+    found = committed_evidence(shin2023, tmp_path)
+    assert {r.hash for r in found.records} == {r.hash for r in small}
+    assert found.title == "committed: profile small, eegmmidb"
+    assert found.expected == len(shin2023.table1_specs("small"))
+    row = found.summary().loc["committed"]
+    assert row.to_dict() == {
+        "profile": "small", "data": "eegmmidb", "subjects": "3", "seeds": "1, 2",
+        "runs": f"2 of {found.expected}", "device": "cpu", "hours": "1.00", "code": "01234567",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["main", None])
+def test_of_one_table_a_profile_with_holes_waits_behind_a_complete_one(tmp_path, make_record, table):
+    specs = {profile: [replace(s, profile=profile) for s in some(4)] for profile in ("quick", "small", "full")}
+    tables = {"main": lambda profile: specs[profile][:3], "more": lambda profile: specs[profile][3:]}
+    study = SimpleNamespace(NAME="shin2023", all_specs=specs.get, TABLES=tables, MAIN=table)
+    for profile, count in (("quick", 3), ("small", 3), ("full", 2)):
+        write_jsonl(tmp_path / f"shin2023/{profile}/a.jsonl", map(make_record, specs[profile][:count]))
+    order = [e.profile for e in committed_evidences(study, tmp_path)]
+    assert order == (["small", "quick", "full"] if table else ["full", "small", "quick"])
+    assert committed_evidence(study, tmp_path).profile == order[0]
+    assert [len(e.records) for e in committed_evidences(study, tmp_path, "more")] == [0, 0, 0]
+    write_jsonl(tmp_path / "shin2023/full/b.jsonl", [make_record(s) for s in specs["full"][2:]])
+    assert committed_evidence(study, tmp_path).profile == "full"
+    more = committed_evidence(study, tmp_path, "more")
+    assert (more.profile, more.expected, more.options) == ("full", 1, "--table more")
+    assert {r.hash for r in more.records} == {specs["full"][3].hash}
+
+
+def test_records_of_another_study_are_left_alone(tmp_path, make_record, tiny_spec):
+    spec = tiny_spec()
+    other = type(spec)("upadhyay2023", "full", "rooms", "dense", 0)
+    write_jsonl(tmp_path / "upadhyay2023/full/a.jsonl", [make_record(other)])
+    assert not committed_evidence(shin2023, tmp_path)
+
+
+def test_a_changed_committed_value_is_refused_by_file_and_line(tmp_path, make_record, tiny_spec):
+    path = tmp_path / "shin2023/small/a.jsonl"
+    write_jsonl(path, [make_record(tiny_spec(seed=s, profile="small"), {"accuracy": 0.625}) for s in (0, 1)])
+    first, second = path.read_text().splitlines()
+    path.write_text(first + "\n" + second.replace("0.625", "0.925") + "\n")
+    with pytest.raises(RecordError, match=r"shin2023/small/a\.jsonl line 2: .*a value was changed"):
+        committed_evidence(shin2023, tmp_path)
+
+
+def test_this_machine_runs_what_is_missing_and_returns_all_of_it(tmp_path, runner):
+    specs = some(3)
+    found = local_evidence(shin2023, "quick", specs[:2], workers=1, store=tmp_path)
+    assert len(runner.calls) == 2
+    found = local_evidence(shin2023, "quick", specs, workers=1, store=tmp_path)
+    assert len(runner.calls) == 3
+    assert {r.spec for r in found.records} == set(specs)
+    assert (found.origin, found.profile, found.expected) == ("this machine", "quick", 3)
+    assert found.title == "this machine: profile quick, simulated-eeg"
+
+
+def test_the_table_that_claims_are_judged_on_is_the_default(tmp_path, runner, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path))
+    found = local_evidence(shin2023, "quick", workers=1)
+    assert {r.spec for r in found.records} == set(shin2023.table1_specs("quick"))
+    assert len(list(tmp_path.rglob("*.json"))) == len(found.records)
+    assert found.options == "--table table1"
+    other = local_evidence(shin2023, "quick", table="backbones", workers=1)
+    assert {r.spec for r in other.records} == set(shin2023.backbone_specs("quick"))
+    assert other.options == "--table backbones"
+
+
+def test_a_failed_run_is_raised_after_the_others_are_kept(tmp_path, runner):
+    runner.fail = ("dense-single",)
+    specs = some(3, subjects=(1,), seeds=(0,))
+    assert [s.method for s in specs] == ["csp-lda", "dense-single", "dense-multi"]
+    with pytest.raises(RecordError, match=r"1 runs failed; the first: .*dense-single.*S001R04\.edf is truncated"):
+        local_evidence(shin2023, "quick", specs, workers=1, store=tmp_path)
+    assert sorted(r.spec.method for r in Store(tmp_path).all()[0]) == ["csp-lda", "dense-multi"]
+
+
+def test_a_damaged_local_record_is_made_again(tmp_path, runner, capsys):
+    (spec,) = some(1)
+    local_evidence(shin2023, "quick", [spec], workers=1, store=tmp_path)
+    path = Store(tmp_path).path(spec)
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"result": {"value": 0.0}}))
+    (record,) = local_evidence(shin2023, "quick", [spec], workers=1, store=tmp_path).records
+    assert record.result == {"value": 1.0}
+    assert str(path) in capsys.readouterr().err
+
+
+def test_the_repository_is_found_from_within(tmp_path):
+    (tmp_path / "_toc.yml").write_text("")
+    (tmp_path / "book" / "deep").mkdir(parents=True)
+    assert repository_root(tmp_path / "book" / "deep") == tmp_path.resolve()
+    assert repository_root(tmp_path) == tmp_path.resolve()
+
+
+def test_evidence_is_true_when_it_has_records(make_record):
+    assert not Evidence("shin2023", "committed", "small", (), 5)
+    assert Evidence("shin2023", "committed", "small", (make_record(),), 5)
+
+
+def evidence_of_all(study, profile, make_record):
+    specs = study.all_specs(profile)
+    return Evidence(study.NAME, "committed", profile, tuple(make_record(s) for s in specs), len(specs))
+
+
+def of(study, table):
+    return lambda e: e.of(study.TABLES[table](e.profile), f"--table {table}")
+
+
+PARTS = {
+    "left-right": (shin2023, lambda e: of(shin2023, "table1")(e).only(problem="left-right")),
+    "four-class": (shin2023, lambda e: of(shin2023, "backbones")(e).only(problem="four-class")),
+    "votes": (shin2023, lambda e: of(shin2023, "table1")(e).only(labels="true")),
+    "chance": (shin2023, lambda e: of(shin2023, "table1")(e).only(labels="shuffled")),
+    "one backbone": (
+        shin2023,
+        lambda e: of(shin2023, "backbones")(e).only(backbone="deep4").only(problem="left-right"),
+    ),
+    "all": (shin2023, lambda e: e),
+} | {table: (study, of(study, table)) for study in (shin2023, upadhyay2023) for table in study.TABLES}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_command_of_a_part_names_exactly_its_runs(name, make_record):
+    study, part = PARTS[name]
+    found = part(evidence_of_all(study, "small", make_record))
+    args = _parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
+    assert {spec.hash for spec in _chosen(args)} == {record.hash for record in found.records}
+    assert found.records
+
+
+def test_every_page_asks_for_a_part_that_is_tested():
+    told = "".join(path.read_text() for path in NOTEBOOKS.glob("*.ipynb"))
+    asked = set(re.findall(r"\.only\(([^)]*)\)", told))
+    assert asked == {
+        'problem=\\"left-right\\"',
+        'problem=\\"four-class\\"',
+        'labels=\\"true\\"',
+        'labels=\\"shuffled\\"',
+    }
+    assert set(re.findall(r"(?:--table |table=\\\")(\w+)", told)) <= set(PARTS)
+
+
+def test_a_vision_profile_that_is_begun_does_not_empty_a_page(tmp_path, make_record):
+    small = [make_record(s) for s in upadhyay2023.all_specs("small")]
+    write_jsonl(tmp_path / "upadhyay2023/small/runs.jsonl", small)
+    begun = make_record(upadhyay2023.all_specs("full")[0])
+    write_jsonl(tmp_path / "upadhyay2023/full/runs.jsonl", [begun])
+    found = committed_evidence(upadhyay2023, tmp_path)
+    assert (found.profile, len(found.records)) == ("small", len(small))
+    for name, make in upadhyay2023.TABLES.items():  # as many runs of the larger profile are no reason either
+        many = [make_record(s) for s in make("full")[:-1]]
+        both = [Evidence("upadhyay2023", "committed", p, tuple(r), 0) for p, r in (("full", many), ("small", small))]
+        assert largest_complete([e.of(make(e.profile)) for e in both]).profile == "small", name
+    assert [e.profile for e in committed_evidences(upadhyay2023, tmp_path)] == ["full", "small"]  # claim by claim
+
+
+@pytest.mark.parametrize("study", [shin2023, upadhyay2023])
+def test_runs_with_values_set_otherwise_are_on_no_page(tmp_path, make_record, study):
+    spec = study.all_specs("small")[0]
+    other = replace(spec, params=dict(spec.params) | {"lr": 0.5})
+    write_jsonl(tmp_path / f"{study.NAME}/small/runs.jsonl", [make_record(spec), make_record(other)])
+    found = committed_evidence(study, tmp_path)
+    assert [r.hash for r in found.records] == [spec.hash]
+    assert found.expected > 1
+
+
+def test_runs_of_a_page_can_be_told_apart(make_record):
+    records = [make_record(s) for s in dict.fromkeys(upadhyay2023.all_specs("small"))]
+    assert not provenance(records).duplicated(["what", "data"]).any()

@@ -1,0 +1,411 @@
+"""Records are written whole or not at all, and a record that was changed or damaged is never used."""
+
+import copy
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from companion import records
+from companion.records import (
+    Store,
+    UnreadableRecord,
+    committed,
+    compact_numbers,
+    merge,
+    read_jsonl,
+    validate,
+    write_jsonl,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from sparsemtl.errors import RecordError
+
+RESULT = {"metrics": {"mi_accuracy": 0.625, "me_f1": 0.5}, "history": [1.5, 1.25], "classes": ["left", "right"]}
+
+
+@pytest.fixture
+def record(make_record):
+    return make_record(result=copy.deepcopy(RESULT))
+
+
+@pytest.fixture
+def three(make_record, tiny_spec):
+    return [make_record(tiny_spec(seed=seed), {"value": seed / 4}) for seed in (2, 0, 1)]
+
+
+def leaves(value, path=()):
+    """Paths of all scalars in a JSON value."""
+    if isinstance(value, dict):
+        return [leaf for k, v in value.items() for leaf in leaves(v, (*path, k))]
+    if isinstance(value, list):
+        return [leaf for k, v in enumerate(value) for leaf in leaves(v, (*path, k))]
+    return [path]
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_layout_and_digest_agree_with_the_description(record):
+    value = json.loads(json.dumps(record.to_dict()))
+    assert set(value) == {"schema", "hash", "spec", "result", "digest", "run"}
+    text = json.dumps(value["result"], sort_keys=True, separators=(",", ":"))
+    assert value["digest"] == hashlib.sha256(text.encode()).hexdigest()
+    assert value["hash"] == record.spec.hash
+    back = validate(value)
+    assert (back.spec, back.result, back.run) == (record.spec, record.result, record.run)
+
+
+def test_a_record_comes_back_as_it_was_written(record, tmp_path):
+    store = Store(tmp_path)
+    assert store.read(record.spec) is None
+    store.write(record)
+    assert store.read(record.spec) == record
+    assert store.all() == ([record], [])
+    assert files(tmp_path) == [f"shin2023/quick/{record.hash}.json"]
+
+
+def test_the_store_is_where_the_environment_says(record, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path / "here"))
+    Store().write(record)
+    assert files(tmp_path / "here") == [f"shin2023/quick/{record.hash}.json"]
+    assert Store(tmp_path / "there").all() == ([], [])
+
+
+def test_any_value_of_spec_or_result_that_was_changed_is_caught(record):
+    whole = record.to_dict()
+    paths = [path for path in leaves(whole) if path[0] in ("schema", "hash", "spec", "result", "digest")]
+    assert len(paths) > 20
+    for path in paths:
+        value = copy.deepcopy(whole)
+        place = value
+        for key in path[:-1]:
+            place = place[key]
+        old = place[path[-1]]
+        place[path[-1]] = old + 1 if isinstance(old, int | float) else old + "0"
+        with pytest.raises(RecordError, match=r"^results line 7: ") as caught:
+            validate(value, "results line 7")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("result", "metrics", "mi_accuracy"), 0.9, "the digest does not belong to its result"),
+        (("spec", "seed"), 5, "does not belong to its spec"),
+        (("hash",), "0" * 16, "hash 0000000000000000 does not belong"),
+        (("schema",), 2, "schema 2, this code reads schema 1"),
+        (("result", "metrics", "mi_accuracy"), math.nan, "not finite"),
+        (("result",), [1], "result is not a JSON object"),
+        (("run",), 7, "run is not a JSON object"),
+        (("spec",), "or", "spec is not a JSON object"),
+        (("spec", "profile"), "huge", "unknown profile 'huge'"),
+        (("spec", "params"), None, "params is None"),
+        (("spec", "study"), "../elsewhere", "study is"),
+    ],
+)
+def test_what_is_wrong_is_said(record, path, value, message):
+    whole = record.to_dict()
+    place = whole
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(RecordError, match=message):
+        validate(whole)
+
+
+@pytest.mark.parametrize("name", ["hash", "spec", "result", "digest", "run"])
+def test_a_missing_part_is_named(record, name):
+    value = record.to_dict()
+    del value[name]
+    with pytest.raises(RecordError, match=f"lacks {name}"):
+        validate(value)
+
+
+@pytest.mark.parametrize("name", records.REQUIRED_RUN)
+def test_a_missing_condition_is_named(record, name):
+    value = record.to_dict()
+    value["run"] = {k: v for k, v in value["run"].items() if k != name}
+    with pytest.raises(RecordError, match=f"does not say its {name}"):
+        validate(value)
+
+
+@pytest.mark.parametrize("value", [None, [], 3, "text", {}])
+def test_what_is_no_record_is_refused(value):
+    with pytest.raises(RecordError, match=r"not a JSON object|schema None"):
+        validate(value)
+
+
+class FullDisk(io.TextIOWrapper):
+    """Text file on a disk with room for 40 more characters; stands in for `open`."""
+
+    def __init__(self, path, mode, encoding):
+        super().__init__(io.FileIO(path, mode), encoding)
+
+    def write(self, text):
+        super().write(text[:40])
+        if len(text) > 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
+def test_a_full_disk_leaves_what_was_there(record, make_record, tmp_path, monkeypatch, step, old):
+    store, newer = Store(tmp_path), make_record(record.spec, {"value": 1.0})
+    if old:
+        store.write(record)
+    before = files(tmp_path)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if step == "open":
+        monkeypatch.setattr(records, "open", full, raising=False)
+    elif step == "write":
+        monkeypatch.setattr(records, "open", FullDisk, raising=False)
+    else:
+        monkeypatch.setattr(*{"fsync": (os, "fsync", full), "rename": (records.Path, "replace", full)}[step])
+    with pytest.raises(RecordError, match="No space left on device") as caught:
+        store.write(newer)
+    assert str(store.path(record.spec)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert files(tmp_path) == before
+    assert store.read(record.spec) == (record if old else None)
+
+
+def test_a_store_that_cannot_be_written_is_named(record, tmp_path):
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "runs")
+    for action in (lambda: store.check_writable([record.spec]), lambda: store.write(record)):
+        with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
+            action()
+    assert store.read(record.spec) is None
+    Store(tmp_path / "new").check_writable([record.spec])
+    assert files(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("inside", ["shin2023", "the record"])
+def test_a_store_with_something_in_the_way_is_named_before_the_work(record, tmp_path, inside):
+    store = Store(tmp_path)
+    if inside == "the record":
+        store.path(record.spec).mkdir(parents=True)
+    else:
+        (tmp_path / inside).write_text("")
+    with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
+        store.check_writable([record.spec])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("packages", []), ("seconds", None), ("seconds", -1.0), ("device", 3), ("threads", "one")]
+)
+def test_what_run_says_has_its_kind(record, name, value):
+    changed = record.to_dict() | {"run": record.run | {name: value}}
+    with pytest.raises(RecordError, match=f"run {record.hash}: its {name} cannot be"):
+        validate(changed)
+
+
+def test_a_line_too_deep_to_read_is_damaged(tmp_path):
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(RecordError, match=r"deep\.jsonl line 1: damaged"):
+        read_jsonl(tmp_path / "deep.jsonl")
+
+
+def test_lines_that_are_no_records_may_be_left_out_by_name(three, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", three)
+    text = (tmp_path / "a.jsonl").read_text()
+    (tmp_path / "a.jsonl").write_text(text[:-40])
+    problems = []
+    assert len(read_jsonl(tmp_path / "a.jsonl", problems)) == 2
+    assert len(problems) == 1
+    assert "a.jsonl line 3: damaged" in problems[0]
+    assert "take the file again from where it came" in problems[0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00", b"[1]", b'{"schema": 1}', b"nul"])
+def test_a_damaged_file_is_named_and_the_others_are_read(three, tmp_path, damage):
+    store = Store(tmp_path)
+    for record in three:
+        store.write(record)
+    bad = store.path(three[1].spec)
+    bad.write_bytes(damage)
+    with pytest.raises(RecordError, match=str(bad)):
+        store.read(three[1].spec)
+    found, problems = store.all()
+    assert {r.hash for r in found} == {three[0].hash, three[2].hash}
+    assert [str(bad) in line and "\n" not in line for line in problems] == [True]
+
+
+def test_every_truncation_of_a_record_is_caught(record, tmp_path):
+    store = Store(tmp_path)
+    store.write(record)
+    text = store.path(record.spec).read_text().rstrip("\n")
+    for length in range(0, len(text), 7):
+        store.path(record.spec).write_text(text[:length])
+        with pytest.raises(RecordError, match="damaged"):
+            store.read(record.spec)
+
+
+def test_a_record_that_may_be_whole_is_not_said_to_be_damaged(record, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.write(record)
+    path = store.path(record.spec)
+    newer = json.loads(path.read_text()) | {"schema": records.SCHEMA + 1}
+    with monkeypatch.context() as patch:
+
+        def busy(*args, **kwargs):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        patch.setattr(Path, "read_text", busy)
+        with pytest.raises(UnreadableRecord, match=r"cannot be read \(Too many open files\): mend that, or delete it"):
+            store.read(record.spec)
+    path.write_text(json.dumps(newer))
+    with pytest.raises(UnreadableRecord, match=f"schema {records.SCHEMA + 1}, .* update sparsemtl"):
+        store.read(record.spec)
+
+
+def test_values_nested_beyond_all_use_are_damage(record, tmp_path):
+    store = Store(tmp_path)
+    store.write(record)
+    path = store.path(record.spec)
+    path.write_text(
+        path.read_text().replace('"trunk": {', '"trunk": {"a": ' + '{"a": ' * 700 + "0" + "}" * 700 + ", ", 1)
+    )
+    with pytest.raises(RecordError, match="damaged"):
+        store.read(record.spec)
+
+
+def test_a_text_file_follows_links_and_spares_what_is_no_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with records.written_whole(tmp_path / "link") as file:
+        file.write("text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with records.written_whole(tmp_path / "pipe") as file:
+        file.write("text")
+    assert os.read(reader, 99) == b"text"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    for folder in (tmp_path, "", "/", "."):
+        with pytest.raises(RecordError, match="it is a folder"), records.written_whole(folder):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_a_record_under_another_name_is_not_taken_for_it(three, tmp_path):
+    store = Store(tmp_path)
+    store.write(three[0])
+    store.path(three[0].spec).rename(store.path(three[1].spec))
+    with pytest.raises(RecordError, match=f"holds run {three[0].hash}"):
+        store.read(three[1].spec)
+
+
+def test_records_travel_as_lines_and_come_back_byte_for_byte(three, tmp_path):
+    assert write_jsonl(tmp_path / "a.jsonl", [*three, three[0]]) == 3
+    back = read_jsonl(tmp_path / "a.jsonl")
+    assert sorted(back, key=lambda r: r.hash) == sorted(three, key=lambda r: r.hash)
+    write_jsonl(tmp_path / "b.jsonl", reversed(back))
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_a_failed_export_leaves_the_old_file(three, tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, three)
+    before = path.read_bytes()
+    monkeypatch.setattr(records, "open", FullDisk, raising=False)
+    with pytest.raises(RecordError, match=r"a\.jsonl"):
+        write_jsonl(path, three[:1])
+    assert path.read_bytes() == before
+    assert files(tmp_path) == ["a.jsonl"]
+
+
+def test_a_damaged_line_is_named_by_file_and_number(three, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, three)
+    lines = path.read_text().splitlines()
+    for bad in (lines[1][:-5], lines[1].replace('"value":', '"value":1'), "NaN", "\0"):
+        path.write_text("\n".join([lines[0], "", bad, lines[2]]))
+        with pytest.raises(RecordError, match=r"a\.jsonl line 3: "):
+            read_jsonl(path)
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder", "binary"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
+    path = tmp_path / "a.jsonl"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "binary":
+        path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecordError, match=r"a\.jsonl: (no such file|cannot be read)"):
+        read_jsonl(path)
+
+
+def test_committed_records_are_found_by_study_and_profile(three, tmp_path):
+    assert committed(tmp_path / "absent") == []
+    write_jsonl(tmp_path / "shin2023/small/a.jsonl", three[:2])
+    write_jsonl(tmp_path / "shin2023/quick/b.jsonl", three[2:])
+    assert {r.hash for r in committed(tmp_path)} == {r.hash for r in three}
+
+
+def test_committed_records_that_change_are_read_again(three, tmp_path):
+    path = tmp_path / "shin2023/small/a.jsonl"
+    write_jsonl(path, three[:2])
+    assert len(committed(tmp_path)) == 2
+    write_jsonl(path, three)
+    assert {r.hash for r in committed(tmp_path)} == {r.hash for r in three}
+    path.write_text(path.read_text().replace('"value":', '"other":'))
+    with pytest.raises(RecordError, match=r"a\.jsonl line 1: .*digest does not belong"):
+        committed(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RecordError, match=r"a\.jsonl: no such file"):
+        committed(tmp_path)
+
+
+def test_merging_keeps_the_first_and_tells_of_the_other(three, make_record):
+    other = make_record(three[0].spec, {"value": 0.75}, device="another machine")
+    again = make_record(three[1].spec, three[1].result, started="2025-01-01T00:00:00+00:00")
+    kept, conflicts = merge(three, [other, again])
+    assert kept == three
+    assert len(conflicts) == 1
+    for word in (three[0].hash, "cpu", "another machine"):
+        assert word in conflicts[0]
+    assert merge() == ([], [])
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
+
+
+@given(FLOATS)
+def test_floats_keep_six_significant_digits(value):
+    short = compact_numbers(value)
+    assert abs(short - value) <= 5.0001e-6 * abs(value)
+    assert short == float(f"{short:.5e}")
+    assert compact_numbers(short) == short
+
+
+def test_numbers_by_hand():
+    assert compact_numbers(1 / 3) == 0.333333
+    assert compact_numbers(2e5 / 3) == 66666.7
+    assert compact_numbers(-123456789.0) == -123457000.0
+    assert compact_numbers({1: np.float32(0.1), "i": np.int64(12345678), "t": (True, None, "a")}) == {
+        "1": 0.1, "i": 12345678, "t": [True, None, "a"]
+    }  # fmt: skip
+    assert compact_numbers([np.eye(2), torch.ones(1, dtype=torch.int64)]) == [[[1.0, 0.0], [0.0, 1.0]], [1]]
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, -math.inf, np.float32("inf"), np.array([0, np.nan]), torch.tensor(math.nan)]
+)
+def test_a_result_that_is_not_finite_is_refused(value):
+    with pytest.raises(RecordError, match="diverged"):
+        compact_numbers({"metrics": [{"loss": value}]})

@@ -1,0 +1,142 @@
+"""A run's name: the same for the same description, another for any other."""
+
+import hashlib
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+
+import pytest
+from companion.spec import RunSpec, canonical_json
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sparsemtl.errors import SpecError
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    SCALARS | st.text(max_size=3),
+    lambda v: st.lists(v, max_size=2) | st.dictionaries(st.text(max_size=2), v, max_size=2),
+    max_leaves=4,
+)
+PARAMS = st.dictionaries(st.text(max_size=3), VALUES, max_size=3)
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,6}", fullmatch=True)
+SPECS = st.builds(
+    RunSpec, NAMES, st.sampled_from(["quick", "small", "full"]), NAMES, NAMES, st.integers(0, 10**6), PARAMS
+)
+FIELDS = ("study", "profile", "data", "method", "seed", "params")
+
+
+def example(**changed):
+    fields = {"study": "shin2023", "profile": "quick", "data": "simulated-eeg", "method": "or", "seed": 3}
+    return RunSpec(**{**fields, "params": {"sparsity": 0.4, "trunk": {"kernel": 8}, "taps": [1, 2]}, **changed})
+
+
+def independent_json(value):
+    """Canonical JSON (sorted keys, no spaces, ASCII) written by hand for dicts, lists and json's own scalars."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(k)}:{independent_json(value[k])}" for k in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(independent_json, value)) + "]"
+    return json.dumps(value)
+
+
+def test_the_name_is_the_start_of_the_sha256_of_a_text_that_anyone_can_write_down():
+    text = (
+        '{"data":"simulated-eeg","method":"or","params":{"sparsity":0.4,"taps":[1,2],"trunk":{"kernel":8}},'
+        '"profile":"quick","seed":3,"study":"shin2023"}'
+    )
+    assert canonical_json(example().to_dict()) == text
+    assert example().hash == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@given(SPECS)
+def test_canonical_json_agrees_with_an_independent_writer_and_survives_a_journey(spec):
+    text = independent_json(spec.to_dict())
+    assert canonical_json(spec.to_dict()) == text
+    assert spec.hash == hashlib.sha256(text.encode()).hexdigest()[:16]
+    for copy in (RunSpec.from_dict(json.loads(text)), pickle.loads(pickle.dumps(spec))):
+        assert copy == spec
+        assert copy.hash == spec.hash
+        assert hash(copy) == hash(spec)
+        assert copy.to_dict() == spec.to_dict()
+
+
+@given(PARAMS)
+def test_the_order_of_parameters_does_not_matter(params):
+    assert example(params=params).hash == example(params=dict(reversed(params.items()))).hash
+
+
+@given(SPECS, SPECS, st.sampled_from(FIELDS))
+def test_another_value_of_any_field_is_another_run(spec, other, field):
+    assume(canonical_json(spec.to_dict()[field]) != canonical_json(other.to_dict()[field]))
+    changed = RunSpec.from_dict(spec.to_dict() | {field: other.to_dict()[field]})
+    assert changed.hash != spec.hash
+    assert changed != spec
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, True), (0.0, -0.0), (0.5, 0.50)])
+def test_equality_follows_the_name(one, other):
+    a, b = example(params={"x": one}), example(params={"x": other})
+    assert (a == b) == (a.hash == b.hash) == (json.dumps(one) == json.dumps(other))
+    assert len({a, b}) == (1 if a == b else 2)
+
+
+def test_a_spec_cannot_be_changed_and_does_not_change_with_what_made_it():
+    params = {"sparsity": 0.4, "trunk": {"kernel": 8}, "taps": [1, 2]}
+    spec = example(params=params)
+    name = spec.hash
+    with pytest.raises(FrozenInstanceError):
+        spec.seed = 4
+    with pytest.raises(TypeError):
+        spec.params["sparsity"] = 0.2
+    with pytest.raises(TypeError):
+        spec.params["trunk"]["kernel"] = 9
+    with pytest.raises(TypeError):
+        spec.params["taps"][0] = 9
+    params["trunk"]["kernel"] = 9
+    params["taps"].append(3)
+    spec.to_dict()["params"]["trunk"]["kernel"] = 9
+    assert spec.hash == name
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"profile": "huge"}, "unknown profile 'huge': choose one of quick, small, full"),
+        ({"seed": -1}, "seed .*-1"),
+        ({"seed": 1.0}, "seed .*1.0"),
+        ({"seed": True}, "seed .*True"),
+        ({"study": ""}, "study is ''"),
+        ({"study": "../../etc"}, r"study is '../../etc'"),
+        ({"study": ".."}, "study is"),
+        ({"method": None}, "method is None"),
+        ({"data": 3}, "data is 3"),
+        ({"params": {"lr": float("nan")}}, "'lr' is nan"),
+        ({"params": {"lr": float("inf")}}, "'lr' is inf"),
+        ({"params": {"lrs": [1.0, float("nan")]}}, "no JSON form"),
+        ({"params": {"when": object()}}, "no JSON form"),
+        ({"params": {"set": {1, 2}}}, "no JSON form"),
+        ({"params": [1, 2]}, r"params is \[1, 2\]"),
+        ({"params": None}, "params is None"),
+    ],
+)
+def test_bad_values_are_named_in_one_line(changed, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        example(**changed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [{}, {"study": "a"}, [1], None, "text"])
+def test_what_is_not_a_specification_is_refused(value):
+    with pytest.raises(SpecError, match="not a run specification"):
+        RunSpec.from_dict(value)
+
+
+def test_unknown_fields_are_named():
+    with pytest.raises(SpecError, match="colour"):
+        RunSpec.from_dict(example().to_dict() | {"colour": "red"})
+
+
+def test_the_label_says_what_tells_runs_apart():
+    label = example(params={"subject": 7, "problem": "left-right", "sparsity": 0.4, "lr": 0.1}).label()
+    assert label.split()[:4] == ["shin2023", "quick", "or", "seed=3"]
+    assert set(label.split()[4:]) == {"subject=7", "problem=left-right", "sparsity=0.4"}

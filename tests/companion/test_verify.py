@@ -1,0 +1,68 @@
+"""Records made again are compared by their digests, and else by the spread of their seeds."""
+
+import math
+
+import numpy as np
+import pytest
+from companion import verify as v
+
+
+def made(make_record, tiny_spec, seed, accuracy, f1=0.5, subject=1, **result):
+    return make_record(tiny_spec(seed=seed, subject=subject), {"metrics": {"accuracy": accuracy, "f1": f1}} | result)
+
+
+def test_the_spread_is_pooled_over_runs_that_differ_in_their_seed(make_record, tiny_spec):
+    runs = [(0, 0.5, 1), (1, 0.6, 1), (0, 0.9, 2), (1, 0.9, 2), (2, 0.6, 2), (0, 0.1, 3)]
+    records = [made(make_record, tiny_spec, seed, accuracy, subject=subject) for seed, accuracy, subject in runs]
+    # squares about the means: 2 * 0.05^2, and 2 * 0.1^2 + 0.2^2; degrees of freedom: 1 and 2; one seed tells nothing
+    found = v.spread_over_seeds(records)
+    assert found == {"accuracy": (pytest.approx(math.sqrt((0.005 + 0.06) / 3)), 3), "f1": (0.0, 3)}
+    assert v.spread_over_seeds(records[-1:]) == {}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "f1", "word", "metric"),
+    [
+        (0.87, 0.5, v.WITHIN, "accuracy"),  # two metrics, 10 degrees of freedom: 2.634 * sqrt(2) * 0.1 = 0.3725
+        (0.88, 0.1, v.OUTSIDE, "f1"),
+        (0.88, 0.5, v.OUTSIDE, "accuracy"),
+        (0.1, 0.51, v.OUTSIDE, "accuracy"),
+        (0.5, 0.5, v.EQUAL, ""),
+    ],
+)
+def test_the_metric_that_is_furthest_off_decides(make_record, tiny_spec, accuracy, f1, word, metric):
+    before = made(make_record, tiny_spec, 0, 0.5)
+    again = made(make_record, tiny_spec, 0, accuracy, f1, history=[1.0])
+    found = v.compare(before, again, {"accuracy": (0.1, 10), "f1": (0.1, 10)})
+    assert (found.word, found.metric) == (word, metric)
+    assert v.compare(before, before, {}).word == v.SAME
+
+
+def test_without_a_second_seed_it_says_so(make_record, tiny_spec):
+    before, again = made(make_record, tiny_spec, 0, 0.5), made(make_record, tiny_spec, 0, 0.6)
+    found = v.compare(before, again, {"accuracy": (0.0, 2)})
+    assert (found.word, found.metric) == (v.ALONE, "accuracy")
+    assert str(found).endswith("accuracy 0.5, now 0.6 (one seed)")
+
+
+def test_a_draw_is_repeated_by_its_seed_whatever_the_order(make_record, tiny_spec):
+    records = [make_record(tiny_spec(seed=k)) for k in range(20)]
+    drawn = v.draw(records, 5, 3)
+    assert len({r.hash for r in drawn}) == 5
+    assert v.draw(records[::-1], 5, 3) == drawn
+    assert v.draw(records, 5, 4) != drawn
+    assert len(v.draw(records, 50, 3)) == 20
+
+
+def test_one_of_many_records_may_be_as_far_off_as_the_furthest_of_them(make_record, tiny_spec):
+    """As many comparisons of two seeds: in about 5 of 100 draws of five one is called outside, not in 23."""
+    rng, outside, alone = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        pairs = rng.normal(0.5, 0.05, size=(5, 2)).round(4)
+        checks = [
+            [v.compare(made(make_record, tiny_spec, 0, a), made(make_record, tiny_spec, 0, b, history=[1.0]),
+                       {"accuracy": (0.05, 200)}, among).word for a, b in pairs] for among in (5, 1)
+        ]  # fmt: skip
+        outside, alone = outside + (v.OUTSIDE in checks[0]), alone + (v.OUTSIDE in checks[1])
+    assert outside / 400 < 0.09
+    assert alone / 400 > 0.15

@@ -1,0 +1,539 @@
+"""One run of the vision study: reproducible, resumable, its switches do what they say, its numbers are right."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from companion import engine
+from companion.records import Store
+from companion.verify import verify
+from papers.upadhyay2023 import run as dense
+from papers.upadhyay2023 import study as study
+from papers.upadhyay2023.run import Training, finished, load_pictures, predictions
+from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
+from sparsemtl.models.dense import MultiTaskNet
+from sparsemtl.training.losses import VOID
+
+LONGER = {"n": 400, "width": 8, "epochs": 12, "lr": 3e-3, "batch": 16}  # whether a mouth smiles is a small thing
+TINY = {"n": 20, "size": 24, "epochs": 4, "batch": 4, "patience": 4}
+
+
+def spec(tasks=study.ALL_NYU, lam=1e-2, data="nyuv2", protocol="paper", **params):
+    return study.specs("quick", (tasks,), (lam,), data, protocol, seeds=(3,), **(TINY | params))[0]
+
+
+def training(*args, **params):
+    chosen = spec(*args, **params)
+    return Training(chosen, load_pictures(chosen))
+
+
+@pytest.fixture(scope="module")
+def record():
+    return engine.run(spec(protocol="released"))
+
+
+def test_a_run_repeats_to_the_bit_and_keeps_its_times_out_of_the_result(record):
+    again = engine.run(spec(protocol="released"))
+    assert again.digest == record.digest
+    assert not {"timings", "precision"} & set(record.result)
+    assert record.run["precision"] == "float32"
+    assert [len(record.run["timings"][f"{name}_ms"]) for name in ("dense", "zeros", "compact")] == [dense.TURNS] * 3
+
+
+def test_a_record_holds_what_the_pages_draw(record):
+    result, tasks = record.result, ("seg", "normal", "depth")
+    assert {"seg_iou", "seg_miou", "normal_cs", "normal_median", "depth_mae", "depth_mae_m"} <= set(result["metrics"])
+    assert set(result["constant"]) == set(result["metrics"])
+    alive, total = np.sum(list(result["channels"].values()), axis=0)
+    assert result["sparsity"]["group"] == pytest.approx(1 - alive / total, abs=1e-5)
+    for name in ("group_sparsity", "parameter_sparsity", "train", "val"):
+        assert len(result["history"][name]) == result["epochs"]["run"]
+    assert all(set(losses) == set(tasks) for losses in result["history"]["val"])
+    kept = result["sparsity"]["group"] < 1
+    assert (result["backbone"]["compact"]["parameters"] < result["backbone"]["zeros"]["parameters"]) == kept
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "protocol"), [("seg+male", "celebamask", "paper"), ("normal+depth", "nyuv2", "released")]
+)
+def test_a_run_cut_off_in_an_epoch_goes_on_to_the_same_result(monkeypatch, tasks, data, protocol):
+    chosen = spec(tasks, data=data, protocol=protocol)
+    uncut = engine.run(chosen)
+    monkeypatch.setattr(dense, "CHECKPOINT_SECONDS", 0.0)
+    batches = Training._batches
+
+    def cut(self, epoch):
+        yield next(batches(self, epoch))
+        if epoch == 2:
+            raise KeyboardInterrupt
+        yield from list(batches(self, epoch))[1:]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_batches", cut)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(chosen)
+    resumed = Training(chosen, load_pictures(chosen))
+    resumed._resume()
+    assert len(resumed.history["val"]) == 2  # it does not start anew
+    assert engine.run(chosen).digest == uncut.digest
+    finished(chosen)
+
+
+@pytest.mark.parametrize("how", ["predictions", "run", "verify"])
+def test_a_checkpoint_of_a_run_that_was_cut_off_waits_for_its_record(how, tmp_path):
+    chosen = spec("depth", epochs=4)
+    whole = engine.run(chosen)
+    assert not dense.begun(chosen)
+    cut = Training(chosen, load_pictures(chosen))
+    cut.p = cut.p | {"epochs": 2}
+    cut.fit()
+    assert dense.begun(chosen)
+    if how == "predictions":
+        dense.predictions(chosen)
+    elif how == "run":
+        engine.run(chosen)
+    else:
+        verify([whole], [whole], progress=False)
+    assert dense.begun(chosen)
+    engine.execute([chosen], Store(tmp_path), progress=False)
+    assert not dense.begun(chosen)
+    assert Store(tmp_path).read(chosen).digest == whole.digest
+
+
+def test_a_damaged_checkpoint_is_made_anew():
+    chosen = spec("depth")
+    fresh = engine.run(chosen)
+    path = training("depth").checkpoint
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"PK\x03\x04 cut off")
+    assert engine.run(chosen).digest == fresh.digest
+    assert path.with_suffix(".damaged").read_bytes() == b"PK\x03\x04 cut off"
+    path.with_suffix(".damaged").unlink()
+
+
+@pytest.mark.parametrize("what", ["data", "code", "device", "packages"])
+def test_a_checkpoint_of_other_data_code_or_device_is_not_taken(what, capsys):
+    first = training("depth")
+    first.fit()
+    other = training("depth")
+    other._origin = lambda: first._origin() | {what: "other"}
+    other._resume()
+    assert other.history["val"] == []
+    assert f"{first.checkpoint} is of other" in capsys.readouterr().err
+    first.checkpoint.unlink()
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_just_now_is_kept(error, monkeypatch):
+    first = training("depth")
+    first.fit()
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises((DataError, MemoryError)):
+        training("depth").fit()
+    assert first.checkpoint.exists()
+    first.checkpoint.unlink()
+
+
+def test_a_run_that_went_on_counts_the_seconds_before_the_cut():
+    chosen = spec("depth")
+    first = training("depth")
+    first.fit()
+    record = engine.run(chosen)
+    assert record.run["timings"]["resumed_seconds"] == pytest.approx(first.seconds, rel=1e-5)
+    assert record.run["seconds"] > record.run["timings"]["train_seconds"] - 1e-3
+    finished(chosen)
+
+
+def test_a_training_outlives_a_record_that_cannot_be_written(tmp_path, monkeypatch):
+    store, chosen = Store(tmp_path / "runs"), spec("depth")
+
+    def full(record):
+        raise RecordError("cannot write: No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    with pytest.raises(RecordError, match="No space left"):
+        engine.execute([chosen], store, progress=False)
+    assert dense.checkpoint_path(chosen).exists()
+    again = engine.execute([chosen], Store(tmp_path / "runs"), progress=False).records[chosen.hash]
+    assert again.run["timings"]["resumed_seconds"] > 0
+    assert not dense.checkpoint_path(chosen).exists()
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(monkeypatch):
+    run = training("depth")
+    losses = Training._losses
+
+    def broken(self, outputs, targets):
+        return {
+            t: value if self.net.training else value * torch.nan for t, value in losses(self, outputs, targets).items()
+        }
+
+    monkeypatch.setattr(Training, "_losses", broken)
+    with pytest.raises(SparseMTLError, match="the loss is nan in epoch 0: lower the learning rate"):
+        run.fit()
+
+
+def test_released_splits_have_a_fingerprint_of_their_own():
+    paper, released = (load_pictures(spec("male", data="celebamask", protocol=p)) for p in ("paper", "released"))
+    assert len(paper.splits["train"]) > len(released.splits["train"])
+    assert paper.fingerprint != released.fingerprint
+    assert load_pictures(spec("male", data="celebamask")).fingerprint == paper.fingerprint
+
+
+def test_released_code_adds_to_the_loss_the_penalty_of_the_run():
+    for penalty, of in (("l1", lambda w: w.abs().sum()), ("group_lasso", _group_lasso)):
+        run = training("depth", protocol="released", penalty=penalty, lam=1e-3)
+        images, targets = next(run._batches(0))
+        outputs = run.net(images)
+        added = run._loss(outputs, targets) - run.balance(run._losses(outputs, targets))
+        assert added.item() == pytest.approx(1e-3 * sum(of(w).item() for w in run.convs), rel=1e-3)
+
+
+def _group_lasso(w):
+    return sum(w.shape[1] ** 0.5 * w[:, i].norm() for i in range(w.shape[1]))
+
+
+def test_out_of_gpu_memory_names_the_batch_that_fits(monkeypatch):
+    forward = MultiTaskNet.forward
+
+    def limited(self, x):
+        if len(x) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(MultiTaskNet, "forward", limited)
+    with pytest.raises(SparseMTLError, match="batch=8: --set batch=2 would fit"):
+        dense.run(spec("depth", batch=8))
+
+
+def test_out_of_gpu_memory_after_the_training_keeps_it_and_asks_for_no_other_batch(monkeypatch):
+    def full(self, rows):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    chosen = spec("depth", batch=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(dense.Training, "predict", full)
+        with pytest.raises(SparseMTLError, match=r"while testing the trained network: its checkpoint, .* is kept"):
+            dense.run(chosen)
+    assert dense.run(chosen)["timings"]["resumed_seconds"] > 0
+    dense.finished(chosen)
+
+
+def test_bfloat16_rounds_the_forward_pass_and_nothing_else():
+    exact, rounded = (training("seg+normal+depth", precision=p) for p in ("float32", "bfloat16"))
+    weights = {name: w.clone() for name, w in exact.net.state_dict().items()}
+    for run in (exact, rounded):
+        run.net.load_state_dict(weights)
+    rows = exact.data.splits["test"]
+    (_, a), (_, b) = next(exact._forward(rows)), next(rounded._forward(rows))
+    for task in a:
+        assert b[task].dtype == torch.float32
+        gap = (a[task] - b[task]).abs().max() / a[task].abs().max()
+        assert 1e-5 < gap < 0.1  # 8 bits of mantissa: a half step is 0.002 in each operation
+    rounded.fit()
+    assert {w.dtype for w in rounded.net.parameters()} == {torch.float32}
+    assert rounded.history["val"][-1]["depth"] < rounded.history["val"][0]["depth"]
+    rounded.checkpoint.unlink(missing_ok=True)
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(SpecError, match="precision is 'float16': it must be 'float32' or 'bfloat16'"):
+        load_pictures(spec("depth", precision="float16"))
+
+
+def test_early_stopping_takes_the_best_epoch(monkeypatch):
+    script = {"seg": [3.0, 1.0, 2.0, 2.0, 2.0, 2.0], "depth": [2.0, 1.9, 1.8, 0.5, 1.0, 1.0]}
+    losses = Training._losses
+
+    def scripted(self, outputs, targets):
+        found = losses(self, outputs, targets)
+        epoch = len(self.history["val"])
+        return found if self.net.training else {t: torch.tensor(script[t][epoch]) for t in found}
+
+    monkeypatch.setattr(Training, "_losses", scripted)
+    joint = training("seg+depth", epochs=6, patience=2)
+    joint.fit()
+    assert joint.best["sum"]["epoch"] == 3  # 5, 2.9, 3.8, 2.5, 3, 3
+    assert len(joint.history["val"]) == 6
+    alone = training("seg+depth", epochs=6, patience=2, stopping="per-task")
+    alone.fit()
+    assert (alone.best["seg"]["epoch"], alone.best["depth"]["epoch"]) == (1, 3)
+    assert alone.stopped == ["seg", "sum", "depth"]
+
+
+def test_the_network_that_is_tested_is_that_of_the_best_epoch(monkeypatch):
+    script, seen, after = [3.0, 1.0, 2.0, 1.5], [], Training._after_epoch
+    losses = Training._losses
+
+    def scripted(self, outputs, targets):
+        found = losses(self, outputs, targets)
+        return found if self.net.training else {t: torch.tensor(script[len(self.history["val"])]) for t in found}
+
+    def noted(self, epoch):
+        seen.append({k: v.clone() for k, v in self.net.state_dict().items()})
+        return after(self, epoch)
+
+    monkeypatch.setattr(Training, "_losses", scripted)
+    monkeypatch.setattr(Training, "_after_epoch", noted)
+    run = training("depth")
+    run.fit()
+    assert len(seen) == 4
+    assert all(torch.equal(value, seen[1][name]) for name, value in run.net.state_dict().items())
+    assert any(not torch.equal(value, seen[1][name]) for name, value in seen[3].items())
+    finished(run.spec)
+
+
+def test_each_task_is_tested_at_its_own_best_epoch_where_tasks_stop_alone(monkeypatch):
+    script = {"seg": [1.0, 2.0, 3.0, 9.0], "depth": [9.0, 3.0, 2.0, 1.0]}
+    losses, after, seen = Training._losses, Training._after_epoch, []
+
+    def scripted(self, outputs, targets):
+        found, epoch = losses(self, outputs, targets), len(self.history["val"])
+        return found if self.net.training else {t: torch.tensor(script[t][epoch]) for t in found}
+
+    def noted(self, epoch):
+        state = copy.deepcopy(self.net.state_dict())
+        seen.append(self.scores())
+        self.net.load_state_dict(state)
+        return after(self, epoch)
+
+    monkeypatch.setattr(Training, "_losses", scripted)
+    monkeypatch.setattr(Training, "_after_epoch", noted)
+    run = training("seg+depth", stopping="per-task")
+    run.fit()
+    found = run.result()["metrics"]
+    assert found["seg_iou"] == pytest.approx(seen[0]["seg_iou"])
+    assert found["depth_mae_m"] == pytest.approx(seen[3]["depth_mae_m"])
+    assert seen[0]["depth_mae_m"] != pytest.approx(seen[3]["depth_mae_m"])
+    finished(run.spec)
+
+
+def test_nothing_of_the_test_pictures_gets_into_training():
+    chosen = spec("seg+depth")
+    data = load_pictures(chosen)
+    rows = data.splits["test"]
+    garbled = replace(data, images=data.images.clone(), targets={t: y.clone() for t, y in data.targets.items()})
+    garbled.images[rows] = 255 - garbled.images[rows]
+    garbled.targets["seg"][rows] = 0
+    garbled.targets["depth"][rows] = 9.0
+    runs = []
+    for each in (data, garbled):
+        runs.append(Training(chosen, each))
+        runs[-1].fit()
+        finished(chosen)
+    assert runs[0].history == runs[1].history
+    weights = [run.net.state_dict() for run in runs]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert runs[0].scores() != runs[1].scores()
+
+
+def test_attributes_are_scored_by_hand_at_the_threshold():
+    run = training("male+smile", data="celebamask", threshold=0.4)
+    rows = run.data.splits["test"]
+    logits = torch.linspace(-2, 2, len(rows))
+    found = run._scores({"male": logits, "smile": -logits}, rows)
+    for task, p in (("male", logits), ("smile", -logits)):
+        y, yes = run.data.targets[task][rows].numpy(), 1 / (1 + np.exp(-p.numpy())) > 0.4
+        assert found[f"{task}_acc"] == pytest.approx((y == yes).mean())
+        parts = [2 * (yes == c)[y == c].sum() / ((yes == c).sum() + (y == c).sum()) for c in (0, 1)]
+        assert found[f"{task}_f1"] == pytest.approx(np.mean(parts))
+
+
+def test_a_double_sigmoid_squashes_before_the_loss():
+    values = {}
+    for double in (False, True):
+        run = training("male", data="celebamask", double_sigmoid=double)
+        logits, y = torch.tensor([-3.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
+        values[double] = run._losses({"male": logits}, {"male": y})["male"].item()
+        p = 1 / (1 + np.exp(-logits.numpy().astype(float)))
+        p = 1 / (1 + np.exp(-p)) if double else p
+        by_hand = -np.mean(np.where(y.numpy() == 1, np.log(p), np.log(1 - p)))
+        assert values[double] == pytest.approx(by_hand, rel=1e-5)
+    assert values[True] != pytest.approx(values[False])
+
+
+def test_constant_predictors_are_the_commonest_class_the_mean_normal_and_the_commoner_answer():
+    run = training("seg+normal")
+    rows, train = run.data.splits["test"], run.data.splits["train"]
+    scores = run._scores(run._constant(rows), rows)
+    y = run.data.targets["seg"][train].numpy()
+    common = np.bincount(y[y != VOID]).argmax()
+    acc = [np.mean((picture == common)[picture != VOID]) for picture in run.data.targets["seg"][rows].numpy()]
+    assert scores["seg_iou"] == pytest.approx(np.mean([a / (2 - a) for a in acc]))
+    mean = run.data.targets["normal"][train].double().sum((0, 2, 3)).numpy()
+    mean /= np.linalg.norm(mean)
+    cosines = []
+    for picture in run.data.targets["normal"][rows].double().numpy():
+        known = (picture != 0).any(0)
+        directions = picture[:, known] / np.linalg.norm(picture[:, known], axis=0)
+        cosines.append((mean @ directions).mean())
+    assert scores["normal_cs"] == pytest.approx(np.mean(cosines), abs=1e-4)
+    faces = training("male", data="celebamask")
+    rows, train = faces.data.splits["test"], faces.data.splits["train"]
+    answer = faces.data.targets["male"][train].float().mean() > 0.5
+    expected = (faces.data.targets["male"][rows].bool() == answer).float().mean().item()
+    assert faces._scores(faces._constant(rows), rows)["male_acc"] == pytest.approx(expected)
+
+
+def test_relative_depth_is_clipped_per_picture():
+    run = training("depth", depth="relative")
+    metres = run.data.targets["depth"].float()
+    for row in (0, 7):
+        known = metres[row] > 0
+        relative = (metres[row] / metres[row].max()).numpy()
+        wanted = np.where(known, np.clip(relative, 0.1, np.quantile(relative[known], 0.99)), 0)
+        np.testing.assert_allclose(run.targets["depth"][row], wanted, rtol=1e-5)
+    assert isinstance(run.net.heads["depth"][-1], torch.nn.Sigmoid)
+
+
+def test_losses_are_taken_where_the_protocol_says():
+    assert training("seg", resolution="input").targets["seg"].shape[-2:] == (24, 24)
+    features = training("seg", resolution="features")
+    assert features.targets["seg"].shape[-2:] == (3, 3)
+    centre = features.data.targets["seg"][:, 4::8, 4::8]
+    assert (features.targets["seg"] == centre).all()
+
+
+def test_dense_runs_of_the_released_code_decay_as_l2():
+    dense_run, sparse = training(lam=0.0, protocol="released"), training(protocol="released")
+    corrected = training(lam=0.0, protocol="corrected")
+    assert type(dense_run.optimizer) is torch.optim.Adam
+    assert type(sparse.optimizer) is type(corrected.optimizer) is dense.ProxAdamW
+    assert [g["weight_decay"] for g in dense_run.optimizer.param_groups] == [0.1, 0.1, 0.0]
+    penalised = sparse.optimizer.param_groups[0]
+    assert (penalised["penalty"], penalised["lam"]) == ("group_lasso", 1e-2)
+    counted = sum(w.numel() for g in sparse.optimizer.param_groups for w in g["params"])
+    assert counted == sum(w.numel() for w in sparse.net.parameters())  # fixed weights of the losses are in none
+
+
+def test_uncertainty_weights_are_learned_or_fixed():
+    for choice, moved in (("learned", True), ("fixed", False)):
+        run = training("seg+depth", uncertainty=choice)
+        start = run.balance.log_variance.detach().clone()
+        run.fit()
+        assert (start == (0 if moved else 1)).all()
+        assert (run.balance.log_variance != start).any() == moved
+        run.checkpoint.unlink()
+
+
+def test_heads_are_those_of_the_protocol():
+    paper, released = (training(protocol=name) for name in ("paper", "released"))
+    outputs = [run.net.heads["seg"](torch.zeros(2, 32 * run.p["width"], 3, 3)).shape[1] for run in (paper, released)]
+    assert outputs == [len(paper.data.classes), len(paper.data.classes) + 1]  # a 41st, item 1 of the notes
+    large = torch.full((2, 32 * paper.p["width"], 3, 3), 1e3)
+    reach = [
+        {task: run.net.eval().heads[task](large * torch.randn_like(large)).abs().max() for task in ("normal", "depth")}
+        for run in (paper, released)
+    ]
+    assert all(value > 1 for value in reach[0].values())
+    assert all(value <= 1 for value in reach[1].values())
+
+
+def test_pictures_come_in_another_order_each_epoch_that_the_seed_decides():
+    run, again, other = training("depth"), training("depth"), training("depth")
+    other.spec = replace(other.spec, seed=4)
+
+    def seen(run, epoch):
+        """Numbers of the training pictures of an epoch, in their order."""
+        pictures = run._images(run.data.splits["train"])
+        return [int((pictures == x).flatten(1).all(1).nonzero()) for batch, _ in run._batches(epoch) for x in batch]
+
+    first, train = seen(run, 0), run.data.splits["train"]
+    assert len(set(first)) == len(first) == len(train) // 4 * 4
+    assert first == seen(again, 0)
+    assert first not in (sorted(first), seen(run, 1), seen(other, 0))
+
+
+def test_the_penalty_can_enter_the_loss_as_well():
+    plain, twice = training("depth"), training("depth", penalty_gradient=True)
+    inputs, targets = next(plain._batches(0))
+    outputs = plain.net.eval()(inputs)
+    norms = sum(w.shape[1] ** 0.5 * sum(w[:, c].double().norm().item() for c in range(w.shape[1])) for w in plain.convs)
+    difference = (twice._loss(outputs, targets) - plain._loss(outputs, targets)).item()
+    assert difference == pytest.approx(1e-2 * norms, rel=1e-4)
+
+
+def test_restarts_forget_the_moments():
+    run, other = training("depth", restarts=True), training("depth")
+    for each in (run, other):
+        each.fit()
+        each.checkpoint.unlink()
+    assert not run.optimizer.state
+    assert other.optimizer.state
+
+
+def test_splits_of_the_released_faces():
+    paper = load_pictures(spec("male", data="celebamask", n=100))
+    released = load_pictures(spec("male", data="celebamask", n=100, protocol="released"))
+    assert [len(rows) for rows in paper.splits.values()] == [60, 20, 20]
+    assert [len(rows) for rows in released.splits.values()] == [23, 5, 5]
+    rows = torch.cat(list(released.splits.values()))
+    assert len(rows.unique()) == len(rows)
+
+
+def test_metrics_and_constants_agree_with_numpy():
+    run = training(lam=0.0)
+    run.fit()
+    run.checkpoint.unlink()
+    result, rows = run.result(), run.data.splits["test"]
+    found, train = run.predict(rows), run.data.splits["train"]
+    y, p = run.data.targets["seg"][rows].numpy(), found["seg"].numpy()
+    acc = np.array([(a == b)[b != VOID].mean() for a, b in zip(p, y, strict=True)])
+    assert result["metrics"]["seg_iou"] == pytest.approx((acc / (2 - acc)).mean())
+    y, p = run.data.targets["depth"][rows].float().numpy(), found["depth"].numpy()
+    metres = [np.abs(a - b)[b > 0].mean() for a, b in zip(p, y, strict=True)]
+    assert result["metrics"]["depth_mae_m"] == pytest.approx(np.mean(metres), rel=1e-5)
+    relative = [m / b.max() for m, b in zip(metres, y, strict=True)]
+    assert result["metrics"]["depth_mae"] == pytest.approx(np.mean(relative), rel=1e-5)
+    seen = run.data.targets["depth"][train].float()
+    middle = seen[seen > 0].median().item()
+    constant = np.mean([np.abs(middle - b)[b > 0].mean() for b in y])
+    assert result["constant"]["depth_mae_m"] == pytest.approx(constant, rel=1e-5)
+
+
+def test_zeroed_channels_are_exactly_zero_in_the_network_of_the_gallery():
+    images, truth, found, net = predictions(spec("normal", lam=0.5, epochs=6), count=2)
+    zero = [(w == 0).transpose(0, 1).flatten(1).all(1) for w in dense.backbone_convs(net).values()]
+    assert torch.cat(zero).any()
+    assert images.shape == (2, 3, 24, 24)
+    assert truth["normal"].shape == found["normal"].shape == (2, 3, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "metric", "sign", "params"),
+    [
+        ("seg", "celebamask", "seg_iou", 1, {}),
+        ("normal", "nyuv2", "normal_cs", 1, {}),
+        ("depth", "nyuv2", "depth_mae", -1, {"depth": "relative", "epochs": 20}),
+        ("seg", "nyuv2", "seg_miou", 1, {"epochs": 16}),
+        ("smile", "celebamask", "smile_acc", 1, LONGER),
+    ],
+)
+def test_a_dense_single_task_model_learns(tasks, data, metric, sign, params):
+    quick = study.specs("quick", (tasks,), (0.0,), data, seeds=(0,), **params)[0]
+    result = engine.run(quick).result
+    ours, constant = result["metrics"][metric], result["constant"][metric]
+    assert sign * (ours - constant) > 0.15 * constant
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"lam": -1.0}, "lam is -1"), ({"depth": "feet"}, "depth is 'feet'"), ({"tasks": "male"}, "no task")],
+)
+def test_bad_values_are_named(params, said):
+    good = spec("depth")
+    bad = type(good)(good.study, good.profile, good.data, good.method, good.seed, good.params | params)
+    with pytest.raises(SpecError, match=said):
+        dense.run(bad)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_the_gpu_gives_finite_numbers():
+    result = engine.run(spec(size=64), device="cuda").result
+    assert result["metrics"]["normal_cs"] > -1

@@ -1,0 +1,309 @@
+import warnings
+
+import pytest
+import torch
+from sparsemtl.errors import SpecError
+from sparsemtl.models.eeg import (
+    BACKBONES,
+    DualTaskNet,
+    _convolved,
+    _correlate,
+    _mixed,
+    _period,
+    _spectrum,
+    _window_moments,
+    init_weights,
+)
+from torch.nn import functional as F
+
+E, T, N = 5, 288, 6
+EEGNET = {
+    "temporal": "conv_temporal",
+    "norm_temporal": "bnorm_temporal",
+    "spatial": "conv_spatial",
+    "norm_spatial": "bnorm_1",
+    "separable_depth": "conv_separable_depth",
+    "separable_point": "conv_separable_point",
+    "norm_separable": "bnorm_2",
+}
+CONVNET = {"temporal": "conv_time_spat.conv_time", "spatial": "conv_time_spat.conv_spat", "norm": "bnorm"}
+DEEP4 = CONVNET | {
+    f"blocks.{5 * i + j}": f"{layer}_{i + 2}" for i in range(3) for j, layer in ((1, "conv"), (2, "bnorm"))
+}
+CASES = {  # backbone, our kernel, braindecode's class, its arguments, our module -> its module
+    "eegnet-default": ("eegnet", 64, "EEGNet", {}, EEGNET),
+    "eegnet-80Hz": ("eegnet", 40, "EEGNet", {"kernel_length": 40}, EEGNET),
+    "eegnet-odd": ("eegnet", 25, "EEGNet", {"kernel_length": 25}, EEGNET),
+    "shallow": ("shallow", 25, "ShallowFBCSPNet", {}, CONVNET),
+    "deep4": (
+        "deep4",
+        6,
+        "Deep4Net",
+        {name: 6 for name in ("filter_time_length", "filter_length_2", "filter_length_3", "filter_length_4")},
+        DEEP4,
+    ),
+}
+
+
+def small_random(net, seed=0):
+    """Every parameter and buffer away from its initial value, yet small enough for the max norm of 1 not to bite."""
+    gen = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            noise = torch.randn(p.shape, generator=gen)
+            p.copy_(1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.1 * noise)
+        for name, b in net.named_buffers():
+            if b.is_floating_point():
+                b.copy_(torch.rand(b.shape, generator=gen) * 0.2 + (0.9 if name.endswith("var") else 0))
+    return net
+
+
+def like(value, target):
+    """Same entries in braindecode's axis order: its ConvNets keep time before electrodes, its head is a conv."""
+    if value.ndim == 4 and value.shape != target.shape:
+        value = value.transpose(2, 3)
+    return value.reshape(target.shape)
+
+
+def reference(net, case, **options):
+    """braindecode's network with the weights and buffers of `net`, and pairs (ours, its) of parameters and buffers."""
+    models = pytest.importorskip("braindecode.models")
+    _, _, name, kwargs, mapping = CASES[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ref = getattr(models, name)(n_chans=E, n_outputs=3, n_times=T, **kwargs, **options)
+    modules = {f"shared.{ours}": theirs for ours, theirs in mapping.items()} | {"mi": "final_layer.conv_classifier"}
+    theirs = {
+        name.replace("parametrizations.weight.original", "weight"): tensor
+        for name, tensor in [*ref.named_parameters(), *ref.named_buffers()]
+    }
+    pairs = []
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        module, key = name.rsplit(".", 1)
+        pairs.append((tensor, theirs.pop(f"{modules[module]}.{key}")))
+    assert not theirs, "braindecode's network has further weights"
+    with torch.no_grad():
+        for ours, its in pairs:
+            its.copy_(like(ours, its))
+    return ref, pairs
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("train", [False, True])
+def test_equals_braindecode(case, train):
+    """Logits, gradients and, in training mode, the running statistics, for equal weights and no dropout."""
+    backbone, kernel, *_ = CASES[case]
+    net = small_random(DualTaskNet(E, T, 3, backbone=backbone, tasks=("mi",), kernel=kernel, dropout=0.0))
+    ref, pairs = reference(net, case, drop_prob=0.0)
+    net.train(train)
+    ref.train(train)
+    x, y = torch.randn(N, E, T, generator=torch.Generator().manual_seed(1)), torch.arange(N) % 3
+    ours, its = net({"mi": x})["mi"], ref(x)
+    torch.testing.assert_close(ours, its, rtol=1e-5, atol=1e-5)
+
+    F.cross_entropy(ours, y).backward()
+    F.cross_entropy(its, y).backward()
+    for a, b in pairs:
+        if a.requires_grad:
+            a, b = a.grad, b.grad
+        torch.testing.assert_close(like(a, b), b, rtol=1e-4, atol=1e-5)
+
+
+def test_defaults_are_braindecodes():
+    models = pytest.importorskip("braindecode.models")
+    for backbone, name in (("eegnet", "EEGNet"), ("shallow", "ShallowFBCSPNet"), ("deep4", "Deep4Net")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ref = getattr(models, name)(n_chans=64, n_outputs=4, n_times=640)
+        net = DualTaskNet(64, 640, 4, backbone=backbone, tasks=("me",))
+        assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in ref.parameters())
+        assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} == {ref.drop_prob}
+
+
+def drawn(*shape):
+    generator = torch.Generator().manual_seed(len(shape))
+    return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+
+@pytest.mark.parametrize("kernel", [1, 4, 5, 20])
+@pytest.mark.parametrize("samples", [6, 7, 8])
+def test_correlation_by_fft_has_both_derivatives(kernel, samples):
+    """GraSP needs the second. Periods that just hold the padding, or more, or less than the kernel."""
+
+    def ours(x, mix, w):
+        return _correlate(_mixed(_spectrum(x, w), mix), w)[..., : _convolved(samples, kernel)]
+
+    given = drawn(2, 3, samples), drawn(4, 3), drawn(4, kernel)
+    x, mix, w = given
+    expected = F.conv1d(F.conv1d(x, mix[..., None]), w[:, None], padding=kernel // 2, groups=4)
+    torch.testing.assert_close(ours(*given), expected)
+    assert torch.autograd.gradcheck(ours, given)
+    assert torch.autograd.gradgradcheck(ours, given)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+@pytest.mark.parametrize("samples", [9, 40, 41])
+def test_moments_of_windows_are_those_of_the_windows(n, samples):
+    rows = drawn(3, samples)
+    windows = F.pad(rows, (n // 2, n // 2)).unfold(1, n, 1).flatten(0, 1)
+    first, second, number = _window_moments(rows, n)
+    assert number == len(windows)
+    torch.testing.assert_close(first, windows.mean(0))
+    torch.testing.assert_close(second, windows.T @ windows / len(windows))
+
+
+def test_periods_are_the_least_multiples_of_eight_without_other_factors_than_two_and_three():
+    fast = sorted(2**a * 3**b for a in range(3, 12) for b in range(8))
+    for samples in range(1, 1200):
+        assert _period(samples) == next(n for n in fast if n >= samples)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_copies_side_by_side_are_networks_of_their_own(backbone):
+    """Logits of each copy are those of a network with its part of the parameters."""
+    nets = [small_random(DualTaskNet(E, T, 3, backbone=backbone, kernel=6, tasks=("me", "mi")), k) for k in range(3)]
+    whole = nets[0].side_by_side(3)
+    assert {p.device.type for p in whole.parameters()} == {"meta"}  # nothing is drawn for them
+    whole = whole.to_empty(device="cpu").eval()
+    with torch.no_grad():
+        for name, p in [*whole.named_parameters(), *whole.named_buffers()]:
+            parts = [net.eval().state_dict()[name] for net in nets]
+            p.copy_(torch.cat(parts) if parts[0].ndim else parts[0])
+    x = {"mi": torch.randn(4, E, T), "me": torch.randn(2, E, T)}
+    found = whole(x)
+    for k, net in enumerate(nets):
+        for task, logits in net(x).items():
+            torch.testing.assert_close(found[task][k], logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 8, 9, 40])
+def test_eegnet_first_block_in_float64(kernel):
+    """Forward, gradients in weights and signals: against convolution, batch norm, convolution one by one."""
+    net = small_random(DualTaskNet(E, 60, 2, kernel=kernel, dropout=0.0)).double()
+    trunk = net.shared
+    x = torch.randn(4, E, 60, dtype=torch.float64, requires_grad=True)
+
+    def plain(x):
+        h = F.conv2d(x[:, None], trunk.temporal.weight, padding=(0, kernel // 2))
+        bn = trunk.norm_temporal
+        h = F.batch_norm(h, None, None, bn.weight, bn.bias, True, 0.0, bn.eps)
+        h = F.conv2d(h, trunk.spatial.weight, groups=8)[:, :, 0]
+        h = F.avg_pool1d(F.elu(trunk.norm_spatial(h)), 4)
+        h = F.conv1d(h, trunk.separable_depth.weight, padding=8, groups=16)
+        h = F.elu(trunk.norm_separable(trunk.separable_point(h)))
+        return F.avg_pool1d(h, 8).flatten(1)
+
+    fast, slow = trunk(x), plain(x)
+    torch.testing.assert_close(fast, slow)
+    wanted = [x, *trunk.parameters()]
+    for a, b in zip(
+        torch.autograd.grad(fast.square().sum(), wanted),
+        torch.autograd.grad(slow.square().sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_parameters_are_split_into_disjoint_complete_parts(backbone):
+    net = DualTaskNet(E, 441, 4, backbone=backbone)
+    parts = [{id(p) for p in getattr(net, part).parameters()} for part in ("shared", "mi", "me")]
+    everything = {id(p) for p in net.parameters()}
+    assert set.union(*parts) == everything
+    assert sum(map(len, parts)) == len(everything)
+    single = DualTaskNet(E, 441, 4, backbone=backbone, tasks=("me",))
+    assert {name.split(".")[0] for name, _ in single.named_parameters()} == {"shared", "me"}
+
+
+def test_loss_of_one_task_does_not_reach_the_other_head():
+    net = DualTaskNet(E, T, 2)
+    out = net({"mi": torch.randn(N, E, T), "me": torch.randn(N, E, T)})
+    out["mi"].square().sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in net.me.parameters())
+    assert all(p.grad.any() for p in net.mi.parameters())
+    assert net.shared.spatial.weight.grad.any()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_one_pass_equals_a_pass_per_task_in_eval_mode(backbone):
+    net = small_random(DualTaskNet(E, 441, 3, backbone=backbone)).eval()
+    inputs = {"me": torch.randn(3, E, 441), "mi": torch.randn(4, E, 441)}
+    both = net(inputs)
+    assert list(both) == ["mi", "me"]
+    for task, x in inputs.items():
+        alone = net({task: x})
+        assert list(alone) == [task]
+        torch.testing.assert_close(alone[task], both[task], rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_sees_both_tasks_whatever_the_order_of_the_dict():
+    net = DualTaskNet(E, T, 2, dropout=0.0)
+    mi, me = torch.randn(N, E, T), 3 * torch.randn(N, E, T)
+    both, swapped, alone = net({"mi": mi, "me": me}), net({"me": me, "mi": mi}), net({"mi": mi})
+    assert torch.equal(both["mi"], swapped["mi"])
+    assert not torch.allclose(both["mi"], alone["mi"], atol=1e-3)
+
+
+@pytest.mark.parametrize(("backbone", "options"), [("eegnet", {}), ("shallow", {}), ("deep4", {"kernel": 4})])
+@pytest.mark.parametrize(("n_channels", "n_times", "sfreq"), [(21, 240, 80), (21, 320, 80), (64, 640, 160)])
+def test_sizes_in_use(backbone, options, n_channels, n_times, sfreq):
+    net = DualTaskNet(n_channels, n_times, 4, sfreq=sfreq, backbone=backbone, **options)
+    assert net({"me": torch.randn(2, n_channels, n_times)})["me"].shape == (2, 4)
+    name, axis = net.spatial_weight()
+    assert dict(net.named_parameters())[name].shape[axis] == n_channels
+    if backbone == "eegnet":
+        assert net.shared.temporal.kernel_size == (1, sfreq // 2)
+
+
+def test_initial_weights_come_from_the_generator():
+    def draw(seed):
+        return DualTaskNet(E, T, 2, generator=torch.Generator().manual_seed(seed))
+
+    a, b, other = draw(3), draw(3), draw(4)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.mi.weight, other.mi.weight)
+    assert not a.mi.bias.any()
+    wide = torch.nn.Linear(400, 600)
+    init_weights(wide, torch.Generator().manual_seed(0))
+    assert wide.weight.std().item() == pytest.approx((2 / 1000) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(("backbone", "kernel"), [("eegnet", 40), ("shallow", 25), ("deep4", 10), ("deep4", 4)])
+def test_too_short_epochs_name_the_least_number_of_samples(backbone, kernel):
+    with pytest.raises(SpecError, match="got n_times=20") as caught:
+        DualTaskNet(E, 20, 2, backbone=backbone, kernel=kernel)
+    least = int(str(caught.value).split("at least ")[1].split()[0])
+    DualTaskNet(E, least, 2, backbone=backbone, kernel=kernel)({"mi": torch.randn(2, E, least)})
+    with pytest.raises(SpecError):
+        DualTaskNet(E, least - 1, 2, backbone=backbone, kernel=kernel)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "resnet"}, "'resnet'.*eegnet, shallow, deep4"),
+        ({"tasks": ("mi", "rest")}, "rest.*mi, me"),
+        ({"tasks": ()}, "mi, me"),
+        ({"tasks": ("mi", "mi")}, "once"),
+        ({"kernel": 0}, "kernel.*got 0"),
+        ({"n_classes": 1}, "n_classes=1"),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(SpecError, match=words):
+        DualTaskNet(E, T, **({"n_classes": 2} | options))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"mi": torch.zeros(2, E + 1, T)}, rf"mi: expected .*\(n, {E}, {T}\).*got \(2, {E + 1}, {T}\)"),
+        ({"mi": torch.zeros(2, E, T - 1)}, rf"got \(2, {E}, {T - 1}\)"),
+        ({"mi": torch.zeros(E, T)}, rf"got \({E}, {T}\)"),
+        ({"me": torch.zeros(2, E, T)}, "me: this network has mi"),
+        ({}, "no task"),
+    ],
+)
+def test_bad_inputs(inputs, words):
+    with pytest.raises(SpecError, match=words):
+        DualTaskNet(E, T, 2, tasks=("mi",))(inputs)
