@@ -1,0 +1,90 @@
+"""A file or folder appears whole or not at all, whatever goes wrong."""
+
+import errno
+import os
+
+import pytest
+from companion.files import folder_whole, write_whole
+from hypothesis import given
+from hypothesis import strategies as st
+from sparsemtl.errors import DataError, RecordError
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")), st.binary())
+def test_what_was_written_is_read(tmp_path_factory, text, data):
+    folder = tmp_path_factory.mktemp("files") / "new" / "below"
+    with write_whole(folder / "text") as file:
+        file.write(text)
+    with write_whole(folder / "bytes", binary=True) as file:
+        file.write(data)
+    assert (folder / "text").read_text(encoding="utf-8") == text
+    assert (folder / "bytes").read_bytes() == data
+    assert sorted(os.listdir(folder)) == ["bytes", "text"]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), ValueError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_exception_leaves_the_old_file(tmp_path, old, fault):
+    if old:
+        (tmp_path / "file").write_text(old)
+    expected = RecordError if isinstance(fault, OSError) else type(fault)
+    with pytest.raises(expected), write_whole(tmp_path / "file") as file:  # noqa: PT012
+        file.write("new")
+        raise fault
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == ({"file": old} if old else {})
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_full_disk_is_named_in_one_line(tmp_path, monkeypatch, call):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, *{"fsync": ("fsync", full), "rename": ("replace", full)}[call])
+    message = rf"^cannot write {tmp_path}/file \(No space left on device\): delete films$"
+    with (
+        pytest.raises(DataError, match=message),
+        write_whole(tmp_path / "file", error=DataError, way_out="delete films"),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("writer", [write_whole, folder_whole])
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path, writer):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match=f"cannot write {tmp_path}/file/new"), writer(tmp_path / "file" / "new"):
+        pass
+
+
+def test_links_are_followed_pipes_written_and_folders_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with write_whole(tmp_path / "link") as file:
+        file.write("text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with write_whole(tmp_path / "pipe") as file:
+        file.write("text")
+    assert os.read(reader, 99) == b"text"
+    os.close(reader)
+    for folder in (tmp_path, "", "/", "."):
+        with pytest.raises(RecordError), write_whole(folder):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "pipe"]
+
+
+def test_a_folder_appears_whole_and_replaces_what_was_there(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "old").write_text("")
+    with folder_whole(tmp_path / "made") as part:
+        assert not (tmp_path / "made").exists()
+        (part / "new").write_text("")
+    assert os.listdir(tmp_path / "made") == ["new"]
+    with pytest.raises(ValueError), folder_whole(tmp_path / "other") as part:  # noqa: PT011
+        raise ValueError
+    with folder_whole(tmp_path / "raced"):
+        (tmp_path / "raced").mkdir()  # by another process
+        (tmp_path / "raced" / "theirs").write_text("")
+    assert os.listdir(tmp_path / "raced") == ["theirs"]
+    assert sorted(os.listdir(tmp_path)) == ["made", "raced"]
