@@ -6,8 +6,8 @@ MNE's sphere model carries them to the scalp, where pink noise of the rest of th
 blinks and sensor noise join them. The recordings go through MOABB's paradigm exactly as real ones do.
 """
 
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 from sparsemtl.errors import SpecError
@@ -53,11 +53,28 @@ SOURCES = {
 }
 
 
-def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, **epochs):
+def sources(shared=None):
+    """The sources by name; see `load_simulated_eeg` for `shared`.
+
+    With a share given, the private sources of a side are like the common one of that side in all but their place.
+    """
+    if shared is None:
+        return SOURCES
+    side = {source.electrode[-1]: source for source in SOURCES.values() if source.kind == "common"}
+    found = {}
+    for name, source in SOURCES.items():
+        like, power = side[source.electrode[-1]], shared if source.kind == "common" else 1 - shared
+        found[name] = replace(source, rhythms={k: v * power**0.5 for k, v in like.rhythms.items()}, erd=like.erd)
+    return found
+
+
+def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, shared=None, **epochs):
     """Simulate one person (1 to 999) of the population `seed`; returns `MotorData` with its `truth`.
 
     Subjects differ in where their sources lie, how strong and how fast they are, and how deep their ERD goes.
     problem: as for "eegmmidb". trials_per_class: in each task, over three recordings. epochs: see `EpochOptions`.
+    shared: None, or the share (0 to 1) of a task's rhythmic power whose sources are common to both tasks; the rest
+    comes from as many sources of its own, elsewhere.
     root is not used. The same arguments give the same arrays, bit by bit. truth: "common", "mi" and "me" -> float64
     (n_channels,), the absolute scalp projections summed over the sources of that kind whose ERD tells the classes
     apart, scaled to a maximum of 1; "sources" -> their names. Raises `SpecError` for bad options.
@@ -69,23 +86,26 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
         raise SpecError(
             f"trials_per_class={trials_per_class!r}: at least {len(RUNS['mi'])} are needed, one a recording"
         )
+    if shared is not None and (not isinstance(shared, Real) or not 0 <= shared <= 1):
+        raise SpecError(f"shared={shared!r}: a share from 0 to 1 is needed")
     electrodes, rows = projections(subject, seed)
+    brain = sources(shared)
 
     def recordings(task):
-        dataset = _dataset(lambda: _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows))
+        dataset = _dataset(lambda: _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows, brain))
         return dataset, lambda session, run: RUNS[task][int(run)]
 
     def truth(channels):
-        told = {name: source for name, source in SOURCES.items() if len({source.erd.get(c, 0) for c in classes}) > 1}
+        told = {name: source for name, source in brain.items() if len({source.erd.get(c, 0) for c in classes}) > 1}
         picks = [electrodes.index(channel) for channel in channels]
         maps = {kind: np.zeros(len(channels)) for kind in ("common", "mi", "me")}
-        for row, (name, source) in zip(rows, SOURCES.items(), strict=False):
+        for row, (name, source) in zip(rows, brain.items(), strict=False):
             if name in told:
                 maps[source.kind] += abs(row[picks]) * np.linalg.norm(list(source.rhythms.values()))
         names = {kind: tuple(name for name, source in told.items() if source.kind == kind) for kind in maps}
-        return {kind: total / total.max() for kind, total in maps.items()} | {"sources": names}
+        return {kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names}
 
-    source = {"code": CODE_VERSION, "seed": seed, "trials_per_class": trials_per_class}
+    source = {"code": CODE_VERSION, "seed": seed, "trials_per_class": trials_per_class, "shared": shared}
     return motor_data("simulated-eeg", subject, recordings, classes, options, source, truth=truth)
 
 
@@ -156,7 +176,7 @@ def _dataset(simulate):
     return SimulatedEEG()
 
 
-def _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows):
+def _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows, brain):
     """The recordings of one task as MOABB wants them: {session: {run: mne.io.RawArray}}."""
     import mne
 
@@ -173,7 +193,7 @@ def _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows):
         effort = rng.normal(1, 0.25, len(labels)).clip(0, 1.3) * (rng.random(len(labels)) > LAPSES[task])
         activity = [
             _rhythms(rng, source, peaks, n_times) * _erd(source, task, depth * effort, labels, cues, n_times)
-            for source in SOURCES.values()
+            for source in brain.values()
         ]
         pink = [NOISE * _noise(rng, n_times, lambda f: f**-0.5) for _ in range(NOISE_DIPOLES)]
         alpha = ALPHA * _noise(rng, n_times, lambda f: np.exp(-((f - 10.0) ** 2) / 2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 from companion.data import load
-from companion.data.simulated_eeg import SOURCES, projections
+from companion.data.simulated_eeg import SOURCES, projections, sources
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 from sparsemtl.errors import SpecError
@@ -118,3 +118,21 @@ def test_a_missing_package_is_named_with_what_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "moabb", None)
     with pytest.raises(SpecError, match=r"simulated-eeg: no package moabb; pip install 'sparsemtl\[eeg\]'"):
         load("simulated-eeg")
+
+
+@pytest.mark.parametrize("shared", [0, 0.25, 1.0])
+def test_the_share_of_common_sources_moves_power_between_common_and_private_ones_and_loses_none(shared):
+    power = {"common": 0.0, "mi": 0.0, "me": 0.0}
+    for source in sources(shared).values():
+        power[source.kind] += sum(size**2 for size in source.rhythms.values())
+    assert power["mi"] == power["me"]
+    for task in ("mi", "me"):
+        assert power["common"] == pytest.approx(shared * (power["common"] + power[task]))
+    assert power["common"] + power["mi"] == pytest.approx(
+        sum(sum(v**2 for v in s.rhythms.values()) for s in SOURCES.values() if s.kind == "common")
+    )
+
+
+def test_a_share_outside_0_to_1_is_refused():
+    with pytest.raises(SpecError, match="shared"):
+        load("simulated-eeg", shared=1.5)
