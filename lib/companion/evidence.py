@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from sparsemtl.errors import RecordError
 
-from companion.engine import execute
 from companion.papers import label
 from companion.records import Store, committed, repository_root
 from companion.spec import PROFILES
@@ -45,11 +44,14 @@ class Evidence:
         return replace(self, records=chosen, expected=len(names), options=options)
 
     @property
+    def data(self):
+        """Names of the data sets, joined."""
+        return _joined(r.spec.data for r in self.records)
+
+    @property
     def title(self):
         """Heading of a table or figure made of these records."""
-        if not self:
-            return f"{self.origin}: {NOT_RUN}"
-        return f"{self.origin}: profile {self.profile}, {_joined(r.spec.data for r in self.records)}"
+        return f"{self.origin}: profile {self.profile}, {self.data}" if self else f"{self.origin}: {NOT_RUN}"
 
     def summary(self):
         """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
@@ -141,6 +143,8 @@ def local_evidence(
     """
     if specs is None and (table := table or study.MAIN):
         specs, options = study.TABLES[table](profile), f"--table {table}"
+    from companion.engine import execute  # until it moves there: imports torch
+
     specs = study.all_specs(profile) if specs is None else specs
     workers = workers or (os.cpu_count() if device == "cpu" else 1)
     outcome = execute(specs, Store(store), workers, data_dir, device)

@@ -1,4 +1,4 @@
-"""Spread, paired effects and verdicts: the only place where the project decides what evidence is enough."""
+"""Spread, intervals and corrections that more than one room needs; what a verdict is stands in `claims`."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ from companion.papers import study as study_of
 
 CONFIDENCE = 0.95
 NOT_RUN = "not run"
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", NOT_RUN)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of n values with their standard deviation and the 95 % t interval of the mean (NaN where n < 2)."""
+    """Mean of n values with their standard deviation and the 95 % t interval of the mean (NaN if n < 2)."""
 
     n: int
     mean: float
@@ -25,16 +24,8 @@ class Estimate:
     high: float
 
 
-@dataclass(frozen=True)
-class Effect(Estimate):
-    """Estimate of paired differences, with Cohen's d_z (mean / sd) and Wilcoxon's signed-rank p (two-sided)."""
-
-    dz: float
-    p: float
-
-
 def estimate(values):
-    """`Estimate` of a sequence of finite numbers, the units of analysis (subjects, or seeds)."""
+    """`Estimate` of a sequence of finite numbers, the units of analysis (people or seeds)."""
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
     mean = values.mean() if n else math.nan
@@ -45,17 +36,109 @@ def estimate(values):
     return Estimate(n, float(mean), float(sd), float(mean - half), float(mean + half))
 
 
+def _half_width(sd, n, picked_from=1):
+    """Of the t interval of a mean, at 1 - 0.05 / picked_from."""
+    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / picked_from, n - 1) * sd / math.sqrt(n)
+
+
 def mean_sd(values, digits=3):
-    """Mean ± standard deviation of `estimate` as text, without the latter for one value; "not run" for none."""
+    """Mean ± standard deviation as text, for one value without the latter; "not run" for no value."""
     e = estimate(values)
     if not e.n:
         return NOT_RUN
     return f"{e.mean:.{digits}f}" + (f" ± {e.sd:.{digits}f}" if e.n > 1 else "")
 
 
-def _half_width(sd, n, picked_from=1):
-    """Of the t interval of a mean, at 1 - 0.05 / picked_from."""
-    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / picked_from, n - 1) * sd / math.sqrt(n)
+def bootstrap_interval(groups, n=2000, seed=0):
+    """95 % percentile bootstrap interval of the mean of group means, for these very groups (Efron 1979).
+
+    The values of each group (the trials of a person, say) are drawn again with replacement; the groups stay.
+
+    Parameters
+    ----------
+    groups : list of 1-d arrays
+        One array of values for each group; a single group gives the ordinary bootstrap of a mean.
+    n, seed : int
+        Number of draws, and seed of the generator.
+
+    Returns
+    -------
+    (float, float)
+        Lower and upper end.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [np.asarray(group, dtype=np.float64) for group in groups]
+    means = np.mean([group[rng.integers(len(group), size=(n, len(group)))].mean(1) for group in groups], axis=0)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def repeat_limit(sd, freedom, among=1):
+    """Largest difference of two runs that seeds explain: t(freedom) sqrt(2) sd, at 95 %.
+
+    Parameters
+    ----------
+    sd : float
+        Standard deviation over seeds, pooled with `freedom` degrees of freedom.
+    freedom : int
+        Degrees of freedom of sd.
+    among : int
+        Number of metrics of which the worst is looked at (Bonferroni).
+    """
+    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / among, freedom) * math.sqrt(2) * sd
+
+
+def holm(p_values):
+    """Holm's step-down correction (1979) of a family of p-values (array); NaN stays NaN and does not count."""
+    p = np.asarray(p_values, dtype=np.float64)
+    out, known = np.full_like(p, math.nan), np.isfinite(p)
+    if known.any():
+        out[known] = multipletests(p[known], method="holm")[1]
+    return out
+
+
+def against_published(found, published, sd=None):
+    """(difference, difference in units of the spread, word) of our `Estimate` and a published value.
+
+    sd: the published standard deviation. The spread is then the root of both squared standard deviations; where one
+    seed gives ours none, the published one stands for it; up to two spreads count as agreement. Without a published
+    sd the spread is the standard error of our mean, and a value in our 95 % interval is "not told apart": a wide
+    interval holds many values, which is no agreement.
+    """
+    if not found.n:
+        return math.nan, math.nan, NOT_RUN
+    difference = found.mean - published
+    if sd is None:
+        spread = found.sd / math.sqrt(found.n)
+        near, word = found.low <= published <= found.high, "not told apart"
+    else:
+        spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
+        near, word = abs(difference) <= 2 * spread, "agrees"
+    if not spread > 0:
+        return difference, math.nan, "no spread"
+    return difference, difference / spread, word if near else "higher" if difference > 0 else "lower"
+
+
+def chance_interval(n_trials, n_classes, commonest=0.0):
+    """(low, high): accuracies that 95 of 100 guessers reach on `n_trials`, whether or not they know the shares.
+
+    low: the lower end for one that guesses every class equally often; high: the upper end for one that always names
+    the commonest class, whose share is `commonest` (where it is not above 1 / n_classes: all are equally frequent).
+    """
+    ends = [stats.binom.interval(CONFIDENCE, n_trials, p) for p in (1 / n_classes, max(commonest, 1 / n_classes))]
+    return float(ends[0][0] / n_trials), float(ends[1][1] / n_trials)
+
+
+# Until both papers' tables give `EFFECTS` for `claims.judge`: the old verdicts.
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Effect(Estimate):
+    """Estimate of paired differences, with Cohen's d_z (mean / sd) and Wilcoxon's signed-rank p (two-sided)."""
+
+    dz: float
+    p: float
 
 
 def effect(differences, picked_from=1):
@@ -88,24 +171,6 @@ def weakest(parts):
     return name, effects[name]
 
 
-def repeat_limit(sd, freedom, among=1):
-    """How far apart two runs may be that differ by chance as two seeds do: t(freedom) sqrt(2) sd, at 95 %.
-
-    sd: over seeds, pooled with `freedom` degrees of freedom. among: number of metrics of which the furthest off is
-    looked at (Bonferroni).
-    """
-    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / among, freedom) * math.sqrt(2) * sd
-
-
-def holm(p_values):
-    """Holm's step-down correction (1979) of a family of p-values; NaN stays NaN and does not count."""
-    p = np.asarray(p_values, dtype=np.float64)
-    out, known = np.full_like(p, math.nan), np.isfinite(p)
-    if known.any():
-        out[known] = multipletests(p[known], method="holm")[1]
-    return out
-
-
 def verdict(found):
     """Verdict on a claim that an effect is above zero: an `Estimate` (None: not run) -> one of `VERDICTS`.
 
@@ -119,28 +184,6 @@ def verdict(found):
     if found.high < 0:
         return "not reproduced"
     return "inconclusive"
-
-
-def against_published(found, published, sd=None):
-    """(difference, difference in units of the spread, word) of our `Estimate` and a published value.
-
-    sd: the published standard deviation. The spread is then the root of both squared standard deviations; where one
-    seed gives ours none, the published one stands for it; up to two spreads count as agreement. Without a published
-    sd the spread is the standard error of our mean, and a value in our 95 % interval is "not told apart": a wide
-    interval holds many values, which is no agreement.
-    """
-    if not found.n:
-        return math.nan, math.nan, NOT_RUN
-    difference = found.mean - published
-    if sd is None:
-        spread = found.sd / math.sqrt(found.n)
-        near, word = found.low <= published <= found.high, "not told apart"
-    else:
-        spread = math.hypot(sd if math.isnan(found.sd) else found.sd, sd)
-        near, word = abs(difference) <= 2 * spread, "agrees"
-    if not spread > 0:
-        return difference, math.nan, "no spread"
-    return difference, difference / spread, word if near else "higher" if difference > 0 else "lower"
 
 
 def claim_row(claim, evidence, parts, published, units):
@@ -197,11 +240,14 @@ def _smallest_mean(parts):
     return min((d.mean() for d in parts.values() if d.notna().any()), default=math.nan)
 
 
-def chance_interval(n_trials, n_classes, commonest=0.0):
-    """(low, high): accuracies that 95 of 100 guessers reach on `n_trials`, whether or not they know the shares.
+@dataclass(frozen=True)
+class OldClaim:
+    """As `claims.Claim` was."""
 
-    low: the lower end for one that guesses every class equally often; high: the upper end for one that always names
-    the commonest class, whose share is `commonest` (where it is not above 1 / n_classes: all are equally frequent).
-    """
-    ends = [stats.binom.interval(CONFIDENCE, n_trials, p) for p in (1 / n_classes, max(commonest, 1 / n_classes))]
-    return float(ends[0][0] / n_trials), float(ends[1][1] / n_trials)
+    id: str
+    short: str
+    where: str
+    sentence: str
+    quantity: str
+    page: str
+    unit: str

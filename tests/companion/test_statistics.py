@@ -9,6 +9,7 @@ from companion.statistics import (
     VERDICTS,
     Estimate,
     against_published,
+    bootstrap_interval,
     chance_interval,
     effect,
     estimate,
@@ -200,3 +201,19 @@ def test_one_in_twenty_repeats_is_further_off_than_the_limit(freedom, among):
     apart = np.abs(np.diff(rng.normal(size=(trials, among, 2)))[..., 0])
     alarms = (apart > repeat_limit(sd, freedom, among)).any(1).mean()
     assert alarms == pytest.approx(0.05, abs=0.006)
+
+
+def test_the_bootstrap_of_one_group_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(1).normal(0.1, 1, 60)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=2).confidence_interval
+    assert bootstrap_interval([values], 20000) == pytest.approx(tuple(theirs), abs=0.02)
+
+
+def test_groups_stay_and_only_their_values_are_drawn_again():
+    """Closed form: K^2 times the variance of the mean of K group means is the sum of their own variances."""
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(shift, 1, 200) for shift in (-5, 0, 5)]
+    low, high = bootstrap_interval(groups, 20000)
+    sd = math.sqrt(sum(g.var() / len(g) for g in groups)) / 3
+    assert (high - low) / 2 == pytest.approx(1.96 * sd, rel=0.05)
+    assert bootstrap_interval(groups, seed=3) == bootstrap_interval(groups, seed=3)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from companion.claims import Claim
 from companion.spec import RunSpec, check_profile, check_values, number, one_of, whole
+from companion.statistics import OldClaim as Claim
 from sparsemtl.errors import SpecError
 
 NAME = "shin2023"

@@ -5,8 +5,8 @@ from collections import namedtuple
 from pathlib import Path
 from types import MappingProxyType
 
-from companion.claims import Claim
 from companion.spec import RunSpec, check_profile, check_values, number, one_of, whole
+from companion.statistics import OldClaim as Claim
 from sparsemtl.errors import SpecError
 
 NAME = "upadhyay2023"

@@ -1,0 +1,177 @@
+"""The verdict on a claim: one word for each interval, and the numbers beside it against scipy and statsmodels."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from companion import claims
+from companion.claims import WORDS, Claim, Effects, judge, judge_paper, units_to_decide, word
+from companion.evidence import Evidence
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+CLAIM = Claim("a", "A over B", "Table 1", "A beats B.", "page", "points", "people", 0.02, 0.03)
+UNKNOWN = replace(CLAIM, published=None)
+SHARES = st.floats(-1, 1)
+POSITIVE = st.floats(1e-3, 1)
+
+
+def rule(low, high, e, d):
+    """The table of the design as a set of independent conditions: every word whose line holds."""
+    bar = d if e is None else e
+    lines = {
+        "reproduced": low > 0 and (e is None or e <= high),
+        "reproduced, smaller": low > 0 and e is not None and high < e,
+        "contradicted": high < 0,
+        "no such effect": low <= 0 <= high and high < bar,
+    }
+    return {name for name, holds in lines.items() if holds} or {"undecided"}
+
+
+@given(SHARES, SHARES, st.none() | SHARES, POSITIVE)
+def test_exactly_one_line_of_the_table_holds_for_each_interval_and_it_is_the_verdict(a, b, e, d):
+    low, high = sorted((a, b))
+    assert {word(low, high, e, d)} == rule(low, high, e, d)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "published", "expected"),
+    [
+        (0.01, 0.03, 0.03, "reproduced"),  # e at most high
+        (0.01, 0.0299, 0.03, "reproduced, smaller"),
+        (0.0, 0.05, 0.03, "undecided"),  # low must lie above zero
+        (0.0, 0.0299, 0.03, "no such effect"),
+        (-0.01, 0.03, 0.03, "undecided"),  # high must lie below e
+        (-0.01, 0.0, 0.03, "no such effect"),  # high must lie below zero
+        (-0.01, -0.001, 0.03, "contradicted"),
+        (-0.01, 0.0199, None, "no such effect"),
+        (-0.01, 0.02, None, "undecided"),
+        (0.001, 0.002, None, "reproduced"),
+        (-0.01, 0.05, -0.02, "undecided"),
+        (math.nan, math.nan, 0.03, "undecided"),
+    ],
+)
+def test_boundaries(low, high, published, expected):
+    assert word(low, high, published, 0.02) == expected
+
+
+@given(st.lists(st.floats(-0.2, 0.2).map(lambda v: round(v, 3)), min_size=2, max_size=12))
+def test_interval_and_p_are_those_of_scipys_t_test(values):
+    found = judge(CLAIM, Effects(pd.Series(values)))
+    if np.std(values) > 1e-9:
+        test = stats.ttest_1samp(values, 0)
+        assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)), abs=1e-12)
+        assert found.p == pytest.approx(test.pvalue)
+    assert found.still_possible == found.high
+    assert found.verdict == word(found.low, found.high, 0.03, 0.02)
+
+
+def test_equal_differences_are_decided_and_their_p_value_is_known():
+    up, none = (judge(UNKNOWN, Effects(pd.Series([v] * 3))) for v in (0.5, 0.0))
+    assert (up.verdict, up.p, up.low) == ("reproduced", 0, 0.5)
+    assert (none.verdict, none.p) == ("no such effect", 1)
+
+
+def test_missing_units_do_not_count_and_one_unit_decides_nothing():
+    assert judge(CLAIM, None).verdict == judge(CLAIM, Effects(pd.Series([np.nan]))).verdict == "not run"
+    one = judge(CLAIM, Effects(pd.Series([0.5, np.nan])))
+    assert (one.verdict, one.n, one.mean, one.n_to_decide) == ("undecided", 1, 0.5, None)
+    assert math.isnan(one.low)
+    assert math.isnan(one.p)
+
+
+def test_a_claim_whose_condition_is_not_met_keeps_its_numbers_but_gets_no_verdict():
+    found = judge(CLAIM, Effects(pd.Series([0.1, 0.11, 0.12]), not_tested="20 % sparsity, the claim says 70 %"))
+    assert found.verdict == "not tested"
+    assert found.mean == pytest.approx(0.11)
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.1, 0.3, 0.8, 2.0, 5.0])
+def test_the_number_of_units_that_decides_is_the_smallest_with_enough_power(ratio):
+    n = units_to_decide(1.0, ratio)
+    power = [TTestPower().power(ratio, n + k, alpha=0.05) for k in (-1, 0)]  # two-sided; the other tail is nothing
+    assert power[1] >= 0.8 - 1e-6
+    assert n == 2 or power[0] < 0.8
+
+
+def test_with_that_number_of_units_simulated_intervals_decide_as_often_as_said():
+    rng, n = np.random.default_rng(0), units_to_decide(1.0, 0.5)
+    for truth, decided in ((0.5, lambda low, high: low > 0), (0.0, lambda low, high: high < 0.5)):
+        draws = rng.normal(truth, 1, size=(4000, n))
+        half = stats.t.ppf(0.975, n - 1) * draws.std(1, ddof=1) / math.sqrt(n)
+        assert decided(draws.mean(1) - half, draws.mean(1) + half).mean() == pytest.approx(0.8, abs=0.03)
+
+
+@given(st.floats(0, 1e6), st.floats(-1, 1e6))
+def test_the_number_of_units_is_a_plan_or_none(sd, size):
+    n = units_to_decide(sd, size)
+    assert n is None or 2 <= n <= 2 * claims.MOST_UNITS
+    assert (n is None) or size > 0
+
+
+def test_no_spread_no_plan():
+    assert units_to_decide(math.nan, 0.1) is None
+    assert units_to_decide(1.0, 0.0) is None
+    assert units_to_decide(0.0, 0.1) == 2
+    assert units_to_decide(1e9, 1e-9) is None
+
+
+@pytest.mark.parametrize("wrong", [{"unit": "volts"}, {"units": "subjects"}, {"smallest": 0.0}])
+def test_a_claim_that_could_not_be_judged_is_refused(wrong):
+    with pytest.raises(ValueError, match="claim a"):
+        replace(CLAIM, **wrong)
+
+
+def test_effects_are_shown_in_the_claims_unit():
+    found = judge(CLAIM, Effects(pd.Series([0.01, 0.02, 0.03])))
+    assert found.interval() == "+2.0 [-0.5, +4.5]"
+    assert CLAIM.shown(-0.00001) == "-0.0"
+    assert CLAIM.shown(None) == "–"
+    assert judge(CLAIM, None).interval() == "not run"
+
+
+@pytest.fixture
+def paper(monkeypatch, make_record, tiny_spec):
+    """(claims, {id: {profile: differences}}) -> the judged claims of a made-up paper."""
+
+    def make(listed, found, profiles=("full", "small")):
+        effects = {c.id: lambda e, c=c: Effects(pd.Series(found[c.id][e.profile], dtype=float)) for c in listed}
+        monkeypatch.setattr(claims, "study_of", lambda name: SimpleNamespace(CLAIMS=listed))
+        monkeypatch.setattr(claims, "part", lambda name, what: SimpleNamespace(EFFECTS=effects))
+        record = make_record(tiny_spec())
+        return judge_paper("toy", [Evidence("toy", "committed", p, (record,), 1) for p in profiles])
+
+    return make
+
+
+def test_holm_is_over_the_claims_of_a_paper_and_apart_over_its_controls(paper):
+    listed = [replace(CLAIM, id=name, control=name == "control") for name in ("a", "b", "c", "control")]
+    values = {"a": [0.02, 0.03, 0.05], "b": [0.01, 0.05, 0.01], "c": [], "control": [0.1, 0.3, 0.1]}
+    judged = paper(listed, {name: {"full": v} for name, v in values.items()}, ("full",))
+    p = {j.claim.id: j.p for j in judged}
+    corrected = {j.claim.id: j.holm for j in judged}
+    assert [corrected["a"], corrected["b"]] == pytest.approx(multipletests([p["a"], p["b"]], method="holm")[1])
+    assert corrected["control"] == p["control"]
+    assert math.isnan(corrected["c"])
+
+
+@pytest.mark.parametrize(
+    ("full", "small", "chosen"), [(5, 5, "full"), (2, 5, "small"), (0, 5, "small"), (5, 2, "full")]
+)
+def test_a_claim_is_judged_where_it_has_most_units(paper, full, small, chosen):
+    values = {"a": {"full": np.linspace(0.1, 0.2, full), "small": np.linspace(-0.2, -0.1, small)}}
+    (found,) = paper([CLAIM], values)
+    assert (found.profile, found.verdict) == (chosen, "reproduced" if chosen == "full" else "contradicted")
+    assert found.data == "simulated-eeg"
+
+
+def test_nothing_run_is_one_word_for_each_claim(paper):
+    judged = paper([CLAIM, replace(CLAIM, id="b", control=True)], {}, ())
+    assert [j.verdict for j in judged] == ["not run"] * 2
+    assert len(set(WORDS)) == 7
