@@ -329,7 +329,7 @@ def demonstration(seed=0, seconds=10.0, speed=1.0, every=0.1, task="me"):
     rate, band = p["sfreq"], {name: p[name] for name in ("fmin", "fmax")}
     epochs = {name: p[name] for name in ("tmin", "tmax", "channels")} | {"trials_per_class": TRIALS}
     data = load("simulated-eeg", seed=seed, sfreq=rate, **band, **epochs)
-    inputs, targets, moments = training_trials(data, held_out=data.runs[task][-1])
+    inputs, targets, moments = training_trials(data, held_out=data.recordings[task][-1])
     shape, generator = inputs[task].shape[1:], torch.Generator().manual_seed(seed)
     network = DualTaskNet(*shape, len(data.classes), generator=generator, **trunk_options(p["backbone"], rate))
     prune(network, inputs, targets, PUBLISHED_SPARSITY)
@@ -357,7 +357,7 @@ def training_trials(data, held_out=None):
     held_out: number of a recording whose trials are left out.
     """
     trials = {task: getattr(data, task) for task in TASKS}
-    known = {task: t.run != held_out for task, t in trials.items()}
+    known = {task: t.recording != held_out for task, t in trials.items()}
     mean, deviation = scaling(np.concatenate([t.x[known[task]] for task, t in trials.items()]))
     scaled = {task: ((t.x[known[task]] - mean) / deviation).astype(np.float32) for task, t in trials.items()}
     targets = {task: torch.from_numpy(t.y[known[task]]) for task, t in trials.items()}
@@ -381,9 +381,7 @@ def train(network, inputs, targets, optimizer, epochs, seed=0, after_step=None, 
 
 def _recording(data, seed, task):
     """The last recording of one task of the simulated person as MNE Raw, on the channels of `data`."""
-    from companion.data.simulated_eeg import _simulate, projections
-    from mne.utils import use_log_level
+    from companion.data.simulated_eeg import RUNS, SOURCES, projections, simulate
 
-    with use_log_level("error"):
-        runs = _simulate(1, seed, task, data.classes, TRIALS, *projections(1, seed))["0"]
-        return runs[max(runs)].pick(list(data.channels))
+    raw = simulate(1, seed, task, RUNS[task][-1], data.classes, TRIALS, projections(1, seed), SOURCES)
+    return raw.pick(list(data.channels), verbose="ERROR")

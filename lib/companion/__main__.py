@@ -482,9 +482,10 @@ def _data(args):
         data = load(args.name, args.data_dir, subject=subject, **options)
         print(f"{args.name} subject {subject}: {len(data.channels)} channels, {data.sfreq:g} Hz")
         print(f"  fingerprint: {data.fingerprint}")
-        for task, name in (("mi", "imagined"), ("me", "executed")):
-            trials, runs = getattr(data, task), ", ".join(map(str, data.runs[task]))
-            print(f"  {name}: {len(trials.y)} trials of {', '.join(data.classes)} (runs {runs})")
+        for task, runs in data.recordings.items():
+            count, runs = len(getattr(data, task).y), ", ".join(map(str, runs))
+            kind = {"mi": "imagined", "me": "executed"}[task]
+            print(f"  {kind}: {count} trials of {', '.join(data.classes)} (runs {runs})")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def subject(n=(13, 12), seed=0):
         trials[task] = Trials(x.astype(np.float32), y.astype(np.int64), np.arange(count) % 3)
     return MotorData(
         **trials, channels=CHANNELS, sfreq=40.0, classes=("left_hand", "right_hand"),
-        runs={"mi": (4, 8, 12), "me": (3, 7, 11)}, fingerprint="f" * 64, name="test subject 1",
+        fingerprint="f" * 64, name="test subject 1",
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_nothing_of_the_test_fold_gets_into_masks_scaling_or_training(tiny_spec,
         x, y = trials.x.copy(), trials.y.copy()
         x[test] = 1e3 * rng.normal(7, 1, x[test].shape)
         y[test] = 0
-        garbage[task] = Trials(x, y, trials.run)
+        garbage[task] = Trials(x, y, trials.recording)
     given(replace(data, **garbage), fold)
     after = motor.run(spec)
 
@@ -168,7 +168,7 @@ def test_the_result_has_all_that_the_tables_need(tiny_spec, given):
     assert w["whole"] == sum(sizes.values())
     assert sum(result["layers"][name] * n for name, n in sizes.items()) == pytest.approx(s["whole"] * w["whole"])
     assert result["data"] | {"trials": None} == {
-        "fingerprint": "f" * 64, "classes": data.classes, "runs": data.runs, "trials": None, "channels": CHANNELS,
+        "fingerprint": "f" * 64, "classes": data.classes, "runs": data.recordings, "trials": None, "channels": CHANNELS,
         "sfreq": 40.0, "n_times": 40,
     }  # fmt: skip
     assert set(result["votes"]) == {"layers", "electrodes"}

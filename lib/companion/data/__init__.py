@@ -2,13 +2,14 @@
 
 from importlib import import_module
 
-from sparsemtl.errors import SpecError
+from sparsemtl.errors import DataError, SpecError, one_line
 
-# Loaders are imported when called: the library must import on machines without mne and moabb.
+# Loaders are imported when called: the library must import on machines without mne.
 LOADERS = {
-    "eegmmidb": "companion.data.eeg:load_eegmmidb",
-    "ofner2017": "companion.data.eeg:load_ofner2017",
-    "jeong2020": "companion.data.eeg:load_jeong2020",
+    "eegmmidb": "companion.data.eeg_sets:load_eegmmidb",
+    "eegmmidb-development": "companion.data.eeg_sets:load_development",
+    "ofner2017": "companion.data.eeg_sets:load_ofner2017",
+    "jeong2020": "companion.data.eeg_sets:load_jeong2020",
     "simulated-eeg": "companion.data.simulated_eeg:load_simulated_eeg",
     "nyuv2": "companion.data.nyuv2:load_nyuv2",
     "rooms": "companion.data.rooms:load_rooms",
@@ -18,12 +19,33 @@ LOADERS = {
 
 
 def load(name, root=None, **options):
-    """Load the data set `name` from the folder `root` (default: the environment variable SPARSEMTL_DATA).
+    """Load a data set.
 
-    Simulated sets ("simulated-eeg", "rooms", "faces") need no root. The options are those of the loader named in
-    `LOADERS`, which also documents what comes back. Raises `SpecError` for an unknown name.
+    Parameters
+    ----------
+    name : str
+        A key of `LOADERS`, whose function documents the options and the result.
+    root : path, optional
+        Folder of real data; default: the environment variable SPARSEMTL_DATA. Simulated sets ("simulated-eeg",
+        "rooms", "faces") need none.
+    **options
+        Those of the loader.
+
+    Raises
+    ------
+    SpecError
+        The name or an option is unknown.
+    DataError
+        Files are missing, damaged, unreadable or unfit.
     """
     if name not in LOADERS:
         raise SpecError(f"unknown data set {name!r}: choose one of {', '.join(LOADERS)}")
     module, function = LOADERS[name].split(":")
-    return getattr(import_module(module), function)(root=root, **options)
+    loader = getattr(import_module(module), function)
+    try:
+        return loader(root=root, **options)
+    except OSError as error:  # a dangling link, or a file or folder without permission to read
+        where = f" {error.filename}" if error.filename else ""
+        raise DataError(
+            f"{name}: cannot read{where} ({error.strerror or one_line(error)}): restore it, or allow reading it"
+        ) from error

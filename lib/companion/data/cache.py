@@ -1,53 +1,91 @@
-"""Arrays that are costly to make, kept on disk under a key that covers everything that made them."""
+"""Arrays and folders that are costly to make, kept on disk and checked when they are read."""
 
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from sparsemtl.errors import DataError
 
+from companion.files import write_whole
+
 SIZES = "sizes.json"  # in a sealed folder: the length of each file
+WAY_OUT = "free space there, or set SPARSEMTL_CACHE to a folder that can be written"
 
 
 def cache_dir():
-    """Folder for derived data: SPARSEMTL_CACHE, or sparsemtl below the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SPARSEMTL_CACHE") or home / "sparsemtl")
+    """Folder of derived data: SPARSEMTL_CACHE, or `sparsemtl` below the user's cache folder.
+
+    If there is no home, or it cannot be written, a folder of this user below the system's temporary one.
+    """
+    if given := os.environ.get("SPARSEMTL_CACHE"):
+        return Path(given)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sparsemtl")
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if folder.is_absolute() and os.access(nearest, os.W_OK | os.X_OK):
+        return folder
+    return Path(tempfile.gettempdir(), f"sparsemtl-{os.getuid()}")
 
 
 def sha256_of(value):
-    """Return the sha256 of a JSON-able value."""
+    """Return the sha256 (hex) of a JSON-able value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def cached(name, key, make):
-    """Return the arrays of `make()`, read from disk if they were made before with the same `key`.
+def cached(name, key, make, proof=None):
+    """Return the arrays of `make()`, read from disk if they were made before.
 
-    name: a word for the file name. key: JSON-able; whatever changes the arrays must be in it (source checksums,
-    parameters, version of the making code). make: () -> dict[str, ndarray] without object arrays.
-    A damaged cache file is made again; a folder that cannot be written raises `DataError`. No arrays are not kept.
+    Parameters
+    ----------
+    name : str
+        Start of the file's name.
+    key : JSON-able
+        What is asked for; it names the file.
+    make : callable
+        () -> dict of str to ndarray, without object arrays.
+    proof : str, optional
+        What the arrays were made from. A file with another proof is made again; without a proof any file serves.
+
+    Returns
+    -------
+    dict of str to ndarray
+        What `make` returned, and "proof".
+
+    Raises
+    ------
+    DataError
+        The cache folder cannot be written.
     """
     path = cache_dir() / f"{name}-{sha256_of(key)[:24]}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile):  # absent or damaged
+            arrays = dict(stored)
+        # The archive checks what it lists; a damaged list may lack an array.
+        whole = str(arrays.pop("contents")) == _contents(arrays)
+        if whole and proof in (None, str(arrays["proof"])):
+            return arrays
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile):  # absent or damaged
         pass
-    if arrays := make():
-        _keep(path, lambda file: np.savez(file, **arrays))
+    arrays = {**make(), "proof": np.array(proof or "")}
+    with write_whole(path, binary=True, error=DataError, way_out=WAY_OUT) as file:
+        np.savez(file, contents=np.array(_contents(arrays)), **arrays)
     return arrays
 
 
+def _contents(arrays):
+    return json.dumps(sorted([name, array.dtype.str, array.shape] for name, array in arrays.items()))
+
+
 def seal(folder):
-    """Write down the files of a folder in the cache, so that `is_whole` can say whether they are all still there."""
+    """Note the files of a folder in the cache, so that `is_whole` can say whether they are all still there."""
     (folder / SIZES).write_text(json.dumps(_sizes(folder)), encoding="utf-8")
 
 
 def is_whole(folder):
-    """Whether a folder still has all files that `seal` found, each of the length it had; others may lie beside them."""
+    """Whether a folder still has all files that `seal` found, each of the length it had; others may be beside them."""
     try:
         return json.loads((folder / SIZES).read_text(encoding="utf-8")).items() <= _sizes(folder).items()
     except (OSError, ValueError, AttributeError):
@@ -57,39 +95,3 @@ def is_whole(folder):
 def _sizes(folder):
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != SIZES)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def note(name, request, key):
-    """Keep under which key of `cached` the answer to a request lies (both JSON-able); see `noted`."""
-    if noted(name, request) != json.loads(json.dumps(key)):
-        _keep(_note(name, request), lambda file: file.write(json.dumps(key).encode()))
-
-
-def noted(name, request):
-    """The key last noted for a request, None where there is none: for a machine that cannot work it out by itself."""
-    try:
-        return json.loads(_note(name, request).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _note(name, request):
-    return cache_dir() / f"{name}-{sha256_of(request)[:24]}.json"
-
-
-def _keep(path, write):
-    """A file of the cache that appears whole; write: function (binary file)."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as file:
-                write(file)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the cache file {path} ({error.strerror}): free space there, or set SPARSEMTL_CACHE "
-            "to a folder that can be written"
-        ) from error

@@ -1,24 +1,22 @@
-"""EEG recordings of imagined (MI) and executed (ME) movements of one person, as epochs of two tasks.
+"""EEG of imagined (MI) and executed (ME) movements of one person, as trials of two tasks.
 
-Every set goes one way: files on disk, MOABB's data set class (one instance a task), MOABB's motor imagery paradigm
-(band-pass, epochs, choice of channels, resampling: all of them MNE's), and from there into `MotorData`. Which task a
-trial belongs to is told by the instance it came from, never by its event name, which is the same in both.
+A loader names the recordings and a function that reads each. Everything after that is the same for all data sets:
+the whole recording is filtered and resampled, so that no trial has an edge of its own; then the trials are cut.
 """
 
+import hashlib
 import math
-import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 from sparsemtl.errors import DataError, SpecError, needs
 
-from companion.data import eeg_files as files
-from companion.data.cache import cached, note, noted, sha256_of
+from companion.data.cache import cached, sha256_of
 
-CODE_VERSION = 1  # part of every cache key: raise it when a change here changes the epochs
+CODE_VERSION = 2  # part of every cache key: raise it when a change here changes the trials
 
 TASKS = ("mi", "me")
 MOTOR21 = (
@@ -26,84 +24,129 @@ MOTOR21 = (
     *("C5", "C3", "C1", "Cz", "C2", "C4", "C6"),
     *("CP5", "CP3", "CP1", "CPz", "CP2", "CP4", "CP6"),
 )
-EEGMMIDB_RUNS = {"mi": {"fists": (4, 8, 12), "both": (6, 10, 14)}, "me": {"fists": (3, 7, 11), "both": (5, 9, 13)}}
+ELECTRODES64 = (  # of EEGMMIDB, in the order of its files
+    *MOTOR21,
+    *("Fp1", "Fpz", "Fp2", "AF7", "AF3", "AFz", "AF4", "AF8", "F7", "F5", "F3", "F1", "Fz", "F2", "F4", "F6", "F8"),
+    *("FT7", "FT8", "T7", "T8", "T9", "T10", "TP7", "TP8", "P7", "P5", "P3", "P1", "Pz", "P2", "P4", "P6", "P8"),
+    *("PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2", "Iz"),
+)
+FLAT, TYPICAL, LARGEST = 0.01, (0.05, 1000.0), 5000.0  # standard deviations in microvolts that a scalp keeps to
 
 
 @dataclass(frozen=True)
 class EEGSet:
-    """Facts of a data set: number of subjects, its sampling rate (Hz), number of EEG channels, and its problems.
+    """Facts of a data set.
 
-    A problem is the tuple of its classes, named as MOABB names the events; a class index is a place in that tuple.
+    people: numbers of its people. sfreq: sampling rate (Hz). channels: names of the EEG channels in the order of the
+    files, or only their number. problems: name -> classes; a class index is a position in that tuple.
     """
 
-    subjects: int
+    people: tuple[int, ...]
     sfreq: float
-    channels: int
-    problems: dict[str, tuple[str, ...]]
+    channels: tuple[str, ...] | int
+    problems: Mapping[str, tuple[str, ...]]
 
 
 _FISTS, _BOTH = ("left_hand", "right_hand"), ("hands", "feet")
+_FIST_PROBLEMS = {"left-right": _FISTS, "hands-feet": _BOTH, "four-class": _FISTS + _BOTH}
 _ELBOW = ("right_elbow_flexion", "right_elbow_extension")
 _FOREARM = ("right_supination", "right_pronation")
 _HAND = ("right_hand_close", "right_hand_open")
-_REACH = tuple(f"reach_{way}" for way in ("forward", "backward", "left", "right", "up", "down"))
-_FIST_PROBLEMS = {"left-right": _FISTS, "four-class": _FISTS + _BOTH}
 _ARM_PROBLEMS = {"six-class": _ELBOW + _FOREARM + _HAND, "elbow": _ELBOW, "forearm": _FOREARM, "hand": _HAND}
 _GRASP_PROBLEMS = {
     "grasping": ("grasp_cup", "grasp_ball", "grasp_card"),
-    "reaching": _REACH,
+    "reaching": tuple(f"reach_{way}" for way in ("forward", "backward", "left", "right", "up", "down")),
     "twisting": ("twist_pronation", "twist_supination"),
 }
+DEVELOPMENT = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)  # people of EEGMMIDB on whom the training was chosen
 SETS = {
-    "eegmmidb": EEGSet(109, 160.0, 64, _FIST_PROBLEMS),
-    "simulated-eeg": EEGSet(999, 160.0, 64, _FIST_PROBLEMS),
-    "ofner2017": EEGSet(15, 512.0, 61, _ARM_PROBLEMS),
-    "jeong2020": EEGSet(25, 1000.0, 60, _GRASP_PROBLEMS),
+    "eegmmidb": EEGSet(tuple(range(1, 110)), 160.0, ELECTRODES64, _FIST_PROBLEMS),
+    "eegmmidb-development": EEGSet(DEVELOPMENT, 160.0, ELECTRODES64, {"left-right": _FISTS}),
+    "simulated-eeg": EEGSet(tuple(range(1, 1000)), 160.0, ELECTRODES64, _FIST_PROBLEMS),
+    "ofner2017": EEGSet(tuple(range(1, 16)), 512.0, 61, _ARM_PROBLEMS),
+    "jeong2020": EEGSet(tuple(range(1, 26)), 1000.0, 60, _GRASP_PROBLEMS),
 }
 
 
 @dataclass(frozen=True)
 class Trials:
-    """The trials of one task of one subject.
+    """Trials of one task of one person, in the order in which they were recorded.
 
-    x: float32 (n_trials, n_channels, n_times), microvolts. y: int64 (n_trials,), index into `MotorData.classes`.
-    run: int64 (n_trials,), number of the recording that each trial came from.
+    Attributes
+    ----------
+    x : ndarray of float32, shape (n_trials, n_channels, n_times)
+        Microvolts.
+    y : ndarray of int64, shape (n_trials,)
+        Index into `MotorData.classes`.
+    recording : ndarray of int64, shape (n_trials,)
+        Number of the recording that each trial comes from, for example 4 for S001R04.edf.
     """
 
     x: np.ndarray
     y: np.ndarray
-    run: np.ndarray
+    recording: np.ndarray
 
 
 @dataclass(frozen=True)
 class MotorData:
-    """One subject: the trials of both tasks on the same channels, with the same classes and sampling rate (Hz).
+    """The trials of one person: both tasks on the same channels, with the same classes and sampling rate.
 
-    runs: the recordings used, for example {"mi": (4, 8, 12), "me": (3, 7, 11)}. fingerprint: SHA-256 (hex) over the
-    sources and everything that made the epochs. truth: for simulated data, which channels see which sources.
-    name: the set and the subject, for messages.
+    Attributes
+    ----------
+    mi, me : Trials or None
+        Imagined and executed movements; None if the data set holds only the other task.
+    channels, classes : tuple of str
+        Names.
+    sfreq : float
+        Sampling rate (Hz).
+    fingerprint : str
+        SHA-256 over the source files (or the seed), the options and the versions of the code that made the trials.
+    truth : dict or None
+        For simulated data: which channels see which sources.
+    name : str
+        Data set and person, for messages.
     """
 
-    mi: Trials
-    me: Trials
+    mi: Trials | None
+    me: Trials | None
     channels: tuple[str, ...]
     sfreq: float
     classes: tuple[str, ...]
-    runs: dict[str, tuple[int, ...]]
     fingerprint: str
     truth: dict | None = None
     name: str = "the data"
 
+    @property
+    def tasks(self):
+        """Names of the tasks that have trials: "mi", "me" or both."""
+        return tuple(task for task in TASKS if getattr(self, task) is not None)
+
+    @property
+    def recordings(self):
+        """Numbers of the recordings of each task, for example {"mi": (4, 8, 12), "me": (3, 7, 11)}."""
+        return {task: tuple(np.unique(getattr(self, task).recording).tolist()) for task in self.tasks}
+
 
 @dataclass(frozen=True)
 class EpochOptions:
-    """How epochs are made: the keyword options that every EEG loader takes besides its own.
+    """How trials are cut; every EEG loader takes these keywords.
 
-    sfreq: sampling rate (Hz) of what comes back. At the set's own rate, the default of all loaders but
-    `load_jeong2020`, nothing is resampled, and a recording that has another rate is refused; at any other, every
-    recording is brought to it. fmin, fmax: pass band (Hz; MNE's Butterworth filter of order 4, forwards and backwards).
-    tmin, tmax: seconds from the cue; an epoch has (tmax - tmin) * sfreq samples. channels: "all", "motor21"
-    (`MOTOR21`), or a sequence of names, which then come back in that order. Raises `SpecError` for impossible values.
+    Parameters
+    ----------
+    sfreq : float
+        Sampling rate (Hz) of the result. At the data set's own rate (the default of all loaders but `load_jeong2020`)
+        nothing is resampled, and a recording with another rate is refused.
+    fmin, fmax : float
+        Pass band (Hz) of a Butterworth filter of order 4, run forwards and backwards over the whole recording.
+    tmin, tmax : float
+        Seconds from the cue; a trial has round((tmax - tmin) * sfreq) samples.
+    channels : str or tuple of str
+        "all", "motor21" (`MOTOR21`), or names, which come back in that order.
+
+    Raises
+    ------
+    SpecError
+        A value is impossible.
     """
 
     sfreq: float
@@ -122,8 +165,8 @@ class EpochOptions:
             object.__setattr__(self, field, float(value))
         if not 0 < self.fmin < self.fmax < self.sfreq / 2:
             raise SpecError(f"fmin={self.fmin:g}, fmax={self.fmax:g}: 0 < fmin < fmax < {self.sfreq / 2:g} must hold")
-        if not self.tmin < self.tmax:
-            raise SpecError(f"epochs from {self.tmin:g} to {self.tmax:g} s: tmin must be below tmax")
+        if not self.samples > 0:
+            raise SpecError(f"trials from {self.tmin:g} to {self.tmax:g} s: tmin must be below tmax")
         channels = MOTOR21 if self.channels == "motor21" else self.channels
         if channels != "all":
             if isinstance(channels, str) or not channels or len(set(channels)) < len(channels):
@@ -131,217 +174,207 @@ class EpochOptions:
             channels = tuple(channels)
         object.__setattr__(self, "channels", channels)
 
+    @property
+    def samples(self):
+        """Number of samples of a trial."""
+        return round((self.tmax - self.tmin) * self.sfreq)
 
-def load_eegmmidb(root=None, subject=1, problem="left-right", allow_missing_runs=False, download=False, **epochs):
-    """EEG Motor Movement/Imagery (Schalk et al. 2004, doi:10.1109/TBME.2004.827072): `MotorData` of subject 1 to 109.
 
-    root: a folder with `eegmmidb/` in it, that folder, or an MNE data folder; there the EDF files lie as MNE lays them
-    out, or as packs `S001.tar.xz`, which are unpacked into the cache. Default: SPARSEMTL_DATA, then MNE's own folder.
-    problem: "left-right" (fists) or "four-class" (also both fists and both feet). allow_missing_runs: take the runs
-    there are, as long as each task has each class. download: fetch the subject's missing files from PhysioNet, those of
-    both problems. epochs: see `EpochOptions`. Without MNE and MOABB: what the cache holds that was carried from a
-    machine with them. Raises `DataError` for missing or unfit files, `SpecError` for bad options.
+def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
+    """Make the `MotorData` of one person, or read it from the cache.
+
+    Parameters
+    ----------
+    name, subject, problem : str, int, str
+        What to load; see `SETS`.
+    find : callable
+        (classes, `EpochOptions`) -> (source, {task: {number: read}}). `source` is JSON-able and says what the
+        recordings are (checksums or a seed); `read()` returns one as an MNE Raw whose annotations name the classes.
+        Without MNE it is not called: the cache then has to hold the trials, carried from a machine with MNE.
+    truth : callable, optional
+        channels -> `MotorData.truth`.
+    choice : JSON-able, optional
+        Further options of the loader that change the trials.
+    **epochs
+        See `EpochOptions`.
+
+    Raises
+    ------
+    SpecError, DataError
+        Unknown names; recordings that are missing or unfit.
     """
-    subject, classes, options = _options("eegmmidb", subject, problem, **epochs)
-    if carried := _carried("eegmmidb", subject, classes, options):
-        return carried
-    kinds = ("fists", "both") if problem == "four-class" else ("fists",)
-    home, manifest = files.find_eegmmidb(root, subject)
-    folder = home / files.EEGBCI / f"S{subject:03d}"
-    wanted = {
-        task: [{run: folder / f"S{subject:03d}R{run:02d}.edf" for run in runs[kind]} for kind in kinds]
-        for task, runs in EEGMMIDB_RUNS.items()
-    }
-    if download:
-        from mne.datasets.eegbci import load_data
-
-        runs = sorted(run for kinds in EEGMMIDB_RUNS.values() for group in kinds.values() for run in group)
-        files.download(f"eegmmidb S{subject:03d}", home, lambda: load_data(subject, runs, path=home, update_path=False))
-    paths = files.existing(f"eegmmidb S{subject:03d}", home, wanted, allow_missing_runs)
-    sums = files.checksums(paths)
-    files.verify(folder, sums, manifest)
-
-    def recordings(task):
-        from moabb.datasets import PhysionetMI
-
-        for path in paths[task].values():
-            files.check_edf(path, SETS["eegmmidb"].channels, options.tmax)
-        dataset = PhysionetMI(imagined=task == "mi", executed=task == "me")
-        dataset.hand_runs = [run for run in dataset.hand_runs if run in paths[task]]
-        dataset.feet_runs = [run for run in dataset.feet_runs if run in paths[task]]
-        numbers = [*dataset.hand_runs, *dataset.feet_runs]  # MOABB names a run by its place in this list
-        return dataset, lambda session, run: numbers[int(run)]
-
-    return motor_data("eegmmidb", subject, recordings, classes, options, sums, home)
-
-
-def load_ofner2017(root=None, subject=1, problem="six-class", allow_missing_runs=False, download=False, **epochs):
-    """Movements of the right arm (Ofner et al. 2017, doi:10.1371/journal.pone.0182578): `MotorData` of subject 1 to 15.
-
-    root: a folder with `ofner2017/` in it, that folder, or an MNE data folder; there `MNE-upperlimb-data/` holds the
-    GDF files as MOABB lays them out. problem: "six-class", "elbow", "forearm" or "hand". The rest: as `load_eegmmidb`.
-    """
-    subject, classes, options = check_options("ofner2017", subject, problem, **epochs)
-    home = files.find(root, "ofner2017", "MNE-upperlimb-data")
-    if download:
-        from moabb.datasets import Ofner2017
-
-        files.download(f"ofner2017 subject {subject}", home, lambda: Ofner2017().data_path(subject))
-    wanted = {
-        task: [{run: files.find_gdf(home, f"motor{kind}_subject{subject}_run{run}.gdf") for run in range(1, 11)}]
-        for task, kind in (("mi", "imagination"), ("me", "execution"))
-    }
-    paths = files.existing(f"ofner2017 subject {subject}", home, wanted, allow_missing_runs)
-
-    def recordings(task):
-        from moabb.datasets import Ofner2017
-
-        dataset = Ofner2017(imagined=task == "mi", executed=task == "me")
-        dataset.data_path = lambda *args, **kwargs: list(paths[task].values())
-        return dataset, lambda session, run: list(paths[task])[int(run)]
-
-    return motor_data("ofner2017", subject, recordings, classes, options, files.checksums(paths), home)
-
-
-def load_jeong2020(
-    root=None, subject=1, problem="grasping", sessions=(1, 2, 3), allow_missing_runs=False, download=False, **epochs
-):
-    """Movements of one arm (Jeong et al. 2020, doi:10.1093/gigascience/giaa098): `MotorData` of subject 1 to 25.
-
-    root: a folder with `jeong2020/` in it, that folder, or an MNE data folder; there `MNE-jeong2020-data/` holds the
-    BrainVision files as MOABB lays them out. problem: "grasping", "reaching" or "twisting". sessions: which of the
-    three days. sfreq: 250 Hz unless given (the files have 1000). Run 21 is the reaching of day 2, 22 its grasping, 23
-    its twisting. The reference, FCz, is no channel, and so "motor21" is not to be had. The rest: as `load_eegmmidb`.
-    """
-    subject, classes, options = check_options("jeong2020", subject, problem, **{"sfreq": 250.0, **epochs})
-    if not sessions or not set(sessions) <= {1, 2, 3}:
-        raise SpecError(f"sessions={sessions!r}: choose from 1, 2 and 3")
-    home = files.find(root, "jeong2020", "MNE-jeong2020-data")
-    if download:
-        from moabb.datasets import Jeong2020
-
-        files.download(f"jeong2020 subject {subject}", home, lambda: Jeong2020().data_path(subject))
-    folder = home / "MNE-jeong2020-data" / f"sub{subject}"
-    place, kind = {"reaching": (1, "reaching"), "grasping": (2, "multigrasp"), "twisting": (3, "twist")}[problem]
-    conditions = {"mi": "MI", "me": "realMove"}
-    wanted = {
-        task: [{10 * day + place: folder / f"session{day}_sub{subject}_{kind}_{condition}.vhdr" for day in sessions}]
-        for task, condition in conditions.items()
-    }
-    paths = files.existing(f"jeong2020 subject {subject}", home, wanted, allow_missing_runs)
-    # a recording is three files: .vhdr, .vmrk and .eeg
-    parts = {task: [part for path in paths[task].values() for part in folder.glob(f"{path.stem}.*")] for task in TASKS}
-
-    def recordings(task):
-        from moabb.datasets import Jeong2020
-
-        dataset = Jeong2020(condition=conditions[task])
-        read_folder = dataset._get_single_subject_data
-
-        def read_wanted(subject):
-            # MOABB reads all that lies in the folder it is given, 10 GB: give it one with the wanted files only
-            with tempfile.TemporaryDirectory() as only:
-                for part in parts[task]:
-                    Path(only, part.name).symlink_to(part.resolve())
-                dataset.data_path = lambda *args, **kwargs: only
-                return read_folder(subject)
-
-        dataset._get_single_subject_data = read_wanted
-        return dataset, lambda session, run: 10 * (int(session) + 1) + int(run) + 1
-
-    sums = files.checksums({task: dict(enumerate(parts[task])) for task in TASKS})
-    return motor_data("jeong2020", subject, recordings, classes, options, sums, home)
-
-
-def check_options(name, subject, problem, **epochs):
-    """(subject, classes, `EpochOptions`) of a loader's arguments.
-
-    Raises `SpecError` for what the set does not have, and where packages that read recordings are missing.
-    """
-    needs(name, "eeg", "mne", "moabb")
-    return _options(name, subject, problem, **epochs)
-
-
-def _options(name, subject, problem, **epochs):
     facts = SETS[name]
-    if not isinstance(subject, Integral) or not 1 <= subject <= facts.subjects:
-        raise SpecError(f"{name} has no subject {subject!r}: choose 1 to {facts.subjects}")
+    if not isinstance(subject, Integral) or subject not in facts.people:
+        few = len(facts.people) < facts.people[-1]
+        known = ", ".join(map(str, facts.people)) if few else f"1 to {facts.people[-1]}"
+        raise SpecError(f"{name} has no person {subject!r}: choose from {known}")
     if problem not in facts.problems:
         raise SpecError(f"{name} has no problem {problem!r}: choose one of {', '.join(facts.problems)}")
-    return int(subject), facts.problems[problem], EpochOptions(**{"sfreq": facts.sfreq, **epochs})
-
-
-def motor_data(name, subject, recordings, classes, options, source, home=None, truth=None):
-    """Make the `MotorData` of one subject from MOABB data sets, or read it from the cache.
-
-    recordings: task -> (MOABB data set, function (session, run), as MOABB names them, -> number of the recording);
-    called only if nothing is cached. source: JSON-able, what the recordings were made from (checksums or seed).
-    home: the MNE data folder to read from. truth: function (channels) -> `MotorData.truth`.
-    """
-    request = _request(name, subject, classes, options)
-    key = request | {"source": source, "versions": {package: version(package) for package in ("mne", "moabb")}}
+    classes, options = facts.problems[problem], EpochOptions(**{"sfreq": facts.sfreq, **epochs})
+    who = f"{name} subject {subject}"
+    request = {"code": CODE_VERSION, "set": name, "subject": int(subject), "classes": classes}
+    request |= {"options": asdict(options), "choice": choice}
+    try:
+        needs(name, "eeg", "mne")
+    except SpecError as error:
+        absent = SpecError(f"{error}, or carry the cache of a machine that has it here (SPARSEMTL_CACHE)")
+        fingerprint, recordings = None, None
+    else:
+        source, recordings = find(classes, options)
+        fingerprint = sha256_of(request | {"source": source, "mne": version("mne")})
 
     def make():
-        with files.quiet_moabb(home):
-            made = {task: _epochs(name, task, subject, *recordings(task), classes, options) for task in TASKS}
-        if made["mi"]["channels"].tolist() != made["me"]["channels"].tolist():
-            raise DataError(
-                f"{name} subject {subject} has other channels in MI than in ME: pass channels= to order them"
-            )
-        return {f"{task}_{field}": array for task, arrays in made.items() for field, array in arrays.items()}
+        if recordings is None:
+            raise absent
+        return _made(who, recordings, classes, options, facts)
 
-    arrays = cached(name, key, make)
-    note(name, request, key)
-    return _assembled(name, key, arrays, options, truth)
-
-
-def _request(name, subject, classes, options):
-    """What is asked for, JSON-able; `motor_data` adds what it is made from to get the key of the cache."""
-    return {"code": CODE_VERSION, "set": name, "subject": subject, "classes": classes, "options": asdict(options)}
-
-
-def _carried(name, subject, classes, options):
-    """`MotorData` that the cache holds, on a machine without MNE and MOABB to which it was carried; else None.
-
-    It is what the last machine with both packages made of its recordings, and has the same fingerprint.
-    """
-    try:
-        needs(name, "eeg", "mne", "moabb")
-    except SpecError as error:
-        key = noted(name, _request(name, subject, classes, options))
-        arrays = key and cached(name, key, dict)
-        if not arrays:
-            raise SpecError(f"{error}, or carry the cache of a machine that has it here (SPARSEMTL_CACHE)") from None
-        return _assembled(name, key, arrays, options)
-    return None
-
-
-def _assembled(name, key, arrays, options, truth=None):
-    trials = {task: Trials(*(arrays[f"{task}_{field}"] for field in ("x", "y", "run"))) for task in TASKS}
-    channels = tuple(arrays["mi_channels"].tolist())
+    arrays = cached(name, request, make, fingerprint)
+    fields = ("x", "y", "recording")
+    trials = {task: Trials(*(arrays[f"{task}_{f}"] for f in fields)) for task in TASKS if f"{task}_y" in arrays}
+    channels = tuple(arrays["channels"].tolist())
     return MotorData(
-        **trials,
+        mi=trials.get("mi"),
+        me=trials.get("me"),
         channels=channels,
         sfreq=options.sfreq,
-        classes=tuple(key["classes"]),
-        runs={task: tuple(np.unique(trials[task].run).tolist()) for task in TASKS},
-        fingerprint=sha256_of(key),
+        classes=tuple(classes),
+        fingerprint=str(arrays["proof"]),
         truth=truth(channels) if truth else None,
-        name=f"{name} subject {key['subject']}",
+        name=who,
     )
 
 
-def stratified_folds(data, n_folds, seed):
-    """Split each task of a `MotorData` by itself into stratified folds (scikit-learn's `StratifiedKFold`, shuffled).
+def _made(who, recordings, classes, options, facts):
+    """Arrays of all tasks, "mi_x" and so on, and "channels"."""
+    names = None if isinstance(facts.channels, int) else facts.channels
+    arrays, first = {}, {}
+    for task, files in recordings.items():
+        parts = []
+        for number, read in files.items():
+            here = f"{who} {task.upper()} run {number}"
+            names, signal, rate, marks = _read(here, read, names, options, facts)
+            x, y = _cut(here, signal, rate, marks, classes, options)
+            _check_signal(here, x, names if options.channels == "all" else options.channels)
+            for trial in x:
+                if (same := first.setdefault(hashlib.sha256(trial).digest(), here)) != here:
+                    raise DataError(f"{here} holds a trial of {same} again: one recording has two names, fetch both")
+            parts.append((x, y, np.full(len(y), number)))
+        x, y, recording = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if absent := [label for index, label in enumerate(classes) if index not in y]:
+            raise DataError(
+                f"{who} {task.upper()} has no trial of {', '.join(absent)} that is wholly recorded: "
+                "choose another problem, tmin or tmax, or leave the person out"
+            )
+        arrays |= {f"{task}_x": x, f"{task}_y": y.astype(np.int64), f"{task}_recording": recording.astype(np.int64)}
+    return arrays | {"channels": np.array(names if options.channels == "all" else options.channels)}
 
-    Returns one dict a fold: {"mi": (train, test), "me": (train, test)}, int64 index arrays into that task's trials.
-    Raises `DataError` if a class has fewer trials than there are folds, `SpecError` for fewer than two folds.
+
+def _read(here, read, names, options, facts):
+    """Read a recording: names of all EEG channels, signal of the chosen ones (microvolts), its rate, its marks."""
+    import mne
+
+    try:
+        raw = read()
+        raw.load_data(verbose="ERROR")
+    except DataError:
+        raise
+    except Exception as error:  # readers raise anything on damaged files
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{here} is damaged or cannot be read ({line}): fetch its file again") from error
+    # the BrainVision files of jeong2020 do not say that their EMG and EOG channels are not EEG
+    raw.set_channel_types({name: "misc" for name in raw.ch_names if name.startswith(("EMG", "EOG"))}, verbose="ERROR")
+    found = [raw.ch_names[index] for index in mne.pick_types(raw.info, eeg=True)]
+    names = names or tuple(found)
+    wanted = len(names) if facts.channels == names else facts.channels
+    if len(found) != wanted or set(found) != set(names):
+        lacks = ", ".join(sorted(set(names) - set(found))[:3]) or "none"
+        raise DataError(f"{here} has {len(found)} channels, not {wanted} (lacks: {lacks}): fetch it again")
+    channels = names if options.channels == "all" else options.channels
+    if unknown := [channel for channel in channels if channel not in names]:
+        raise SpecError(f"{here} has no channel {', '.join(unknown)}: choose from {', '.join(names)}")
+    rate = raw.info["sfreq"]
+    if options.sfreq == facts.sfreq != rate:
+        raise DataError(
+            f"{here} has {rate:g} Hz, not the {facts.sfreq:g} Hz of the set: pass sfreq={rate:g} (for every person, "
+            "to compare them), or leave the person out"
+        )
+    marks = [(m["onset"] - raw.first_time, m["duration"], str(m["description"])) for m in raw.annotations]
+    return names, 1e6 * raw.get_data(picks=list(channels)), rate, marks
+
+
+def _cut(here, signal, rate, marks, classes, options):
+    """Filter and resample a recording and cut its trials: x float32 (n, channels, samples), y."""
+    from mne.filter import filter_data, resample
+
+    if not np.isfinite(signal).all():
+        raise DataError(f"{here} holds NaN or infinite values: fetch it again, or leave the person out")
+    if options.fmax >= rate / 2:
+        raise DataError(f"{here} has {rate:g} Hz, too slow for fmax={options.fmax:g}: lower fmax")
+    marks = [mark for mark in marks if mark[2] in classes]
+    lasts = np.median([duration for _, duration, _ in marks] or [0])
+    if 0 < lasts < options.tmax:  # 0: a mark without a duration
+        raise DataError(
+            f"{here} has trials of {lasts:g} s, and they are to reach to {options.tmax:g} s after the cue, into the "
+            f"rest: pass tmax={lasts:g} (for every person, to compare them), or leave the person out"
+        )
+    signal = filter_data(signal, rate, options.fmin, options.fmax, method="iir", verbose="ERROR")
+    if options.sfreq != rate:
+        signal = resample(signal, options.sfreq, rate, verbose="ERROR")
+    starts = [round(onset * options.sfreq) + round(options.tmin * options.sfreq) for onset, _, _ in marks]
+    kept = [k for k, start in enumerate(starts) if 0 <= start <= signal.shape[1] - options.samples]
+    x = np.empty((len(kept), len(signal), options.samples), np.float32)
+    for row, k in zip(x, kept, strict=True):
+        row[:] = signal[:, starts[k] : starts[k] + options.samples]
+    return x, np.array([classes.index(marks[k][2]) for k in kept], np.int64)
+
+
+def _check_signal(here, x, channels):
+    """Raise `DataError` if a channel is flat in a trial, or the amplitudes are not those of a scalp."""
+    if not len(x):
+        return
+    deviation = x.std(axis=-1)
+    typical = float(np.median(deviation))
+    for fault, wrong in (("flat", deviation < FLAT), (f"above {LARGEST:g} uV", deviation > LARGEST)):
+        if wrong.any() and FLAT < typical < TYPICAL[1]:
+            channel = channels[np.argwhere(wrong)[0][1]]
+            raise DataError(
+                f"{here} channel {channel} is {fault} in {wrong.any(1).sum()} trials: "
+                "pass channels= without it, or leave the person out"
+            )
+    if not TYPICAL[0] <= typical <= TYPICAL[1]:
+        factor = 1000.0 ** round(math.log(max(typical, 1e-9) / 20, 1000))
+        raise DataError(
+            f"{here} has a typical amplitude of {typical:.3g} uV, which no scalp has: its unit seems wrong by a factor "
+            f"of {factor:g} (volts, millivolts and microvolts mixed up); correct the unit in the file"
+        )
+
+
+def stratified_folds(data, n_folds, seed):
+    """Split each task by itself into folds with equal shares of the classes (scikit-learn's `StratifiedKFold`).
+
+    Parameters
+    ----------
+    data : MotorData
+    n_folds : int
+        At least 2.
+    seed : int
+        Of the order of the trials.
+
+    Returns
+    -------
+    list of dict
+        One for each fold: {"mi": (train, test), "me": (train, test)}, int64 indices of trials.
+
+    Raises
+    ------
+    SpecError, DataError
+        Fewer than two folds; fewer trials of a class than folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
     if n_folds < 2:
         raise SpecError(f"n_folds={n_folds}: at least 2 are needed")
-    labels = {task: getattr(data, task).y for task in TASKS}
+    labels = {task: getattr(data, task).y for task in data.tasks}
     for task, y in labels.items():
         counts = np.bincount(y, minlength=len(data.classes))
         if counts.min() < n_folds:
@@ -351,81 +384,46 @@ def stratified_folds(data, n_folds, seed):
             )
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     folds = zip(*(splitter.split(y, y) for y in labels.values()), strict=True)
-    return [dict(zip(TASKS, fold, strict=True)) for fold in folds]
+    return [dict(zip(labels, fold, strict=True)) for fold in folds]
 
 
-def _epochs(name, task, subject, dataset, number, classes, options):
-    """Epochs of one task through MOABB's paradigm, as arrays "x", "y", "run" and "channels"."""
-    from moabb.paradigms import MotorImagery
+def recording_folds(data, n_folds=None):
+    """Split each task into folds that hold whole recordings out; every class is in each training part.
 
-    who = f"{name} subject {subject} {task.upper()}"
-    try:
-        sessions = dataset._get_single_subject_data(subject)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise DataError(f"{who} cannot be read ({files.reason(error)}): fetch its files again") from error
-    raws = {number(session, run): raw for session, runs in sessions.items() for run, raw in runs.items()}
-    names = _check_recordings(who, raws, options.sfreq, SETS[name])
-    channels = names if options.channels == "all" else list(options.channels)
-    unknown = [channel for channel in channels if channel not in names]
-    if unknown:
-        raise SpecError(f"{name} has no channel {', '.join(unknown)}: choose from {', '.join(names)}")
-    dataset._get_single_subject_data = lambda _: sessions  # the paradigm gets what was checked, and files are read once
-    rate = min(raw.info["sfreq"] for raw in raws.values())
-    paradigm = MotorImagery(
-        events=list(classes),
-        n_classes=len(classes),
-        fmin=options.fmin,
-        fmax=options.fmax,
-        tmin=options.tmin - dataset.interval[0],  # MOABB counts from where the set's interval starts, we from the cue
-        tmax=options.tmax - dataset.interval[0] - 1 / rate,  # MNE's epochs hold both ends, ours do without the second
-        channels=channels,
-        resample=None if options.sfreq == SETS[name].sfreq else options.sfreq,
-    )
-    try:
-        x, labels, table = paradigm.get_data(dataset, subjects=[subject])
-    except ValueError as error:
+    Recordings of the same classes are dealt to the folds in turn, so that every trial is tested once.
+
+    Parameters
+    ----------
+    data : MotorData
+    n_folds : int, optional
+        Default: the most that is possible, the smallest number of recordings of the same classes.
+
+    Returns
+    -------
+    list of dict
+        As `stratified_folds`.
+
+    Raises
+    ------
+    DataError
+        Some classes of a task have fewer recordings than folds, or only one.
+    """
+    dealt, fewest = {}, []
+    for task in data.tasks:
+        trials, kinds = getattr(data, task), {}
+        for number in np.unique(trials.recording).tolist():
+            kinds.setdefault(tuple(np.unique(trials.y[trials.recording == number])), []).append(number)
+        dealt[task] = {number: place for numbers in kinds.values() for place, number in enumerate(numbers)}
+        fewest.append((min(map(len, kinds.values())), task))
+    most, task = min(fewest)
+    if not 2 <= (n_folds or most) <= most:
         raise DataError(
-            f"{who} gives no epochs ({files.reason(error)}): choose another problem, tmin or tmax"
-        ) from error
-    y = np.array([classes.index(label) for label in labels], dtype=np.int64)
-    absent = [label for index, label in enumerate(classes) if index not in y]
-    if absent:
-        raise DataError(f"{who} has no trial of {', '.join(absent)}: choose another problem, or leave the subject out")
-    run = np.array([number(*keys) for keys in zip(table["session"], table["run"], strict=True)], dtype=np.int64)
-    _check_signal(who, x, run, channels)
-    return {"x": x.astype(np.float32), "y": y, "run": run, "channels": np.array(channels)}
-
-
-def _check_recordings(who, raws, sfreq, facts):
-    """Names of the EEG channels; `DataError` unless each recording has the set's rate and channels."""
-    import mne
-
-    names = None
-    for run, raw in raws.items():
-        # the BrainVision files of jeong2020 do not say that their EMG and EOG channels are not EEG
-        raw.set_channel_types({name: "misc" for name in raw.ch_names if name.startswith(("EMG", "EOG"))})
-        found = [raw.ch_names[index] for index in mne.pick_types(raw.info, eeg=True)]
-        rate = raw.info["sfreq"]
-        if sfreq == facts.sfreq != rate:
-            raise DataError(
-                f"{who} run {run} has {rate:g} Hz, not the {facts.sfreq:g} Hz of the set: pass sfreq={rate:g} "
-                "(for every subject, to compare them), or leave the subject out"
-            )
-        if len(found) != facts.channels or names not in (None, found):
-            raise DataError(
-                f"{who} run {run} has {len(found)} EEG channels, not the {facts.channels} of the set: fetch it again"
-            )
-        names = found
-    return names
-
-
-def _check_signal(who, x, run, channels):
-    """`DataError` if a channel of an epoch holds NaN, or moves by less than 0.01 microvolts (standard deviation)."""
-    deviation = x.std(axis=-1)
-    for fault, where in (("NaN", np.isnan(deviation)), ("flat", deviation < 0.01)):
-        if where.any():
-            trial, channel = np.argwhere(where)[0]
-            raise DataError(
-                f"{who} run {run[trial]} channel {channels[channel]} is {fault} in {where.any(1).sum()} trials: "
-                "pass channels= without it, or leave the subject out"
-            )
+            f"{data.name} has {most} {task.upper()} recordings of the same classes, too few for "
+            f"{max(n_folds or 2, 2)} folds: take stratified folds, or another person"
+        )
+    folds = [{} for _ in range(n_folds or most)]
+    for task, places in dealt.items():
+        place = np.array([places[number] for number in getattr(data, task).recording.tolist()]) % len(folds)
+        for k, fold in enumerate(folds):
+            fold[task] = np.flatnonzero(place != k), np.flatnonzero(place == k)
+    return folds

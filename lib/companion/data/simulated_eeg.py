@@ -3,18 +3,18 @@
 Dipoles below the electrodes of the motor areas oscillate in the mu and beta bands and desynchronise (ERD) while the
 person moves, or less so imagines moving (Pfurtscheller and Lopes da Silva 1999, doi:10.1016/S1388-2457(99)00141-8).
 MNE's sphere model carries them to the scalp, where pink noise of the rest of the brain, the visual alpha rhythm, eye
-blinks and sensor noise join them. The recordings go through MOABB's paradigm exactly as real ones do.
+blinks and sensor noise join them. The trials are cut exactly as those of real recordings.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 from sparsemtl.errors import SpecError
 
 from companion.data.cache import cached
-from companion.data.eeg import SETS, check_options, motor_data
-from companion.data.eeg_files import quiet_moabb
+from companion.data.eeg import ELECTRODES64, SETS, motor_data
 
 CODE_VERSION = 2  # part of the cache keys: raise it when a change here changes the recordings
 
@@ -54,9 +54,9 @@ SOURCES = {
 
 
 def sources(shared=None):
-    """The sources by name; see `load_simulated_eeg` for `shared`.
+    """Return the sources by name; see `load_simulated_eeg` for `shared`.
 
-    With a share given, the private sources of a side are like the common one of that side in all but their place.
+    With a share given, the private sources of a side are like the common one of that side in all but their position.
     """
     if shared is None:
         return SOURCES
@@ -69,139 +69,143 @@ def sources(shared=None):
 
 
 def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, shared=None, **epochs):
-    """Simulate one person (1 to 999) of the population `seed`; returns `MotorData` with its `truth`.
+    """Simulate one person of a population.
 
-    Subjects differ in where their sources lie, how strong and how fast they are, and how deep their ERD goes.
-    problem: as for "eegmmidb". trials_per_class: in each task, over three recordings. epochs: see `EpochOptions`.
-    shared: None, or the share (0 to 1) of a task's rhythmic power whose sources are common to both tasks; the rest
-    comes from as many sources of its own, elsewhere.
-    root is not used. The same arguments give the same arrays, bit by bit. truth: "common", "mi" and "me" -> float64
-    (n_channels,), the absolute scalp projections summed over the sources of that kind whose ERD tells the classes
-    apart, scaled to a maximum of 1; "sources" -> their names. Raises `SpecError` for bad options.
+    People differ in where their sources are, how strong and how fast they are, and how deep their ERD is.
+
+    Parameters
+    ----------
+    root
+        Not used.
+    subject : int
+        1 to 999.
+    problem : str
+        As `load_eegmmidb`; here every recording holds all classes.
+    seed : int
+        Of the population. The same arguments give the same arrays, bit by bit.
+    trials_per_class : int
+        In each task, over three recordings.
+    shared : float, optional
+        Share (0 to 1) of a task's rhythmic power whose sources are common to both tasks; the rest comes from as many
+        private sources, elsewhere. Default: sources of unequal strength (`SOURCES`).
+    **epochs
+        See `EpochOptions`.
+
+    Returns
+    -------
+    MotorData
+        Its `truth` holds "common", "mi" and "me" -> float64 (n_channels,), the absolute scalp projections summed over
+        the sources of that kind whose ERD differs between the classes, scaled to a maximum of 1; and "sources" -> their
+        names.
+
+    Raises
+    ------
+    SpecError
+        An option is impossible.
     """
-    subject, classes, options = check_options("simulated-eeg", subject, problem, **epochs)
     if not isinstance(seed, Integral) or seed < 0:
         raise SpecError(f"seed={seed!r}: a whole number from 0 on is needed")
     if not isinstance(trials_per_class, Integral) or trials_per_class < len(RUNS["mi"]):
         raise SpecError(
             f"trials_per_class={trials_per_class!r}: at least {len(RUNS['mi'])} are needed, one a recording"
         )
+
     if shared is not None and (not isinstance(shared, Real) or not 0 <= shared <= 1):
         raise SpecError(f"shared={shared!r}: a share from 0 to 1 is needed")
-    electrodes, rows = projections(subject, seed)
     brain = sources(shared)
 
-    def recordings(task):
-        dataset = _dataset(lambda: _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows, brain))
-        return dataset, lambda session, run: RUNS[task][int(run)]
+    def find(classes, options):
+        rows = projections(subject, seed)
+        read = {
+            task: {number: partial(simulate, subject, seed, task, number, classes, trials_per_class, rows, brain)
+                   for number in numbers}
+            for task, numbers in RUNS.items()
+        }  # fmt: skip
+        return {"simulation": CODE_VERSION}, read
 
     def truth(channels):
-        told = {name: source for name, source in brain.items() if len({source.erd.get(c, 0) for c in classes}) > 1}
-        picks = [electrodes.index(channel) for channel in channels]
+        rows, classes = projections(subject, seed), SETS["simulated-eeg"].problems[problem]
+        shown = {name: source for name, source in brain.items() if len({source.erd.get(c, 0) for c in classes}) > 1}
+        picks = [ELECTRODES64.index(channel) for channel in channels]
         maps = {kind: np.zeros(len(channels)) for kind in ("common", "mi", "me")}
         for row, (name, source) in zip(rows, brain.items(), strict=False):
-            if name in told:
+            if name in shown:
                 maps[source.kind] += abs(row[picks]) * np.linalg.norm(list(source.rhythms.values()))
-        names = {kind: tuple(name for name, source in told.items() if source.kind == kind) for kind in maps}
+        names = {kind: tuple(name for name, source in shown.items() if source.kind == kind) for kind in maps}
         return {kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names}
 
-    source = {"code": CODE_VERSION, "seed": seed, "trials_per_class": trials_per_class, "shared": shared}
-    return motor_data("simulated-eeg", subject, recordings, classes, options, source, truth=truth)
+    population = {"seed": int(seed), "trials_per_class": int(trials_per_class), "shared": shared}
+    return motor_data("simulated-eeg", subject, problem, find, truth, population, **epochs)
 
 
 def projections(subject, seed):
-    """How each dipole of a subject shows at each of the 64 electrodes of EEGMMIDB.
+    """Return how each dipole of a person shows at `ELECTRODES64`: float64 (n_dipoles, 64).
 
-    Returns the electrodes' names and a float64 array (n_dipoles, 64): first `SOURCES`, then `NOISE_DIPOLES`, then
-    visual cortex and eyes. The largest absolute value of a row is 1, or how strong this source is in this subject.
+    First come `SOURCES`, then `NOISE_DIPOLES`, then visual cortex and eyes. The largest absolute value of a row is 1,
+    or how strong this source is in this person.
     """
 
     def make():
-        with quiet_moabb():
-            rng = np.random.default_rng([seed, subject, 0])
-            channels, rows = _forward(rng)
+        rng = np.random.default_rng([seed, subject, 0])
+        rows = _forward(rng)
         rows /= abs(rows).max(1, keepdims=True)
         rows[: len(SOURCES)] *= rng.lognormal(0, 0.2, (len(SOURCES), 1))
-        return {"channels": np.array(channels), "rows": rows}
+        return {"rows": rows}
 
-    arrays = cached("simulated-eeg-forward", {"code": CODE_VERSION, "subject": subject, "seed": seed}, make)
-    return arrays["channels"].tolist(), arrays["rows"]
+    return cached("simulated-eeg-forward", {"code": CODE_VERSION, "subject": int(subject), "seed": int(seed)}, make)[
+        "rows"
+    ]
 
 
 def _forward(rng):
-    """Electrode names and the sphere model's projection (n_dipoles, 64), volts per ampere metre, of all dipoles."""
+    """Projection (n_dipoles, 64) of all dipoles by MNE's sphere model, volts per ampere metre."""
     import mne
-    from moabb.datasets import PhysionetMI
 
-    channels = list(PhysionetMI.METADATA.acquisition.sensors)
-    info = mne.create_info(channels, SFREQ, "eeg").set_montage("colin27_1005")
-    sphere = mne.make_sphere_model("auto", "auto", info)
-    head = {channel["ch_name"]: channel["loc"][:3] - sphere["r0"] for channel in info["chs"]}
-    motor = np.array([head[source.electrode] for source in SOURCES.values()])
-    motor += rng.normal(0, 0.005, motor.shape)
-    noise = rng.normal((0, 0, 0.5), 1, (NOISE_DIPOLES, 3))  # more of them in the upper half of the head
-    places = _unit(np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)]))
-    # Motor areas: on the gyri, nearly radial. Noise: any direction.
-    turns = places + rng.normal(0, 0.2, places.shape)
-    turns[len(motor) : -2] = rng.normal(size=noise.shape)
-    turns = _unit(turns)
-    depth = 0.78 * sphere["layers"][0]["rad"] / 0.9  # the innermost layer, the brain, has 0.9 of the head's radius
-    space = mne.setup_volume_source_space(pos={"rr": depth * places + sphere["r0"], "nn": turns})
-    forward = mne.make_forward_solution(info, None, space, sphere, meg=False, mindist=0)
-    gain = forward["sol"]["data"].reshape(len(channels), len(places), 3)
-    return channels, np.einsum("cdx,dx->dc", gain, turns)
-
-
-def _dataset(simulate):
-    """MOABB data set of one task of one subject, whose recordings `simulate()` makes."""
-    from moabb.datasets.base import BaseDataset
-
-    class SimulatedEEG(BaseDataset):
-        def __init__(self):
-            super().__init__(
-                subjects=list(range(1, SETS["simulated-eeg"].subjects + 1)),
-                sessions_per_subject=1,
-                events={"left_hand": 1, "right_hand": 2, "hands": 3, "feet": 4},
-                code="SimulatedEEG",
-                interval=[0, TRIAL],
-                paradigm="imagery",
-            )
-
-        def _get_single_subject_data(self, subject):
-            return simulate()
-
-        def data_path(self, *args, **kwargs):
-            return []
-
-    return SimulatedEEG()
+    with mne.use_log_level("ERROR"):
+        info = mne.create_info(list(ELECTRODES64), SFREQ, "eeg").set_montage("colin27_1005")
+        sphere = mne.make_sphere_model("auto", "auto", info)
+        head = {channel["ch_name"]: channel["loc"][:3] - sphere["r0"] for channel in info["chs"]}
+        motor = np.array([head[source.electrode] for source in SOURCES.values()])
+        motor += rng.normal(0, 0.005, motor.shape)
+        noise = rng.normal((0, 0, 0.5), 1, (NOISE_DIPOLES, 3))  # more of them in the upper half of the head
+        places = _unit(np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)]))
+        # Motor areas: on the gyri, nearly radial. Noise: any direction.
+        turns = places + rng.normal(0, 0.2, places.shape)
+        turns[len(motor) : -2] = rng.normal(size=noise.shape)
+        turns = _unit(turns)
+        depth = 0.78 * sphere["layers"][0]["rad"] / 0.9  # the innermost layer, the brain, has 0.9 of the head's radius
+        space = mne.setup_volume_source_space(pos={"rr": depth * places + sphere["r0"], "nn": turns})
+        forward = mne.make_forward_solution(info, None, space, sphere, meg=False, mindist=0)
+    gain = forward["sol"]["data"].reshape(len(ELECTRODES64), len(places), 3)
+    return np.einsum("cdx,dx->dc", gain, turns)
 
 
-def _simulate(subject, seed, task, classes, trials_per_class, electrodes, rows, brain):
-    """The recordings of one task as MOABB wants them: {session: {run: mne.io.RawArray}}."""
+def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain):
+    """Simulate one recording (`number` of `RUNS`) as an MNE Raw whose annotations name the classes.
+
+    rows: the person's `projections`. brain: the `sources`.
+    """
     import mne
 
     person = np.random.default_rng([seed, subject, 1])  # the same for both tasks
     peaks = {"mu": person.uniform(9, 12), "beta": person.uniform(17, 23)}
     depth = DEPTH[task] * person.uniform(0.7, 1.15)
-    info = mne.create_info(electrodes, SFREQ, "eeg").set_montage("colin27_1005")
-    runs = {}
-    for index, number in enumerate(RUNS[task]):
-        rng = np.random.default_rng([seed, subject, 2, number])
-        labels = rng.permutation(np.repeat(classes, (trials_per_class + index) // len(RUNS[task])))
-        cues = 3.0 + PERIOD * np.arange(len(labels))
-        n_times = int((cues[-1] + PERIOD) * SFREQ)
-        effort = rng.normal(1, 0.25, len(labels)).clip(0, 1.3) * (rng.random(len(labels)) > LAPSES[task])
-        activity = [
-            _rhythms(rng, source, peaks, n_times) * _erd(source, task, depth * effort, labels, cues, n_times)
-            for source in brain.values()
-        ]
-        pink = [NOISE * _noise(rng, n_times, lambda f: f**-0.5) for _ in range(NOISE_DIPOLES)]
-        alpha = ALPHA * _noise(rng, n_times, lambda f: np.exp(-((f - 10.0) ** 2) / 2))
-        microvolts = rows.T @ np.array([*activity, *pink, alpha, _blinks(rng, n_times)])
-        microvolts += rng.normal(0, SENSOR_NOISE, microvolts.shape)
-        raw = mne.io.RawArray(1e-6 * microvolts, info)
-        runs[str(index)] = raw.set_annotations(mne.Annotations(cues, TRIAL, labels))
-    return {"0": runs}
+    rng = np.random.default_rng([seed, subject, 2, number])
+    share = (trials_per_class + RUNS[task].index(number)) // len(RUNS[task])
+    labels = rng.permutation(np.repeat(classes, share))
+    cues = 3.0 + PERIOD * np.arange(len(labels))
+    n_times = int((cues[-1] + PERIOD) * SFREQ)
+    effort = rng.normal(1, 0.25, len(labels)).clip(0, 1.3) * (rng.random(len(labels)) > LAPSES[task])
+    activity = [
+        _rhythms(rng, source, peaks, n_times) * _erd(source, task, depth * effort, labels, cues, n_times)
+        for source in brain.values()
+    ]
+    pink = [NOISE * _noise(rng, n_times, lambda f: f**-0.5) for _ in range(NOISE_DIPOLES)]
+    alpha = ALPHA * _noise(rng, n_times, lambda f: np.exp(-((f - 10.0) ** 2) / 2))
+    microvolts = rows.T @ np.array([*activity, *pink, alpha, _blinks(rng, n_times)])
+    microvolts += rng.normal(0, SENSOR_NOISE, microvolts.shape)
+    raw = mne.io.RawArray(1e-6 * microvolts, mne.create_info(list(ELECTRODES64), SFREQ, "eeg"), verbose="ERROR")
+    return raw.set_annotations(mne.Annotations(cues, TRIAL, labels))
 
 
 def _rhythms(rng, source, peaks, n_times):

@@ -378,7 +378,7 @@ def _assemble(outcomes, data, p):
         "data": {
             "fingerprint": data.fingerprint,
             "classes": data.classes,
-            "runs": data.runs,
+            "runs": data.recordings,
             "trials": {t: np.bincount(getattr(data, t).y, minlength=len(data.classes)) for t in TASKS},
             "channels": data.channels,
             "sfreq": data.sfreq,

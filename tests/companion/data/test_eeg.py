@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scipy.signal
 from companion.data import load
-from companion.data.eeg import EEGMMIDB_RUNS, MOTOR21, MotorData, Trials, stratified_folds
+from companion.data.eeg import MOTOR21, MotorData, Trials, stratified_folds
+from companion.data.eeg_sets import RUNS
 from sparsemtl.errors import DataError, SpecError
 
 SFREQ, CLASS_SIZE = 160, {"T1": 20.0, "T2": 40.0}
@@ -83,12 +84,12 @@ def test_trials_come_from_their_own_runs_with_their_own_labels(recorded):
     data = load("eegmmidb", recorded, channels=("C4", "C3"))
     assert data.classes == ("left_hand", "right_hand")
     assert data.channels == ("C4", "C3")
-    assert data.runs == {"mi": (4, 8, 12), "me": (3, 7, 11)}
+    assert data.recordings == {"mi": (4, 8, 12), "me": (3, 7, 11)}
     for trials in (data.mi, data.me):
         assert trials.x.shape == (12, 2, 640)
-        assert (trials.x.dtype, trials.y.dtype, trials.run.dtype) == (np.float32, np.int64, np.int64)
+        assert (trials.x.dtype, trials.y.dtype, trials.recording.dtype) == (np.float32, np.int64, np.int64)
         size = trials.x.std(-1)  # microvolts
-        np.testing.assert_allclose(size[:, 1], 10 * trials.run, rtol=0.1)
+        np.testing.assert_allclose(size[:, 1], 10 * trials.recording, rtol=0.1)
         np.testing.assert_allclose(size[:, 0], np.where(trials.y == 0, 20, 40), rtol=0.1)
         assert set(trials.y) == {0, 1}
 
@@ -96,11 +97,11 @@ def test_trials_come_from_their_own_runs_with_their_own_labels(recorded):
 def test_four_classes_take_the_runs_of_both_fists_and_feet(recorded):
     data = load("eegmmidb", recorded, problem="four-class", channels=["C3", "C4"])
     assert data.classes == ("left_hand", "right_hand", "hands", "feet")
-    assert data.runs == {"mi": (4, 6, 8, 10, 12, 14), "me": (3, 5, 7, 9, 11, 13)}
+    assert data.recordings == {"mi": (4, 6, 8, 10, 12, 14), "me": (3, 5, 7, 9, 11, 13)}
     for task, trials in (("mi", data.mi), ("me", data.me)):
-        both = np.isin(trials.run, EEGMMIDB_RUNS[task]["both"])
+        both = np.isin(trials.recording, RUNS["both"][task])
         np.testing.assert_array_equal(trials.y >= 2, both)
-        np.testing.assert_allclose(trials.x[:, 0].std(-1), 10 * trials.run, rtol=0.1)
+        np.testing.assert_allclose(trials.x[:, 0].std(-1), 10 * trials.recording, rtol=0.1)
         np.testing.assert_allclose(trials.x[:, 1].std(-1), np.where(trials.y % 2 == 0, 20, 40), rtol=0.1)
 
 
@@ -117,11 +118,11 @@ def plain_epochs(path, fmin, fmax, start, stop):
 
 def assert_same_as_plain(data, folder):
     for trials in (data.mi, data.me):
-        for run in np.unique(trials.run):
+        for run in np.unique(trials.recording):
             path = next(folder.glob(f"*R{run:02d}.edf"))
             x, kinds, names = plain_epochs(path, 8, 30, 0.5, 3.5)
             order = [names.index(channel.upper()) for channel in data.channels]
-            here = trials.run == run
+            here = trials.recording == run
             np.testing.assert_array_equal(trials.y[here], [kind == "T2" for kind in kinds])
             # filters differ in how they treat the ends of a recording: far from them they are the same
             np.testing.assert_allclose(trials.x[here], x[:, order], atol=0.02 * x.std())
@@ -266,12 +267,12 @@ def test_missing_runs_only_when_asked_for(own):
     with pytest.raises(DataError, match=r"lacks S001R08.edf, S001R12.edf, S001R07.edf .* allow_missing_runs=True"):
         load("eegmmidb", own)
     data = load("eegmmidb", own, allow_missing_runs=True, channels=("C3",))
-    assert data.runs == {"mi": (4,), "me": (3, 11)}
-    np.testing.assert_allclose(data.me.x[:, 0].std(-1), 10 * data.me.run, rtol=0.1)
+    assert data.recordings == {"mi": (4,), "me": (3, 11)}
+    np.testing.assert_allclose(data.me.x[:, 0].std(-1), 10 * data.me.recording, rtol=0.1)
 
 
 def test_subject_without_one_condition(own):
-    for run in EEGMMIDB_RUNS["me"]["fists"]:
+    for run in RUNS["fists"]["me"]:
         (own / EDF / "S001" / f"S001R{run:02d}.edf").unlink()
     with pytest.raises(DataError, match=r"has none of S001R03.edf, S001R07.edf, S001R11.edf .* leave the subject out"):
         load("eegmmidb", own, allow_missing_runs=True)
@@ -441,11 +442,11 @@ def test_ofner2017(tmp_path, monkeypatch):
         load("ofner2017", tmp_path, subject=2, problem="hand")
     data = load("ofner2017", tmp_path, subject=2, problem="hand", allow_missing_runs=True, channels="motor21")
     assert data.classes == ("right_hand_close", "right_hand_open")
-    assert data.runs == {"mi": tuple(range(1, 11)), "me": tuple(range(1, 10))}
+    assert data.recordings == {"mi": tuple(range(1, 11)), "me": tuple(range(1, 10))}
     assert (data.sfreq, data.mi.x.shape, data.me.x.shape) == (512.0, (40, 21, 2048), (36, 21, 2048))
     for trials in (data.mi, data.me):
         size = trials.x[:, [data.channels.index("C3"), data.channels.index("C4")]].std(-1)
-        np.testing.assert_allclose(size[:, 0], 10 * trials.run, rtol=0.1)
+        np.testing.assert_allclose(size[:, 0], 10 * trials.recording, rtol=0.1)
         np.testing.assert_allclose(size[:, 1], np.where(trials.y == 0, 20, 40), rtol=0.1)
     with pytest.raises(DataError, match="has no trial of right_elbow_flexion"):
         load("ofner2017", tmp_path, subject=2, allow_missing_runs=True)
@@ -468,11 +469,11 @@ def test_jeong2020(tmp_path):
         os.truncate(path, 0)  # only what is asked for may be read
     data = load("jeong2020", tmp_path, subject=3, problem="twisting", sessions=(1, 2), channels=("C3", "C4"))
     assert data.classes == ("twist_pronation", "twist_supination")
-    assert data.runs == {"mi": (13, 23), "me": (13, 23)}
+    assert data.recordings == {"mi": (13, 23), "me": (13, 23)}
     assert (data.sfreq, data.mi.x.shape, data.me.x.shape) == (250.0, (8, 2, 1000), (8, 2, 1000))
     for trials, sign in ((data.mi, 1), (data.me, 2)):
         size = trials.x.std(-1)
-        np.testing.assert_allclose(size[:, 0], 10 * (2 * (trials.run // 10) + sign), rtol=0.1)
+        np.testing.assert_allclose(size[:, 0], 10 * (2 * (trials.recording // 10) + sign), rtol=0.1)
         np.testing.assert_allclose(size[:, 1], np.where(trials.y == 0, 20, 40), rtol=0.1)
     with pytest.raises(DataError, match=r"lacks session3_sub3_twist_MI.vhdr"):
         load("jeong2020", tmp_path, subject=3, problem="twisting")
@@ -523,7 +524,7 @@ def real():
 @pytest.mark.realdata
 def test_real_recordings_equal_scipy_and_slices(real, tmp_path):
     data = load("eegmmidb", real, fmin=8, fmax=30, tmin=0.5, tmax=3.5)
-    assert data.runs == {"mi": (4, 8, 12), "me": (3, 7, 11)}
+    assert data.recordings == {"mi": (4, 8, 12), "me": (3, 7, 11)}
     assert data.mi.x.shape == data.me.x.shape == (45, 64, 480)
     assert_same_as_plain(data, next((tmp_path / "cache").glob("eegmmidb-S001-*")) / EDF / "S001")
 
@@ -534,5 +535,5 @@ def test_real_subjects_with_missing_runs(real, subject, executed):
     with pytest.raises(DataError, match=f"S{subject:03d}R11.edf"):
         load("eegmmidb", real, subject=subject)
     data = load("eegmmidb", real, subject=subject, allow_missing_runs=True, channels="motor21")
-    assert data.runs == {"mi": (4, 8, 12), "me": executed}
+    assert data.recordings == {"mi": (4, 8, 12), "me": executed}
     assert (len(data.mi.y), len(data.me.y)) == (45, 15 * len(executed))
