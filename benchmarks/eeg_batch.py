@@ -42,7 +42,7 @@ def main():
         if on_cpu:
             sides[f"each beside a copy, {profile}"] = partial(case.stacked, 1)  # what a run costs that has no company
             sides |= {f"stacks of {k}, {profile}": partial(case.stacked, k) for k in (4, 8, 16)}
-    with engine.reproducible(args.device), engine.memory_kept():
+    with engine.reproducible(args.device):
         found = seconds(take_turns(sides, args))
         # of a mark that is missed the page tells where the batch's time goes
         profiles = {mark.against: where_time_goes(sides[mark.against], args.device) for mark in marks}

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import torch
 from companion.crate import SOURCES
-from companion.engine import memory_kept, reproducible
+from companion.engine import reproducible
 from companion.records import check_writable, written_whole
 from companion.spec import options_of
 from export import to_onnx
@@ -44,7 +44,7 @@ def ship(spec, folder, root=None, device="cpu"):
 
     folder = Path(folder)
     check_writable(folder)
-    with without_record(spec), reproducible(device), memory_kept():
+    with without_record(spec), reproducible(device):
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()
         result = training.result()

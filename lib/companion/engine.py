@@ -1,60 +1,60 @@
-"""Executes run specs: what has a valid record is skipped, the rest runs in turn or on local processes."""
+"""Executes run specs: a run with a valid record is skipped, the others run here, on local processes or on a cluster.
+
+A paper's module `run` has a function `run(spec, root, device)` that returns a result dict. Its entry "timings", which
+differs from run to run, and "precision", which the device may choose, go into the record's `run`. The module may also
+have `begun(spec)`, whether a checkpoint of the run exists, and `finished(spec)`, called when its record is safe.
+"""
 
 import contextlib
-import ctypes
 import hashlib
-import math
 import os
 import platform
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from sparsemtl.errors import RecordError, SparseMTLError, SpecError
+from sparsemtl.errors import RecordError, SparseMTLError, SpecError, one_line
 from sparsemtl.sparsity.compact import exact_convolutions
 from tqdm import tqdm
 
-from companion.papers import label, names, part
+from companion.evidence import Evidence
+from companion.papers import label, part
 from companion.records import RunRecord, Store, UnreadableRecord, compact_numbers
 
-# A paper's `run.run`: (spec, root, device) -> result dict; what it holds as "timings", which no two runs share, and as
-# "precision", which the device may have chosen, goes into the record's `run`. Imported when first needed. Beside it
-# there may be `batches`, (specs, device) -> lists of specs that are cheaper together, and `run_many`, (list, root,
-# device) -> their results, an error for one that failed; and `begun`, spec -> whether something is kept from which its
-# run would go on, with `finished`, which is told each spec for which nothing has to be kept any more.
-
-
-PARTS = ("sparsemtl", "companion", "papers")
+# Modules that only read records: a change in them changes no result, so they are not in the fingerprint of the code.
 DOWNSTREAM = (
-    "__main__.py", "benchmarks.py", "claims.py", "crate.py", "evidence.py", "figures.py", "findings.py", "page.py",
-    "queue.py", "scorecard.py", "statistics.py", "style.py", "tables.py", "verify.py",
+    "__main__.py", "benchmarks.py", "claims.py", "cluster.py", "crate.py", "evidence.py", "figures.py", "findings.py",
+    "page.py", "queue.py", "scorecard.py", "statistics.py", "style.py", "tables.py", "verify.py",
 )  # fmt: skip
 PACKAGES = ("sparsemtl", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "mne", "moabb")
 
 
 def run(spec, root=None, device="cpu"):
-    """Execute one spec and return its `RunRecord` (not yet written anywhere).
+    """Execute one spec and return its `RunRecord`, which is not written anywhere.
 
-    On the CPU it uses one thread and deterministic kernels, so that the same spec and code give the same result
-    to the bit, in this process or another, alone or in a batch of `execute`. root: folder of the data sets (default:
-    SPARSEMTL_DATA).
+    On a CPU it uses one thread and deterministic kernels: the same spec and code give the same bits in any process.
+    root: folder of the data sets (default: SPARSEMTL_DATA). Raises the run's `SparseMTLError`.
     """
     begun = _begun(spec)
-    record = _run_batch([spec], root, device)[0]
-    if isinstance(record, SparseMTLError):
-        raise record
-    if not begun:  # else it belongs to a run whose record is to be written
-        _tell_finished(spec)
+    record = _made(spec, root, device)
+    if not begun:  # otherwise the checkpoint belongs to a run whose record is still to be written
+        finish(spec)
     return record
+
+
+def _runner(study):
+    return part(study, "run")
 
 
 def _begun(spec):
@@ -62,71 +62,41 @@ def _begun(spec):
     return hasattr(module, "begun") and module.begun(spec)
 
 
-def _tell_finished(spec):
+def finish(spec):
+    """Tell the paper that the record of `spec` is safe: its checkpoint can go."""
     module = _runner(spec.study)
     if hasattr(module, "finished"):
         module.finished(spec)
 
 
-def _run_batch(specs, root, device):
-    """Records of specs of one study that run together, for each that failed its `SparseMTLError` instead.
-
-    Seconds of a record: an equal share of the time that the batch took from `started` to `ended`, and what it had
-    taken before it was cut off and resumed.
-    """
+def _made(spec, root, device):
     started, clock = datetime.now(UTC), time.perf_counter()
-    made = environment(device)  # before the run and its imports: the code that runs, not what was edited meanwhile
-    with reproducible(device), memory_kept():
-        results = _results_of(specs, root, device)
-    seconds = round((time.perf_counter() - clock) / len(specs), 3)
-    when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC)), "seconds": seconds}
-    return [_record(spec, result, when | made) for spec, result in zip(specs, results, strict=True)]
-
-
-def _results_of(specs, root, device):
-    try:
-        module = _runner(specs[0].study)
-        if len(specs) > 1:
-            return module.run_many(specs, root=root, device=device)
-        return [module.run(specs[0], root=root, device=device)]
-    except SparseMTLError as error:
-        return [error for _ in specs]
-
-
-def _record(spec, result, run):
-    if isinstance(result, SparseMTLError):
-        return result
-    try:
-        result = compact_numbers(result)
-    except RecordError as error:
-        return error
-    if precision := result.pop("precision", None):
-        run = run | {"precision": precision}
-    if timings := result.pop("timings", None):
-        run = run | {"seconds": run["seconds"] + timings.get("resumed_seconds", 0), "timings": timings}
-    return RunRecord(spec, result, run)
-
-
-def _runner(study):
-    """Module that runs the specs of a study; `SpecError` for an unknown one."""
-    return part(study, "run")
+    made = environment(device)  # before the run: the code that runs, not what is edited meanwhile
+    with reproducible(device):
+        result = compact_numbers(_runner(spec.study).run(spec, root=root, device=device))
+    seconds = round(time.perf_counter() - clock, 3)
+    timings, precision = result.pop("timings", {}), result.pop("precision", None)
+    when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC))}
+    when["seconds"] = seconds + timings.get("resumed_seconds", 0)
+    extra = {"timings": timings, "precision": precision}
+    return RunRecord(spec, result, when | made | {k: v for k, v in extra.items() if v})
 
 
 @contextlib.contextmanager
 def reproducible(device):
     """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels.
 
-    On a GPU numbers may differ from run to run, but float32 is float32 there too: no TensorFloat-32 in convolutions.
-    SpecError for a device that is not there.
+    On a GPU numbers may differ from run to run, but float32 is float32: convolutions use no TensorFloat-32.
+    Raises `SpecError` for a device that this machine lacks.
     """
-    _check_device(device)
+    check_device(device)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
         if device == "cpu":  # float sums depend on the number of threads
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # writes every tensor twice, to find faults
+            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes tensors twice
         with exact_convolutions():
             yield
     finally:
@@ -135,35 +105,12 @@ def reproducible(device):
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
-@contextlib.contextmanager
-def memory_kept():
-    """Context in which memory that is freed stays with the process, and goes back at the end (glibc; else as usual).
-
-    A step of training frees and asks for the same large tensors again. As a rule malloc gives each of them back to the
-    kernel, which then has to map and to clear new pages.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):
-        yield
-        return
-    libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that older ones take
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # what glibc's own thresholds grow to
-        libc.mallopt(M_TRIM_THRESHOLD, 2**26)
-        libc.malloc_trim(0)
-
-
-def _check_device(device):
+def check_device(device, here=True):
+    """Raise `SpecError` for a device that is unknown or, if it is to be used `here`, not in this machine."""
     found = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(device))
     if not found:
         raise SpecError(f"unknown device {device!r}: choose cpu or cuda")
-    if device != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
+    if here and device != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
         raise SpecError(f"no device {device!r} on this machine: choose cpu")
 
 
@@ -173,7 +120,7 @@ def _stamp(moment):
 
 @cache
 def environment(device):
-    """What a record says of where it was made: device, threads, machine, packages, revision and code (dict)."""
+    """Where a record is made (dict): device, threads, machine, Python, packages, revision and code."""
     return {
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": 1 if device == "cpu" else torch.get_num_threads(),
@@ -186,7 +133,7 @@ def environment(device):
 
 
 def origin(device):
-    """What a result may depend on beside its spec and the data: code, device and packages (dict)."""
+    """What a result may depend on besides its spec and the data: code, device and packages (dict)."""
     made = environment(device)
     return {name: made[name] for name in ("code", "device", "packages")}
 
@@ -194,22 +141,20 @@ def origin(device):
 def _version(name):
     try:
         return version(name)
-    except PackageNotFoundError:  # the GPU machine has no mne and no moabb
+    except PackageNotFoundError:  # mne and moabb are optional
         return None
 
 
 @cache
 def revision():
-    """Git commit of the code, with "+" where the library differs from it; "unknown" outside a checkout."""
-    here = Path(__file__).parents[1]
+    """Git commit of the code, with "+" if the library was changed since; "unknown" outside a checkout."""
+    lib = Path(__file__).parents[1]
 
     def git(*words):
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["git", "-C", lib, *words], capture_output=True, text=True, check=True).stdout
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "companion/engine.py"
-        )  # installed inside another project's folder, it is not tracked
+        git("ls-files", "--error-unmatch", "companion/engine.py")  # fails if installed inside another project
         return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", ".").strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -217,68 +162,89 @@ def revision():
 
 @cache
 def code_fingerprint():
-    """SHA-256 (16 hex digits) over the source files behind a result: says which code ran even without git.
-
-    What only reads records (`DOWNSTREAM`) is left out: another figure makes no other run.
-    """
-    lib, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for package in PARTS for path in (lib / package).rglob("*.py")):
-        if path.name in DOWNSTREAM:
-            continue
-        digest.update(path.relative_to(lib).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    """SHA-256 (16 hex digits) over the source files behind a result, without `DOWNSTREAM`."""
+    digest = hashlib.sha256()
+    for package in ("sparsemtl", "companion", "papers"):
+        files = {path.relative_to(f): path for f in import_module(package).__path__ for path in Path(f).rglob("*.py")}
+        for name in sorted(files):
+            if name.name not in DOWNSTREAM:
+                digest.update(f"{package}/{name.as_posix()}".encode() + b"\0" + files[name].read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
 @dataclass
 class Outcome:
-    """What `execute` did: records by hash (old and new), and one line for each run that failed."""
+    """Result of `execute`: records by hash (old and new), one line for each failed run, number of runs executed."""
 
     records: dict = field(default_factory=dict)
     failures: list = field(default_factory=list)
     executed: int = 0
 
 
-def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True):
+def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True, scheduler=None):
     """Run every spec that has no valid record in `store`; each record is written as soon as its run ends.
 
-    Quick runs of other code, packages or devices are made anew: they exist to show that what is here works.
+    Quick runs of other code, packages or devices are made again: they show that what is installed works.
 
-    specs: iterable of RunSpec (duplicates run once). workers: local processes; 1 runs in this process.
-    Specs that their study's runner does together end together, and each record takes an equal share of the seconds.
-    A run that fails is noted in `Outcome.failures` and the others go on.
-    Ctrl-C leaves every finished record in place; the same call resumes where it was. Before anything runs,
-    `SpecError` for no workers or a device that is not there, `RecordError` for a store that cannot be written or a
-    record that cannot be read but may be whole; later, as soon as a record cannot be written.
+    Parameters
+    ----------
+    specs : iterable of RunSpec
+        Duplicates run once.
+    store : Store, optional
+        Where records are read and written.
+    workers : int
+        Local processes; 1 runs in this process.
+    root, device : str
+        Folder of the data sets, "cpu" or "cuda".
+    scheduler : str, optional
+        Dask scheduler to send the runs to, see `companion.cluster`; `workers` is then not used.
+
+    Returns
+    -------
+    Outcome
+        A run that fails is noted in `failures` and the others go on.
+
+    Raises
+    ------
+    SpecError, RecordError
+        Before anything runs: no workers, no such device, a store that cannot be written, or a record that cannot be
+        read but may be whole. Later: a record that cannot be written.
     """
     if workers < 1:
         raise SpecError(f"workers is {workers}: at least 1 is needed")
-    _check_device(device)
-    store, outcome = store or Store(), Outcome()
-    missing = []
+    check_device(device, here=scheduler is None)
+    store, outcome, missing = store or Store(), Outcome(), []
     for spec in dict.fromkeys(specs):
-        record = _usable(store, spec, device)
-        if record is None:
-            missing.append(spec)
-        else:
+        if record := _usable(store, spec, device if scheduler is None else None):
             outcome.records[spec.hash] = record
+        else:
+            missing.append(spec)
     store.check_writable(missing)
-    missing.sort(key=lambda spec: spec.seed)  # stopped early, the table has few seeds rather than holes
-    batches = _batches(missing, workers, device)
-    bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
-    with bar:
-        for spec, record, failure in _results(batches, store, workers, root, device):
-            bar.update()
-            bar.set_postfix_str(label(spec), refresh=False)
+    missing.sort(key=lambda spec: spec.seed)  # stopped early, a table has few seeds rather than holes
+    keep = set() if store.lasting else set(filter(_begun, missing))  # checkpoints of runs that have no record yet
+    if scheduler and missing:
+        from companion.cluster import results
+
+        made = results(missing, scheduler, root, device)
+    else:
+        made = _results(missing, workers, root, device)
+    with tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True) as bar:
+        for spec, record, failure in made:
             if failure is None:
+                store.write(record)
+                if scheduler is None and spec not in keep:
+                    finish(spec)
                 outcome.records[spec.hash] = record
                 outcome.executed += 1
             else:
                 outcome.failures.append(f"{label(spec)}: {failure}")
+            bar.update()
+            bar.set_postfix_str(label(spec), refresh=False)
     return outcome
 
 
 def _usable(store, spec, device):
-    """The store's record of a run, or None where there is none that counts."""
+    """The store's record of a run if it counts, else None. device: None if it is another machine's."""
     try:
         record = store.read(spec)
     except UnreadableRecord:
@@ -286,53 +252,69 @@ def _usable(store, spec, device):
     except RecordError as error:
         print(f"{error}\nrunning {label(spec)} again", file=sys.stderr)
         return None
+    if record is None or device is None or spec.profile != "quick":
+        return record
     here = origin(device)
-    made_elsewhere = record and {name: record.run.get(name) for name in here} != here
-    return None if made_elsewhere and spec.profile == "quick" else record
+    return record if {name: record.run.get(name) for name in here} == here else None
 
 
-def _batches(specs, workers, device):
-    """The specs in lists of those that run together, in order of seed; none longer than a worker's even share."""
-    studies, lists = {}, []
-    for spec in specs:
-        studies.setdefault(spec.study, []).append(spec)
-    for study, own in studies.items():
-        module = _runner(study) if study in names() else None  # of an unknown one every run says so
-        lists += module.batches(own, device) if hasattr(module, "batches") else [[spec] for spec in own]
-    most = math.ceil(len(specs) / workers)
-    lists = [whole[i : i + most] for whole in lists for i in range(0, len(whole), most)]
-    return sorted(lists, key=lambda batch: batch[0].seed)
-
-
-def _results(batches, store, workers, root, device):
-    """Yield (spec, record, failure) as batches end; joblib's backend may be set from outside, to Dask for example."""
-    jobs = (delayed(_run_and_write)(batch, store, root, device) for batch in batches)
+def _results(specs, workers, root, device):
+    """Yield (spec, record, failure) as runs end, in this process or in local ones."""
+    if workers == 1 or len(specs) < 2:
+        yield from (attempt(spec, root, device) for spec in specs)
+        return
+    jobs = (delayed(_attempt_in_worker)(os.getpid(), spec, root, device) for spec in specs)
     try:
-        workers = max(1, min(workers, len(batches)))
-        for done in Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs):
-            yield from done
+        n_jobs = min(workers, len(specs))
+        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs)
     except TerminatedWorkerError:
         raise SparseMTLError(
             "a worker process was killed (out of memory?): finished records are kept; run again with fewer workers"
         ) from None
 
 
-def _run_and_write(specs, store, root, device):
-    """(spec, record, None) of each spec of a batch, or (spec, None, what went wrong)."""
-    begun = () if store.lasting else [spec for spec in specs if _begun(spec)]
+def attempt(spec, root, device):
+    """(spec, record, None) of one run, or (spec, None, what went wrong in one line)."""
     try:
-        records = _run_batch(specs, root, device)
-    except Exception as error:  # a fault of the library, or a value that nobody thought of: the others go on
-        if len(specs) > 1:
-            return [done for spec in specs for done in _run_and_write([spec], store, root, device)]
-        records = [SparseMTLError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
-    done = []
-    for spec, record in zip(specs, records, strict=True):
-        if isinstance(record, SparseMTLError):
-            done.append((spec, None, str(record)))
-            continue
-        store.write(record)
-        if spec not in begun:
-            _tell_finished(spec)
-        done.append((spec, record, None))
-    return done
+        return spec, _made(spec, root, device), None
+    except SparseMTLError as error:
+        return spec, None, str(error)
+    except Exception as error:  # a fault of the library: the other runs go on
+        return spec, None, f"{type(error).__name__}: {one_line(error, 300)}"
+
+
+def _attempt_in_worker(parent, spec, root, device):
+    _end_with(parent)
+    return attempt(spec, root, device)
+
+
+@cache
+def _end_with(parent):
+    """End this worker when the process that started it is gone: after a kill nobody would take its result."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_missing(
+    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
+):
+    """`Evidence` of this machine: runs whatever `profile` lacks (see `execute`), then returns all of it.
+
+    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of `table`
+    or of the study's `MAIN` table. workers: processes (default: one for each core, on a GPU one). store: folder of
+    records (default: SPARSEMTL_RUNS, or `runs` in the repository).
+    Raises `RecordError` that names the first run that failed, after the others have finished.
+    """
+    if specs is None and (table := table or study.MAIN):
+        specs, options = study.TABLES[table](profile), f"--table {table}"
+    specs = study.all_specs(profile) if specs is None else specs
+    workers = workers or (os.cpu_count() if device == "cpu" else 1)
+    outcome = execute(specs, Store(store), workers, data_dir, device)
+    if outcome.failures:
+        raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
+    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

@@ -1,13 +1,11 @@
 """Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
 
-import os
 from dataclasses import dataclass, replace
 
 import pandas as pd
-from sparsemtl.errors import RecordError
 
 from companion.papers import label
-from companion.records import Store, committed, repository_root
+from companion.records import committed, repository_root
 from companion.spec import PROFILES
 from companion.statistics import NOT_RUN
 
@@ -131,23 +129,8 @@ def committed_evidences(study, results=None, table=None):
     return sorted(found, key=lambda e: not e.complete) if table else found  # a stable order
 
 
-def local_evidence(
-    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
-):
-    """Evidence of this machine: runs whatever `profile` still lacks (see `execute`), then returns all of it.
+def local_evidence(study, profile, *args, **options):
+    """Evidence of this machine, which runs what is missing: see `companion.engine.run_missing`."""
+    from companion.engine import run_missing  # brings torch, which no page needs that only reads records
 
-    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of a table,
-    as `committed_evidences` takes it. workers: processes (default: one for each core, on a GPU one). store: folder of
-    records (default: SPARSEMTL_RUNS or `runs` in the repository).
-    Raises `RecordError` naming the first run that failed, after the others have finished.
-    """
-    if specs is None and (table := table or study.MAIN):
-        specs, options = study.TABLES[table](profile), f"--table {table}"
-    from companion.engine import execute  # until it moves there: imports torch
-
-    specs = study.all_specs(profile) if specs is None else specs
-    workers = workers or (os.cpu_count() if device == "cpu" else 1)
-    outcome = execute(specs, Store(store), workers, data_dir, device)
-    if outcome.failures:
-        raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
-    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)
+    return run_missing(study, profile, *args, **options)

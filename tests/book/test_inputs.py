@@ -16,6 +16,8 @@ def checkout(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
+    for study in ("shin2023", "upadhyay2023"):
+        (tmp_path / "lib/papers" / study).mkdir(parents=True)
     cache = get_cache(str(tmp_path / "_build/.jupyter_cache"))
     for page in PAGES:
         path = tmp_path / f"{page}.ipynb"

@@ -118,7 +118,7 @@ def test_exports_into_one_file_wait_for_each_other(make_record):
     for name, part in (("a", specs[:20]), ("b", specs[20:])):
         for spec in part:
             Store(name).write(make_record(spec))
-    words = [sys.executable, "-m", "sparsemtl", "export", "shin2023", "both.jsonl", "--store"]
+    words = [sys.executable, "-m", "companion", "export", "shin2023", "both.jsonl", "--store"]
     for done in [subprocess.Popen([*words, name], stderr=subprocess.DEVNULL) for name in ("a", "b")]:
         assert done.wait() == 0
     assert {r.spec for r in read_jsonl("both.jsonl")} == set(specs)
@@ -135,7 +135,7 @@ def test_an_export_says_which_results_it_replaces(capsys, make_record):
 
 
 def test_the_module_runs_as_a_command(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "sparsemtl", "list", "nothing"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "companion", "list", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("sparsemtl: unknown study 'nothing': choose one of shin2023")
@@ -144,7 +144,7 @@ def test_the_module_runs_as_a_command(tmp_path):
 
 def test_a_reader_that_leaves_early_is_no_error():
     first = subprocess.run(
-        f"{sys.executable} -m sparsemtl list shin2023 --profile full | head -1; echo ${{PIPESTATUS[0]}}",
+        f"'{sys.executable}' -m companion list shin2023 --profile full | head -1; echo ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True,
     )  # fmt: skip
     assert first.stderr == ""
@@ -479,7 +479,7 @@ def test_a_queue_goes_into_a_file_that_a_failure_leaves_alone(capsys, make_recor
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
 def test_a_full_disk_under_the_output_is_one_line():
     with open("/dev/full", "w") as full:
-        words = [sys.executable, "-m", "sparsemtl", "list", "shin2023"]
+        words = [sys.executable, "-m", "companion", "list", "shin2023"]
         ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("sparsemtl: the output cannot be written")

@@ -1,10 +1,8 @@
 """The engine runs what is missing, once, and the same spec gives the same bits wherever it runs."""
 
-import ctypes
 import hashlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -146,14 +144,14 @@ def test_a_fault_that_nobody_thought_of_does_not_stop_the_others_either(calls, t
 
 
 def test_a_library_inside_another_project_has_no_revision(tmp_path):
-    package = tmp_path / "project" / ".venv" / "sparsemtl"
-    shutil.copytree(Path(engine.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "project" / ".venv" / "lib"
+    shutil.copytree(Path(engine.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "project" / ".gitignore").write_text(".venv\n")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path / "project")]
     for words in (["init", "-q"], ["add", ".gitignore"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
     code = "from companion.engine import revision; print(revision())"
-    env = os.environ | {"PYTHONPATH": str(package.parent)}
+    env = os.environ | {"PYTHONPATH": str(package)}
     found = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path
     )
@@ -161,7 +159,7 @@ def test_a_library_inside_another_project_has_no_revision(tmp_path):
 
 
 def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeypatch):
-    package = tmp_path / "lib" / "sparsemtl"
+    package = tmp_path / "lib" / "companion"
     package.mkdir(parents=True)
     (package / "engine.py").write_text("one = 1\n")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
@@ -205,108 +203,6 @@ def test_ctrl_c_keeps_what_was_finished_and_the_same_call_goes_on(calls, tiny_sp
     assert execute(specs, store, progress=False).executed == 2
 
 
-@pytest.fixture
-def together(calls, monkeypatch):
-    """The runner does specs of one seed together, by tens; the lists that it was given are in `together`."""
-    given, runner = [], sys.modules["a_runner"]
-
-    def batches(specs, device):
-        of_seed = [[s for s in specs if s.seed == seed] for seed in dict.fromkeys(s.seed for s in specs)]
-        return [some[i : i + 10] for some in of_seed for i in range(0, len(some), 10)]
-
-    def run_many(specs, root=None, device="cpu"):
-        given.append(specs)
-        if isinstance(calls.fail.get(specs[0].seed), KeyboardInterrupt):
-            raise calls.fail[specs[0].seed]
-        return [calls.fail.get((s.seed, s.params["sparsity"]), {"value": s.params["sparsity"]}) for s in specs]
-
-    monkeypatch.setattr(runner, "batches", batches, raising=False)
-    monkeypatch.setattr(runner, "run_many", run_many, raising=False)
-    return given
-
-
-def grid(tiny_spec, seeds=(0, 1), sparsities=(0.1, 0.2, 0.3)):
-    """Seeds in turn, so that those of one seed do not lie together."""
-    return [tiny_spec("or", sparsity, seed) for sparsity in sparsities for seed in seeds]
-
-
-def test_what_a_runner_does_together_runs_in_one_batch_by_seed(together, calls, tiny_spec, tmp_path):
-    specs = [*grid(tiny_spec), tiny_spec("or", seed=2)]
-    outcome = execute(specs, Store(tmp_path), progress=False)
-    assert [[(s.seed, s.params["sparsity"]) for s in batch] for batch in together] == [
-        [(seed, sparsity) for sparsity in (0.1, 0.2, 0.3)] for seed in (0, 1)
-    ]
-    assert [s.seed for s in calls.specs] == [2]  # one alone is a run like any other
-    assert (outcome.executed, outcome.failures) == (7, [])
-    for spec in specs[:-1]:
-        record = Store(tmp_path).read(spec)
-        assert record.result == {"value": spec.params["sparsity"]}
-        assert validate(record.to_dict()) == record
-    assert execute(specs, Store(tmp_path), progress=False).executed == 0
-    assert len(together) == 2
-
-
-def test_seconds_are_an_equal_share_of_the_batch(together, tiny_spec, tmp_path, monkeypatch):
-    clock = iter([10.0, 16.0])
-    monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
-    outcome = execute(grid(tiny_spec, seeds=(0,)), Store(tmp_path), progress=False)
-    assert [r.run["seconds"] for r in outcome.records.values()] == [2.0] * 3
-
-
-def test_one_that_fails_in_a_batch_does_not_stop_the_others(together, calls, tiny_spec, tmp_path):
-    specs = grid(tiny_spec, seeds=(0,))
-    calls.fail = {(0, 0.2): DataError("the loss is nan in epoch 3"), (0, 0.3): {"loss": float("inf")}}
-    outcome = execute(specs, Store(tmp_path), progress=False)
-    assert list(outcome.records) == [specs[0].hash] == [r.hash for r in Store(tmp_path).all()[0]]
-    assert outcome.failures[0] == f"{specs[1].label()}: the loss is nan in epoch 3"
-    assert outcome.failures[1].startswith(f"{specs[2].label()}: the result holds inf")
-    calls.fail = {}
-    assert execute(specs, Store(tmp_path), progress=False).executed == 2
-
-
-def test_a_batch_that_fails_whole_fails_for_each(together, calls, tiny_spec, tmp_path, monkeypatch):
-    def nothing(specs, root=None, device="cpu"):
-        raise DataError("no such folder")
-
-    monkeypatch.setattr(sys.modules["a_runner"], "run_many", nothing)
-    outcome = execute(grid(tiny_spec, seeds=(0,)), Store(tmp_path), progress=False)
-    assert [line.rpartition(": ")[2] for line in outcome.failures] == ["no such folder"] * 3
-
-
-def test_a_fault_in_a_batch_is_that_of_one_run(together, tiny_spec, tmp_path, monkeypatch):
-    specs = [tiny_spec("or", s) for s in (0.1, 0.2, 0.3)]
-    alone = sys.modules["a_runner"].run
-
-    def fail(spec, **options):
-        if spec == specs[1]:
-            raise RuntimeError("no such thing")
-        return alone(spec, **options)
-
-    def fail_all(specs, **options):
-        raise RuntimeError("no such thing")
-
-    monkeypatch.setattr(sys.modules["a_runner"], "run", fail)
-    monkeypatch.setattr(sys.modules["a_runner"], "run_many", fail_all)
-    outcome = execute(specs, Store(tmp_path), progress=False)
-    assert outcome.failures == [f"{specs[1].label()}: RuntimeError: no such thing"]
-    assert set(outcome.records) == {specs[0].hash, specs[2].hash}
-
-
-def test_ctrl_c_keeps_the_batches_that_ended(together, calls, tiny_spec, tmp_path):
-    calls.fail = {1: KeyboardInterrupt()}
-    with pytest.raises(KeyboardInterrupt):
-        execute(grid(tiny_spec), Store(tmp_path), progress=False)
-    assert [r.spec.seed for r in Store(tmp_path).all()[0]] == [0, 0, 0]
-
-
-@pytest.mark.parametrize(("workers", "longest"), [(1, 10), (2, 10), (4, 6), (30, 1)])
-def test_no_batch_is_longer_than_a_workers_share(together, tiny_spec, workers, longest):
-    specs = grid(tiny_spec, sparsities=[k / 100 for k in range(12)])
-    lists = engine._batches(specs, workers, "cpu")
-    assert sorted((s for batch in lists for s in batch), key=specs.index) == specs
-    assert max(map(len, lists)) == longest
-
-
 @pytest.mark.parametrize(
     ("choice", "error", "message"),
     [
@@ -337,7 +233,7 @@ def test_a_killed_worker_is_a_message_with_a_way_out(tiny_spec, tmp_path, monkey
 
     monkeypatch.setattr(engine, "Parallel", lambda **k: killed)
     with pytest.raises(SparseMTLError, match="fewer workers"):
-        execute([tiny_spec()], Store(tmp_path), progress=False)
+        execute([tiny_spec(), tiny_spec(seed=1)], Store(tmp_path), workers=2, progress=False)
 
 
 def test_the_cpu_runs_on_one_thread_and_the_settings_come_back(calls, tiny_spec):
@@ -365,19 +261,27 @@ def test_a_record_says_when_where_and_with_what(calls, tiny_spec):
 
 
 def test_the_code_fingerprint_covers_every_source_file_but_those_that_only_read_records():
-    folder = Path(sparsemtl.__file__).parent
-    order = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.py"))]
-    order = [name for name in order if not name.startswith(("report/", "__main__"))]
-    parts = b"".join(n.encode() + b"\0" + (folder / n).read_bytes() + b"\0" for n in order)
+    lib = Path(sparsemtl.__file__).parents[1]
+    parts = b""
+    for package in ("sparsemtl", "companion", "papers"):
+        names = sorted(p.relative_to(lib / package) for p in (lib / package).rglob("*.py"))
+        for name in (n for n in names if n.name not in engine.DOWNSTREAM):
+            parts += f"{package}/{name.as_posix()}\0".encode() + (lib / package / name).read_bytes() + b"\0"
     assert engine.code_fingerprint.__wrapped__() == hashlib.sha256(parts).hexdigest()[:16]
 
 
 def test_no_run_imports_what_the_fingerprint_leaves_out():
-    runners = ", ".join(name.split(":")[0] for name in engine.RUNNERS.values())
-    code = f"import sys, {runners}; print(*[m for m in sys.modules if m.startswith('sparsemtl.')])"
+    code = """
+import sys
+from companion.papers import names, part
+for name in names():
+    part(name, "run")
+print(*[m for m in sys.modules if m.startswith("papers.")])
+"""
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "papers.upadhyay2023.run" in loaded
-    assert not [m for m in loaded if m.startswith(("companion", "companion.__main__"))]
+    assert {"papers.upadhyay2023.run", "papers.shin2023.run"} <= set(loaded)
+    left_out = {name.removesuffix(".py") for name in engine.DOWNSTREAM} - {"claims"}  # plain data, imported by study
+    assert not [name for name in loaded if name.rpartition(".")[2] in left_out]
 
 
 # Real runs, the smallest there are
@@ -415,22 +319,6 @@ def test_two_workers_which_are_new_processes_give_the_same_bits(tiny_runs, tmp_p
     assert digests(pool.records.values()) == digests(Store(tmp_path).all()[0]) == expected
 
 
-def test_in_company_a_run_gives_the_bits_that_it_gives_alone(tiny_spec, tmp_path):
-    choices = [
-        ("dense-multi", 0.0),
-        ("or", 0.4),
-        ("rigl", 0.8),
-        ("imp", 0.4),
-        ("dense-single", 0.0),
-        ("snip-single", 0.2),
-    ]
-    specs = [tiny_spec(*choice) for choice in choices]
-    outcome = execute(specs, Store(tmp_path), progress=False)
-    assert (outcome.executed, outcome.failures) == (6, [])
-    for spec in specs:
-        assert run(spec).digest == outcome.records[spec.hash].digest, spec.label()
-
-
 def test_a_failure_in_a_worker_is_reported_and_the_others_go_on(tiny_spec, tmp_path):
     specs = [tiny_spec("random"), tiny_spec("random", folds=99)]
     outcome = execute(specs, Store(tmp_path), workers=2, progress=False)
@@ -459,7 +347,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers,
     store, give_up = Store(tmp_path / "runs"), time.monotonic() + 300
     words = [*GRID, "--store", str(store.folder)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sparsemtl", *words, "--workers", workers],
+        [sys.executable, "-m", "companion", *words, "--workers", workers],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         # a shell's background jobs ignore Ctrl-C, and their children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -512,30 +400,9 @@ def _members(group):
 
 
 def test_float32_stays_float32_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(engine, "_check_device", lambda device: None)
+    monkeypatch.setattr(engine, "check_device", lambda device: None)
     before = torch.backends.cudnn.allow_tf32
     for device in ("cpu", "cuda"):
         with engine.reproducible(device):
             assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32 == before
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_freed_memory_is_kept_for_as_long_as_it_is_asked_for():
-    size = 2**24  # float32: 64 MiB, more than glibc keeps by itself
-
-    def pages_mapped():
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(8):
-            torch.ones(size)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    outside = pages_mapped()
-    with engine.memory_kept():
-        assert pages_mapped() < outside / 2
-        kept = resident()
-    assert resident() < kept - size
-    assert pages_mapped() > 0.9 * 4 * size / os.sysconf("SC_PAGE_SIZE")  # a hole in the heap, once

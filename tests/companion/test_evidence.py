@@ -35,7 +35,7 @@ def runner(monkeypatch):
             raise DataError("S001R04.edf is truncated: fetch it again")
         return {"value": 1.0}
 
-    monkeypatch.setattr(engine, "import_module", lambda name: SimpleNamespace(run=run))
+    monkeypatch.setattr(engine, "_runner", lambda study: SimpleNamespace(run=run))
     return state
 
 

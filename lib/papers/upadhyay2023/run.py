@@ -19,7 +19,7 @@ import torch
 from companion.data import load
 from companion.data.cache import cache_dir
 from companion.data.pictures import Pictures, random_split, sha256_of
-from companion.engine import memory_kept, origin, reproducible
+from companion.engine import origin, reproducible
 from companion.spec import check_values
 from papers.upadhyay2023.study import RULES
 from sparsemtl.errors import DataError, SparseMTLError, SpecError
@@ -98,7 +98,7 @@ def predictions(spec, root=None, device="cpu", count=3):
     Returns images uint8 (count, 3, H, W), truth and prediction {task: tensor} in the form of `Training.predict`, and
     the trained network.
     """
-    with without_record(spec), reproducible(device), memory_kept():
+    with without_record(spec), reproducible(device):
         training = Training(spec, load_pictures(spec, root), device)
         training.fit()
         rows = training.data.splits["test"][:count]
