@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from companion.data.nyuv2 import load_folder
-from companion.data.pictures import VOID
 from companion.data.rooms import write_rooms
 from harness import Mark, arguments, counts, report, seconds, take_turns, where_time_goes
 from papers.upadhyay2023.run import STRIDE, Training, _relative
 from papers.upadhyay2023.study import ALL_NYU, SPARSE, specs
 from PIL import Image
 from prox import published
+from sparsemtl.training.losses import VOID
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from companion.data.celebamask import PARTS, load_folder
-from companion.data.pictures import simulated
+from companion.data.images import simulated
 
 VERSION = 1  # raise it when the pictures change
 SKIN_TONES = np.array([(0.95, 0.80, 0.70), (0.85, 0.65, 0.50), (0.65, 0.45, 0.32), (0.42, 0.28, 0.20)])

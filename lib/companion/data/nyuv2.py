@@ -5,25 +5,22 @@ Folder layout (that of NYUD_MT, which Upadhyay et al. 2023 used), ID as in the s
     images/ID.jpg          RGB (.png is read too)
     segmentation/ID.png    0 = void, 1 .. 40 = class (Gupta et al., CVPR 2013)
     depth/ID.png or .npy   16-bit millimetres, or float metres
-    normals/ID.npy or .png if the folder is there: float (H, W, 3), or 8 bit with n = 2 v / 255 - 1
-    gt_sets/train.txt, test.txt, and val.txt if there is one (NYUD_MT calls its test list val.txt)
+    normals/ID.npy or .png if the folder exists: float (H, W, 3), or 8 bit with n = 2 v / 255 - 1
+    gt_sets/train.txt, test.txt, and val.txt if it exists (NYUD_MT calls its test list val.txt)
 
-Camera axes: x to the right, y down, z forward along the line of sight. Normals have length 1 and point to the
-camera (n . P < 0 for the point P seen, so mostly n_z < 0). Normals from files are taken as they are.
+`examples/convert_nyuv2.py` makes this layout from the official release. Camera axes: x to the right, y down, z forward
+along the line of sight. Normals have length 1 and point to the camera (n . P < 0 for the point P seen, so mostly
+n_z < 0). Normals from files are taken as they are.
 """
 
 import math
-import zlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from sparsemtl.errors import DataError, SpecError, one_line
+from sparsemtl.errors import DataError, SpecError
 from sparsemtl.training.losses import VOID
-from tqdm import tqdm
 
-from companion.data import pictures
+from companion.data import images
 
 NAMES = (
     "wall|floor|cabinet|bed|chair|sofa|table|door|window|bookshelf|picture|counter|blinds|desk|shelves|curtain|dresser|"
@@ -31,41 +28,70 @@ NAMES = (
     "person|night stand|toilet|sink|lamp|bathtub|bag|other structure|other furniture|other prop"
 )
 CLASSES = tuple(NAMES.split("|"))
+FARTHEST = 12.0  # metres: the camera of NYU-v2 sees 10
+# Values of one metre in units that depth is stored in
+UNITS = {
+    "millimetres": 1000,
+    "centimetres": 100,
+    "1/5000 m": 5000,
+    "10 m / 65535": 6553.5,
+    "1/10000 m": 10000,
+    "metres": 1,
+}
 VAL_SHARE = 0.1  # of the official training list: 80 of 795
 
 
 def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error"):
-    """Load NYU-v2 as `Pictures` with the targets "seg" (40 classes), "normal" and "depth".
+    """Load NYU-v2 with the targets "seg" (40 classes), "normal" and "depth".
 
-    root: the folder above `nyuv2/`, or that folder (default: SPARSEMTL_DATA). size: side in pixels; images are
-    filtered, targets picked by nearest pixel. n: about so many pictures, for tests. seed: of the validation part,
-    a tenth of the training list chosen at random (ours: the official split has none); test is the official test list.
-    border: the official pictures have a white frame, 3 px wide at 256 px; there, the share `border` of each side
-    counts as void, without depth or normal. Pass 0 for pictures that were cropped, such as NYUD_MT's own.
-    holes: "error", or "ignore" to take depth values of zero or NaN as not measured.
-    Without a folder normals/ they are computed from depth, see `normals_from_depth`; the pictures are then taken
-    to show the whole frame of 640 x 480. Raises `DataError` for missing, damaged or unfit files.
+    Without a folder normals/ they are computed from depth, see `normals_from_depth`; the images are then taken to show
+    the whole frame of 640 x 480.
+
+    Parameters
+    ----------
+    root : path, optional
+        The folder above `nyuv2/`, or that folder. Default: SPARSEMTL_DATA.
+    size : int
+        Side in pixels; images are filtered, targets picked by nearest pixel.
+    n : int, optional
+        About so many images, for tests.
+    seed : int
+        Of the validation part, a tenth of the training list (ours: the official split has none).
+    border : float
+        The official images have a white frame, 3 px wide at 256 px: this share of each side counts as void, without
+        depth or normal. Pass 0 for cropped images, such as NYUD_MT's own.
+    holes : str
+        "error", or "ignore" to take depth values of zero or NaN as not measured.
+
+    Returns
+    -------
+    Images
+
+    Raises
+    ------
+    DataError, SpecError
+        Missing, damaged or unfit files; impossible options.
     """
-    return load_folder("nyuv2", pictures.find_folder(root, "nyuv2", "images"), size, n, seed, border, holes)
+    return load_folder("nyuv2", images.find_folder(root, "nyuv2", "images"), size, n, seed, border, holes)
 
 
 def load_folder(name, folder, size, n=None, seed=0, border=0.0, holes="error"):
     """Load the NYUD_MT layout from `folder`; arguments and result as in `load_nyuv2`."""
-    pictures.check_options(size, n, seed)
+    images.check_options(size, n, seed)
     if not 0 <= border < 0.5 or holes not in ("error", "ignore"):
         raise SpecError(f"border={border}, holes={holes!r}: need 0 <= border < 0.5, and holes 'error' or 'ignore'")
-    lists = pictures.thin(_split_lists(folder / "gt_sets", seed), n)
+    lists = images.thin(_split_lists(folder / "gt_sets", seed), n)
     suffixes = {"images": (".jpg", ".png"), "segmentation": (".png",), "depth": (".png", ".npy")}
     if (folder / "normals").is_dir():
         suffixes["normals"] = (".png", ".npy")
-    files = {kind: pictures.files_by_stem(folder / kind, endings) for kind, endings in suffixes.items()}
+    files = {kind: images.files_by_stem(folder / kind, endings) for kind, endings in suffixes.items()}
     ids = [i for part in lists.values() for i in part]
     for kind, found in files.items():
-        pictures.need_all(ids, found, folder / kind)
+        images.need_all(ids, found, folder / kind)
     frame = math.ceil(border * size)
 
     def decode(reader, i):
-        image = reader.picture(files["images"][i])
+        image = reader.image(files["images"][i])
         maps = {
             "segmentation": reader.labels(files["segmentation"][i], len(CLASSES)),
             "depth": _read_depth(reader, files["depth"][i], holes),
@@ -76,16 +102,16 @@ def load_folder(name, folder, size, n=None, seed=0, border=0.0, holes="error"):
             if value.shape[:2] != (image.height, image.width):
                 raise DataError(
                     f"{files[kind][i]} is {value.shape[1]} x {value.shape[0]} pixels, but {files['images'][i]} is "
-                    f"{image.width} x {image.height}: all parts of a picture must have one size"
+                    f"{image.width} x {image.height}: all parts of an image must have one size"
                 )
-        maps = {kind: pictures.nearest(value, size) for kind, value in maps.items()}
+        maps = {kind: images.nearest(value, size) for kind, value in maps.items()}
         if "normals" not in maps:
             maps["normals"] = normals_from_depth(maps["depth"], intrinsics(size))
         inside = np.zeros((size, size), bool)
         inside[frame : size - frame, frame : size - frame] = True
         labels = maps["segmentation"]
         return {
-            "image": pictures.shrink(image, size),
+            "image": images.shrink(image, size),
             "seg": np.where((labels > 0) & inside, labels - 1, VOID).astype(np.uint8),
             "normal": (maps["normals"] * inside[..., None]).transpose(2, 0, 1).astype(np.float16),
             "depth": (maps["depth"] * inside)[None].astype(np.float16),
@@ -93,52 +119,70 @@ def load_folder(name, folder, size, n=None, seed=0, border=0.0, holes="error"):
 
     paths = [found[i] for found in files.values() for i in ids]
     options = {"size": size, "border": border, "holes": holes}
-    return pictures.gather(name, folder, lists, paths, decode, CLASSES, options)
+    return images.gather(name, folder, lists, paths, decode, CLASSES, options)
 
 
 def _split_lists(folder, seed):
     files = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
-    lists = {split: pictures.read_text(file) for split, file in files.items() if file.is_file()}
+    lists = {split: images.read_text(file) for split, file in files.items() if file.is_file()}
     if "val" in lists and "test" not in lists:
         lists["test"] = lists.pop("val")
     for split in ("train", "test"):
         if not lists.get(split):
-            raise DataError(f"{files[split]} is missing or empty: it must list the pictures of the official split")
+            raise DataError(f"{files[split]} is missing or empty: it must list the images of the official split")
     if "val" not in lists:
-        lists |= pictures.random_split(lists["train"], {"val": VAL_SHARE}, seed)
+        lists |= images.random_split(lists["train"], {"val": VAL_SHARE}, seed)
     ids = [i for part in lists.values() for i in part]
     if twice := [i for i, count in Counter(ids).items() if count > 1]:
-        raise DataError(f"{folder} lists picture {twice[0]} more than once: the splits must not overlap")
+        raise DataError(f"{folder} lists image {twice[0]} more than once: the splits must not overlap")
     return lists
 
 
 def _read_depth(reader, path, holes):
+    per_metre = 1
     if path.suffix == ".npy":
         depth = np.squeeze(reader.npy(path))
     else:
-        image = reader.picture(path)
-        if image.mode[0] != "I":  # PIL's modes "I" and "I;16"
+        image, per_metre = reader.image(path), 1000
+        if image.mode[0] != "I":  # Pillow's modes "I" and "I;16"
             raise DataError(f"{path} has {image.mode} pixels: depth must be a 16-bit PNG in mm, or .npy in metres")
-        depth = np.asarray(image) / 1000
+        depth = np.asarray(image)
     if depth.ndim != 2 or depth.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {depth.dtype} {depth.shape}: depth must be (H, W) numbers in metres")
-    depth = depth.astype(np.float32)
     good = np.isfinite(depth) & (depth > 0)
     if not good.all() and holes == "error":
         raise DataError(
             f"{path} has depth zero or NaN in {(~good).sum()} of {good.size} pixels: take the in-filled depth, "
             "or load with holes='ignore' to leave those pixels out"
         )
-    if depth[good].max(initial=0) > 100:
-        raise DataError(f"{path} has a depth of {depth[good].max():g} m, which no room has: .npy depth is in metres")
-    return np.where(good, depth, np.float32(0))
+    if good.any():
+        _check_room(path, depth[good], per_metre)
+    return np.where(good, depth.astype(np.float32) / per_metre, np.float32(0))
+
+
+def _check_room(path, values, per_metre):
+    """Raise `DataError`, with the likely unit, if measured depths are not those of a room."""
+
+    def far(values, unit):
+        return 0.5 < float(values.max()) / unit < FARTHEST
+
+    if far(values, per_metre):
+        return
+    likely = [name for name, unit in UNITS.items() if far(values, unit)]
+    if values.dtype.itemsize == 2 or values.dtype.kind == "i":
+        swapped = values.astype(np.uint16).byteswap()
+        likely = ["millimetres with swapped bytes"] * (far(swapped, 1000) and swapped.min() > 100) + likely
+    raise DataError(
+        f"{path} reaches to {values.max() / per_metre:.3g} m, which no room does: write .npy in metres, .png in "
+        f"millimetres; the likely unit here is {' or '.join(likely) or 'unknown'}"
+    )
 
 
 def _read_normals(reader, path):
     if path.suffix == ".npy":
         normals = reader.npy(path)
     else:
-        normals = np.asarray(reader.picture(path).convert("RGB"), np.float32) / 127.5 - 1
+        normals = np.asarray(reader.image(path).convert("RGB"), np.float32) / 127.5 - 1
     if normals.ndim != 3 or normals.shape[2] != 3 or normals.dtype.kind != "f" or not np.isfinite(normals).all():
         raise DataError(f"{path} holds {normals.dtype} {normals.shape}: normals must be finite floats (H, W, 3)")
     return _unit(normals.astype(np.float32), shortest=0.1)  # 8 bit cannot store zero: it gives about 0.007
@@ -200,57 +244,3 @@ def normals_from_depth(depth, camera, radius=None):
     v, u = np.mgrid[:height, :width]
     plane = np.stack([per_u * fx, per_v * fy, centre - per_u * (u - cx) - per_v * (v - cy)], axis=-1)
     return _unit(np.where(fits[..., None], -plane, 0), shortest=1e-9)
-
-
-def convert_nyuv2(mat_path, splits_path, mapping, out):
-    """Write the official NYU-v2 release as the folder layout that `load_nyuv2` reads.
-
-    mat_path: nyu_depth_v2_labeled.mat (MATLAB 7.3, that is HDF5). splits_path: splits.mat. mapping: classMapping40.mat,
-    or its 894 numbers: the class 1 .. 40 of each of the 894 labels. out: a new folder; images as JPEG, in-filled depth
-    as 16-bit PNG in millimetres, no normals (the loader computes them). The split lists are written last: without them
-    a folder is not complete. Raises `DataError`.
-    """
-    import h5py
-
-    out, splits = Path(out), _matlab(splits_path, "trainNdxs", "testNdxs")
-    if isinstance(mapping, str | Path):
-        mapping = _matlab(mapping, "mapClass")[0]
-    class_of = np.concatenate([[0], np.ravel(mapping)]).astype(np.uint8)
-    try:
-        with h5py.File(mat_path) as mat:
-            images, labels, depths = mat["images"], mat["labels"], mat["depths"]
-            for rows in splits:
-                if rows.size == 0 or rows.min() < 1 or rows.max() > len(images):
-                    raise DataError(
-                        f"{splits_path} lists pictures outside 1 .. {len(images)}: it is of another release"
-                    )
-            for folder in ("images", "segmentation", "depth", "gt_sets"):
-                (out / folder).mkdir(parents=True, exist_ok=True)
-            for row in tqdm(range(len(images)), desc="converting nyuv2", unit="picture", disable=None):
-                # MATLAB stores columns first: every array comes transposed.
-                label, depth = labels[row].T, depths[row].T
-                if label.max() >= len(class_of):
-                    raise DataError(f"{mat_path} has label {label.max()}, the class map ends at {len(class_of) - 1}")
-                name = f"{row + 1:05d}"
-                Image.fromarray(images[row].T).save(out / "images" / f"{name}.jpg", quality=95)
-                Image.fromarray(class_of[label]).save(out / "segmentation" / f"{name}.png")
-                Image.fromarray((depth * 1000).round().astype(np.uint16)).save(out / "depth" / f"{name}.png")
-    except (OSError, KeyError) as error:
-        raise DataError(
-            f"cannot convert {mat_path} to {out} ({one_line(error)}): expected nyu_depth_v2_labeled.mat, an HDF5 file "
-            "of 2.8 GB with images, labels and depths; download it again"
-        ) from error
-    for name, rows in zip(("train", "test"), splits, strict=True):
-        (out / "gt_sets" / f"{name}.txt").write_text("".join(f"{row:05d}\n" for row in sorted(rows.ravel())))
-
-
-def _matlab(path, *names):
-    """Return the arrays `names` of a MATLAB 5 file."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = loadmat(path)
-        return [content[name].astype(int) for name in names]
-    except (OSError, KeyError, ValueError, TypeError, NotImplementedError, MatReadError, zlib.error) as error:
-        raise DataError(f"cannot read {', '.join(names)} from {path} ({one_line(error)}): download it again") from error

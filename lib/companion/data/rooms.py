@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from companion.data.images import simulated
 from companion.data.nyuv2 import CLASSES, intrinsics, load_folder
-from companion.data.pictures import simulated
 
 VERSION = 1  # raise it when the pictures change
 # class: (width, depth) and (bottom, top) in metres, RGB in 0 .. 1; the flat ones hang on a wall

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from companion.data import load
 from companion.data.cache import cache_dir
-from companion.data.pictures import Pictures, random_split, sha256_of
+from companion.data.images import Images, random_split, sha256_of
 from companion.engine import origin, reproducible
 from companion.spec import check_values
 from papers.upadhyay2023.study import RULES
@@ -108,7 +108,7 @@ def predictions(spec, root=None, device="cpu", count=3):
 
 
 def load_pictures(spec, root=None):
-    """The spec's data as `Pictures`, cut into the protocol's splits (notes, item 11)."""
+    """The spec's data as `Images`, cut into the protocol's splits (notes, item 11)."""
     p = spec.params
     check_values(p, RULES)
     data = load(spec.data, root, size=p["size"], **({"n": p["n"]} if p["n"] else {}))
@@ -134,7 +134,7 @@ class Training:
     """The state of one run: network, optimizer, history, best checkpoints. device: "cpu" or "cuda"."""
 
     spec: object
-    data: Pictures
+    data: Images
     device: str = "cpu"
 
     def __post_init__(self):

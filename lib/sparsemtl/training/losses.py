@@ -1,7 +1,7 @@
 """Losses of the picture tasks and their balance (Upadhyay et al. 2023, section 4 and Eq. 2).
 
 Each loss is the mean over all valid pixels of the batch, a float32 scalar, also under autocast; 0 if no pixel is
-valid. Targets are those of `companion.data.pictures.Pictures`, brought to the size of the predictions: shapes that
+valid. Targets are those of `companion.data.images.Images`, brought to the size of the predictions: shapes that
 differ raise SpecError. Nothing waits for the GPU.
 """
 

@@ -1,7 +1,7 @@
 """Test metrics: classification from confusion matrices (NumPy), dense prediction per picture (PyTorch).
 
 Functions "per picture" return float64 tensors (n,) on the input's device, NaN where a picture has no valid pixel;
-average them over pictures with `torch.nanmean`. Targets are those of `companion.data.pictures.Pictures`, brought to
+average them over pictures with `torch.nanmean`. Targets are those of `companion.data.images.Images`, brought to
 the size of the predictions. Predictions and targets of different shape raise SpecError.
 """
 

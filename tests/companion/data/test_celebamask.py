@@ -27,7 +27,7 @@ def _faces(tmp_path_factory):
 
 @pytest.fixture
 def folder(_faces, tmp_path):
-    """Ten pictures in the layout of the official release, with merged masks, that a test may damage."""
+    """Ten images in the layout of the official release, with merged masks, that a test may damage."""
     return Path(shutil.copytree(_faces, tmp_path / "celebamask"))
 
 
@@ -59,19 +59,19 @@ def test_classes_of_the_mask_values():
 
 
 def test_arrays_are_those_on_disk(folder):
-    pictures = get(folder)
-    assert pictures.ids == tuple(map(str, range(10)))
-    assert pictures.images.shape == (10, 3, 32, 32)
-    assert {target.dtype for target in (pictures.images, *pictures.targets.values())} == {torch.uint8}
+    images = get(folder)
+    assert images.ids == tuple(map(str, range(10)))
+    assert images.images.shape == (10, 3, 32, 32)
+    assert {target.dtype for target in (images.images, *images.targets.values())} == {torch.uint8}
     lines = [line.split() for line in (folder / ATTRIBUTES).read_text().splitlines()[2:]]
     for row, (name, male, smile) in enumerate(lines):
         rgb = np.asarray(Image.open(folder / "CelebA-HQ-img" / name))
         mask = np.asarray(Image.open(folder / "CelebAMaskHQ-mask" / f"{row}.png"))
-        assert (pictures.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
-        assert (pictures.targets["seg"][row].numpy() == CLASS_OF[mask]).all()
-        assert pictures.targets["male"][row] == (male == "1")
-        assert pictures.targets["smile"][row] == (smile == "1")
-    assert 0 < pictures.targets["male"].sum() < 10
+        assert (images.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
+        assert (images.targets["seg"][row].numpy() == CLASS_OF[mask]).all()
+        assert images.targets["male"][row] == (male == "1")
+        assert images.targets["smile"][row] == (smile == "1")
+    assert 0 < images.targets["male"].sum() < 10
 
 
 def test_part_masks_give_the_same_classes_as_merged_masks(folder):
@@ -117,9 +117,9 @@ def test_split_is_60_20_20_and_seeded(folder):
 def test_works_with_the_subset_present(folder):
     for i in (0, 3, 4, 7):
         (folder / "CelebA-HQ-img" / f"{i}.jpg").unlink()
-    pictures = get(folder)
-    assert pictures.ids == ("1", "2", "5", "6", "8", "9")
-    assert [len(pictures.splits[split]) for split in ("train", "val", "test")] == [4, 1, 1]
+    images = get(folder)
+    assert images.ids == ("1", "2", "5", "6", "8", "9")
+    assert [len(images.splits[split]) for split in ("train", "val", "test")] == [4, 1, 1]
 
 
 def test_root_is_the_folder_or_the_one_above(folder):
@@ -133,13 +133,13 @@ def damage_missing_masks(folder):
 
 def damage_missing_mask(folder):
     (folder / "CelebAMaskHQ-mask" / "3.png").unlink()
-    return "CelebAMaskHQ-mask has no file for picture 3"
+    return "CelebAMaskHQ-mask has no file for image 3"
 
 
 def damage_missing_part_masks(folder):
     split_into_parts(folder)
     (folder / "CelebAMask-HQ-mask-anno" / "1" / "00005_skin.png").unlink()
-    return "CelebAMask-HQ-mask-anno has no file for picture 5"
+    return "CelebAMask-HQ-mask-anno has no file for image 5"
 
 
 def damage_truncated_jpeg(folder):
@@ -221,19 +221,19 @@ def test_damage_is_named_in_one_line(folder, damage):
 
 
 @pytest.mark.realdata
-def test_real_pictures(real_data):
+def test_real_images(real_data):
     root = real_data("celebamask")
-    pictures = load_celebamask(root, size=64, n=8)
-    shares = torch.bincount(pictures.targets["seg"].flatten().int(), minlength=3) / pictures.targets["seg"].numel()
-    assert 7 <= len(pictures) <= 9
+    images = load_celebamask(root, size=64, n=8)
+    shares = torch.bincount(images.targets["seg"].flatten().int(), minlength=3) / images.targets["seg"].numel()
+    assert 7 <= len(images) <= 9
     assert ((shares > 0.1) & (shares < 0.7)).all()
     attributes = [line.split() for line in (root / "celebamask" / ATTRIBUTES).read_text().splitlines()[2:]]
     male = {row[0]: row[21] == "1" for row in attributes}  # the 21st of the 40 attributes
-    assert [bool(value) for value in pictures.targets["male"]] == [male[f"{i}.jpg"] for i in pictures.ids]
+    assert [bool(value) for value in images.targets["male"]] == [male[f"{i}.jpg"] for i in images.ids]
 
 
 def test_the_fingerprint_covers_what_is_said_of_each_face(folder):
-    """Attributes are no pictures: they are read in one file, and are targets all the same."""
+    """Attributes are no images: they are read in one file, and are targets all the same."""
     first, path = get(folder).fingerprint, folder / ATTRIBUTES
     lines = path.read_text().splitlines()
     male = lines[1].split().index("Male") + 1

@@ -41,7 +41,7 @@ def test_corners_of_the_mouth_are_up_in_a_smile():
 
 
 def test_men_have_short_hair_and_beards_more_often():
-    # Hair below the eyes' row by more than a quarter of the picture is long.
+    # Hair below the eyes' row by more than a quarter of the image is long.
     def long_hair(male):
         masks = [render(np.random.default_rng(seed), 48, male, False)[1] for seed in range(100)]
         return np.mean([where(mask, "hair")[:, 0].max() > where(mask, "l_eye")[:, 0].mean() + 12 for mask in masks])

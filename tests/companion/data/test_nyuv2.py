@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 from companion.data import load
-from companion.data.nyuv2 import CLASSES, convert_nyuv2, intrinsics, load_nyuv2, normals_from_depth
-from companion.data.pictures import Reader, nearest, random_split, shrink, thin
+from companion.data.images import Reader, nearest, random_split, shrink, thin
+from companion.data.nyuv2 import CLASSES, intrinsics, load_nyuv2, normals_from_depth
 from companion.data.rooms import write_rooms
 from PIL import Image
-from scipy.io import savemat
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.training.losses import VOID
 
@@ -28,7 +27,7 @@ def _rooms(tmp_path_factory):
 
 @pytest.fixture
 def folder(_rooms, tmp_path):
-    """A small folder in the NYUD_MT layout that a test may damage; 9 pictures to train, 3 to test."""
+    """A small folder in the NYUD_MT layout that a test may damage; 9 images to train, 3 to test."""
     return Path(shutil.copytree(_rooms, tmp_path / "nyuv2"))
 
 
@@ -103,19 +102,19 @@ def test_intrinsics_scale_with_each_axis():
 
 
 def test_arrays_are_those_on_disk(folder):
-    pictures = get(folder)
-    assert pictures.images.shape == (12, 3, 24, 24)
-    assert pictures.images.dtype == torch.uint8
-    assert (pictures.size, len(pictures), pictures.classes) == (24, 12, CLASSES)
+    images = get(folder)
+    assert images.images.shape == (12, 3, 24, 24)
+    assert images.images.dtype == torch.uint8
+    assert (images.size, len(images), images.classes) == (24, 12, CLASSES)
     assert len(CLASSES) == 40
-    for row, i in enumerate(pictures.ids):
+    for row, i in enumerate(images.ids):
         labels = np.asarray(Image.open(folder / "segmentation" / f"{i}.png")).astype(int)
         rgb = np.asarray(Image.open(folder / "images" / f"{i}.jpg"))
-        assert (pictures.targets["seg"][row].numpy() == labels - 1).all()
-        assert (pictures.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
-        np.testing.assert_allclose(pictures.targets["depth"][row, 0], np.load(folder / f"depth/{i}.npy"), rtol=1e-3)
+        assert (images.targets["seg"][row].numpy() == labels - 1).all()
+        assert (images.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
+        np.testing.assert_allclose(images.targets["depth"][row, 0], np.load(folder / f"depth/{i}.npy"), rtol=1e-3)
         normals = np.load(folder / f"normals/{i}.npy").transpose(2, 0, 1)
-        np.testing.assert_allclose(pictures.targets["normal"][row], normals, atol=1e-3)
+        np.testing.assert_allclose(images.targets["normal"][row], normals, atol=1e-3)
 
 
 def test_png_depth_and_png_normals_give_the_same_targets(folder):
@@ -138,7 +137,7 @@ def test_normals_are_computed_where_the_folder_has_none(folder):
     found = get(folder).targets["normal"].float()
     cosine = (exact * found).sum(1)
     assert cosine.median() > 0.999
-    assert (cosine > 0.95).float().mean() > 0.7  # at 24 px much of a picture is within two pixels of an edge
+    assert (cosine > 0.95).float().mean() > 0.7  # at 24 px much of a image is within two pixels of an edge
 
 
 def test_void_and_border_are_left_out(folder):
@@ -146,8 +145,8 @@ def test_void_and_border_are_left_out(folder):
     labels = np.asarray(Image.open(path)).copy()
     labels[10, 12] = 0
     Image.fromarray(labels).save(path)
-    pictures = get(folder, border=2 / 24)
-    seg, depth, normal = (pictures.targets[task][0] for task in ("seg", "depth", "normal"))
+    images = get(folder, border=2 / 24)
+    seg, depth, normal = (images.targets[task][0] for task in ("seg", "depth", "normal"))
     assert seg[10, 12] == VOID
     assert depth[0, 10, 12] > 0
     inner = torch.zeros(24, 24, dtype=torch.bool)
@@ -167,15 +166,15 @@ def test_labels_are_resampled_as_pil_does():
 
 
 def test_splits_are_the_lists_with_validation_cut_from_train(folder):
-    pictures = get(folder)
-    names = {split: {pictures.ids[row] for row in rows} for split, rows in pictures.splits.items()}
+    images = get(folder)
+    names = {split: {images.ids[row] for row in rows} for split, rows in images.splits.items()}
     train, test = ((folder / "gt_sets" / f"{split}.txt").read_text().split() for split in ("train", "test"))
     assert names["test"] == set(test)
     assert names["train"] | names["val"] == set(train)
     assert not names["train"] & names["val"]
     assert len(names["val"]) == 1  # a tenth of 9
     assert {tuple(get(folder, seed=seed).splits["val"].tolist()) for seed in range(5)} != {
-        tuple(pictures.splits["val"].tolist())
+        tuple(images.splits["val"].tolist())
     }
 
 
@@ -183,21 +182,21 @@ def test_own_validation_list_is_kept_and_nyud_mt_naming_understood(folder):
     sets = folder / "gt_sets"
     test = (sets / "test.txt").read_text()
     (sets / "test.txt").rename(sets / "val.txt")  # NYUD_MT calls its test list so
-    pictures = get(folder)
-    assert [pictures.ids[row] for row in pictures.splits["test"]] == test.split()
+    images = get(folder)
+    assert [images.ids[row] for row in images.splits["test"]] == test.split()
     (sets / "test.txt").write_text("00009\n00010\n")
     (sets / "val.txt").write_text("00011\n")
-    assert [pictures.ids[row] for row in get(folder).splits["val"]] == ["00011"]
+    assert [images.ids[row] for row in get(folder).splits["val"]] == ["00011"]
 
 
-def test_the_white_frame_of_the_official_pictures_is_left_out_unasked(folder):
+def test_the_white_frame_of_the_official_images_is_left_out_unasked(folder):
     seg = load_nyuv2(root=folder, size=256).targets["seg"]
     assert (seg[:, 3:-3, 3:-3] != VOID).any(0).all()
     for side in (seg[:, :3], seg[:, -3:], seg[:, :, :3], seg[:, :, -3:]):
         assert (side == VOID).all()
 
 
-def test_pictures_get_smaller_by_averaging():
+def test_images_get_smaller_by_averaging():
     lines = np.tile(np.array([0, 255], np.uint8), (16, 8))
     found = shrink(Image.fromarray(lines), 8)
     assert found.shape == (3, 8, 8)
@@ -222,10 +221,10 @@ def test_split_of_the_official_size():
     assert len(thin(lists, 10)["train"]) == 9
 
 
-def test_n_keeps_some_pictures_of_each_split(folder):
-    pictures = get(folder, n=4)
-    assert 3 <= len(pictures) <= 5
-    assert all(len(rows) for rows in pictures.splits.values())
+def test_n_keeps_some_images_of_each_split(folder):
+    images = get(folder, n=4)
+    assert 3 <= len(images) <= 5
+    assert all(len(rows) for rows in images.splits.values())
 
 
 def test_second_load_decodes_nothing_until_a_file_changes(folder, monkeypatch):
@@ -306,7 +305,7 @@ def damage_npy_header(folder):
     return "00003.npy"
 
 
-def damage_huge_picture(folder):
+def damage_huge_image(folder):
     Image.new("L", (14000, 13000)).save(folder / "segmentation" / "00003.png")
     return "00003.png"
 
@@ -416,82 +415,13 @@ def test_options_out_of_range(folder, option):
         get(folder, **option)
 
 
-# Converter
-
-
-@pytest.fixture
-def official(tmp_path):
-    """Six 40 x 30 pictures in the structure of nyu_depth_v2_labeled.mat: every array as MATLAB's HDF5 stores it."""
-    h5py = pytest.importorskip("h5py")
-    rng = np.random.default_rng(0)
-    ramp = np.add.outer(np.arange(30), 2 * np.arange(40))
-    rgb = np.stack([np.stack([ramp + 10 * k, 200 - ramp, 0 * ramp + 30 * k], -1) for k in range(6)]).astype(np.uint8)
-    depths = rng.uniform(0.8, 9.0, (6, 30, 40)).astype(np.float32)
-    labels = rng.integers(0, 895, (6, 30, 40)).astype(np.uint16)
-    with h5py.File(tmp_path / "labeled.mat", "w") as mat:
-        mat["images"] = rgb.transpose(0, 3, 2, 1)
-        mat["depths"], mat["labels"] = depths.transpose(0, 2, 1), labels.transpose(0, 2, 1)
-    class_of = rng.integers(1, 41, 894)
-    savemat(tmp_path / "classMapping40.mat", {"mapClass": class_of[None].astype(np.uint8)})
-    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1], [3], [4], [6]]), "testNdxs": np.array([[2], [5]])})
-    return tmp_path, rgb, depths, labels, class_of
-
-
-def test_converted_release_reads_back(official):
-    folder, rgb, depths, labels, class_of = official
-    out = folder / "out"
-    convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", folder / "classMapping40.mat", out)
-    assert (out / "gt_sets" / "test.txt").read_text().split() == ["00002", "00005"]
-    for k in range(6):
-        name = f"{k + 1:05d}"
-        image = np.asarray(Image.open(out / "images" / f"{name}.jpg")).astype(int)
-        assert np.abs(image - rgb[k]).mean() < 3
-        depth = np.asarray(Image.open(out / "depth" / f"{name}.png")) / 1000
-        np.testing.assert_allclose(depth, depths[k], atol=0.00051)
-        seg = np.asarray(Image.open(out / "segmentation" / f"{name}.png"))
-        assert all(
-            seg[y, x] == (class_of[labels[k, y, x] - 1] if labels[k, y, x] else 0) for y, x in np.ndindex(30, 40)
-        )
-    pictures = load_nyuv2(out, size=16)
-    assert {split: len(rows) for split, rows in pictures.splits.items()} == {"train": 3, "val": 1, "test": 2}
-
-
-def test_class_map_may_be_given_as_numbers(official):
-    folder, *_, class_of = official
-    for out, mapping in (("a", folder / "classMapping40.mat"), ("b", class_of)):
-        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", mapping, folder / out)
-    first, second = ((folder / out / "segmentation" / "00001.png").read_bytes() for out in "ab")
-    assert first == second
-
-
-@pytest.mark.parametrize("broken", ["labeled.mat", "splits.mat", "classMapping40.mat"])
-@pytest.mark.parametrize("content", [b"", b"not a MATLAB file", None])
-def test_converter_names_a_file_of_the_wrong_kind(official, broken, content):
-    folder = official[0]
-    path = folder / broken
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(DataError, match=broken) as caught:
-        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", folder / "classMapping40.mat", folder / "out")
-    assert "\n" not in str(caught.value)
-    assert not (folder / "out" / "gt_sets" / "train.txt").exists()
-
-
-def test_converter_refuses_splits_and_maps_of_another_release(official):
-    folder, *_, class_of = official
-    savemat(folder / "other.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[7]])})
-    with pytest.raises(DataError, match=r"other\.mat"):
-        convert_nyuv2(folder / "labeled.mat", folder / "other.mat", class_of, folder / "out")
-    with pytest.raises(DataError, match="class map ends at 10"):
-        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", class_of[:10], folder / "out")
-
-
-# Real pictures
+# Real images
 
 
 @pytest.mark.realdata
-def test_real_pictures(real_data):
-    pictures = load_nyuv2(real_data("nyuv2"), size=64, n=8)
-    seg, normal, depth = (pictures.targets[task] for task in ("seg", "normal", "depth"))
+def test_real_images(real_data):
+    images = load_nyuv2(real_data("nyuv2"), size=64, n=8)
+    seg, normal, depth = (images.targets[task] for task in ("seg", "normal", "depth"))
     known = seg[seg != VOID]
     assert known.max() < 40
     assert len(known.unique()) > 10
@@ -504,5 +434,5 @@ def test_real_pictures(real_data):
     down = normal[:, 1].float()
     assert down[seg == CLASSES.index("floor")].mean() < -0.6
     # The white frame is outside of what counts.
-    assert pictures.images[:, :, 0].float().mean() > 200
+    assert images.images[:, :, 0].float().mean() > 200
     assert (seg[:, 0] == VOID).all()

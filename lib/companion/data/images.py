@@ -1,10 +1,8 @@
-"""What the picture data sets share: the result type, checked reading of files, splits, one decode then a cache."""
+"""What the image data sets share: the result type, checked reading of files, splits, one decode and then a cache."""
 
 import hashlib
 import io
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
@@ -15,22 +13,30 @@ from PIL import Image
 from sparsemtl.errors import DataError, SpecError, one_line
 from tqdm import tqdm
 
-from companion.data.cache import cache_dir, cached, is_whole, seal, sha256_of
+from companion.data.cache import WAY_OUT, cache_dir, cached, is_whole, seal, sha256_of
+from companion.files import folder_whole
 
-VERSION = 1  # of the decoding below; raise it when decoded arrays change, so that old caches are not used
+VERSION = 2  # of the decoding below; raise it when decoded arrays change, so that old caches are not used
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """A whole data set of square pictures in memory, targets by task name; row i of every tensor is picture `ids[i]`.
+class Images:
+    """A whole data set of square images in memory; row i of every tensor is image `ids[i]`.
 
-    images: uint8 (n, 3, size, size), RGB.
-    targets: "seg" uint8 (n, size, size), 0 .. len(classes) - 1, or `VOID` where there is no label;
-    "normal" float16 (n, 3, size, size), unit vectors in camera axes, all zero where there is none;
-    "depth" float16 (n, 1, size, size), metres along the optical axis, zero where there is none;
-    "male", "smile" uint8 (n,), 0 or 1. A data set has the tasks it has.
-    splits: "train", "val", "test" to int64 rows. classes: names of the segmentation labels.
-    fingerprint: sha256 of source files, options and splits; simulated sets: of what they were made from.
+    Attributes
+    ----------
+    images : Tensor of uint8, shape (n, 3, size, size)
+        RGB.
+    targets : dict of str to Tensor
+        The tasks that the set has: "seg" uint8 (n, size, size), a class or `VOID`; "normal" float16 (n, 3, size, size),
+        unit vectors in camera axes or zero; "depth" float16 (n, 1, size, size), metres along the optical axis or zero;
+        "male", "smile" uint8 (n,), 0 or 1.
+    splits : dict of str to Tensor
+        "train", "val", "test" -> int64 rows.
+    classes, ids : tuple of str
+        Names of the segmentation labels and of the images.
+    fingerprint : str
+        SHA-256 of source files, options and splits; for simulated sets of what they were made from.
     """
 
     name: str
@@ -42,12 +48,12 @@ class Pictures:
     fingerprint: str
 
     def __len__(self):
-        """Count of pictures, all splits together."""
+        """Count of images, all splits together."""
         return len(self.images)
 
     @property
     def size(self):
-        """Side of the pictures in pixels."""
+        """Side of the images in pixels."""
         return self.images.shape[-1]
 
     def to(self, device):
@@ -68,51 +74,54 @@ class Reader:
         self._sha.update(f"{path.relative_to(self.folder).as_posix()} {len(data)}\n".encode() + data)
         return io.BytesIO(data)
 
-    def picture(self, path):
-        """Return the decoded PIL image of a JPEG or PNG; `DataError` if it is damaged."""
+    def _read(self, path, decode):
         try:
-            image = Image.open(self._bytes(path))
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # no common base
-            raise DataError(f"cannot read {path} ({one_line(error)}): put an intact copy in its place") from error
-        return image
+            return decode(self._bytes(path))
+        # what Pillow and numpy raise for damaged files has no common base
+        except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TokenError, Image.DecompressionBombError) as e:
+            raise DataError(f"cannot read {path} ({one_line(e, 200)}): put an intact copy in its place") from e
+
+    def image(self, path):
+        """Return the decoded PIL image of a JPEG or PNG; `DataError` if it is damaged."""
+        return self._read(path, _decoded)
 
     def npy(self, path):
         """Return the array of a .npy file; `DataError` if it is damaged or holds Python objects."""
-        try:
-            return np.lib.format.read_array(self._bytes(path), allow_pickle=False)
-        except (OSError, ValueError, EOFError, MemoryError, TokenError) as error:
-            raise DataError(f"cannot read {path} ({one_line(error)}): put an intact copy in its place") from error
+        return self._read(path, lambda file: np.lib.format.read_array(file, allow_pickle=False))
 
     def labels(self, path, highest):
-        """Return the (H, W) integers of a label PNG; `DataError` for a value above `highest`."""
-        labels = np.asarray(self.picture(path))
-        if labels.ndim != 2:
-            raise DataError(f"{path} is a colour picture: label maps have one channel that holds the class number")
-        if labels.max() > highest:
+        """Return the (H, W) class numbers of a label PNG; `DataError` if it holds anything but 0 to `highest`."""
+        image = self.image(path)
+        if image.mode not in ("L", "P", "I", "I;16"):
+            raise DataError(f"{path} has {image.mode} pixels: a label map has one channel of 8 or 16 bits, the classes")
+        labels = np.asarray(image)
+        if labels.max() > highest or labels.min() < 0:
             raise DataError(
                 f"{path} holds label {labels.max()}, above the highest class {highest}: check the class map"
             )
-        return labels
+        return labels.astype(np.uint8)
 
     def digest(self):
         """Return the sha256 of everything read so far."""
         return self._sha.hexdigest()
 
 
+def _decoded(file):
+    image = Image.open(file)
+    image.load()
+    return image
+
+
 def read_text(path):
     """Return the lines of a text file without blank ones; `DataError` if it is missing or not text."""
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} ({one_line(error)}): restore this file of the data set") from error
 
 
 def find_folder(root, name, marker):
-    """Return the folder of data set `name`: below `root` or SPARSEMTL_DATA, or that folder itself.
-
-    marker: a subfolder by which the data set is known.
-    """
+    """Return the folder of data set `name`, which has a subfolder `marker`: `root` (SPARSEMTL_DATA) or below it."""
     root = root or os.environ.get("SPARSEMTL_DATA")
     if not root:
         raise DataError(f"no folder given for {name}: pass root=, or set SPARSEMTL_DATA to the folder above {name}/")
@@ -123,26 +132,38 @@ def find_folder(root, name, marker):
 
 
 def files_by_stem(folder, suffixes):
-    """Return {file name without suffix: path} of the files in `folder` with one of `suffixes`."""
+    """Return {file name without suffix: path} of the files in `folder` with one of `suffixes`; hidden ones are skipped.
+
+    Raises `DataError` if the folder is missing, a file cannot be opened, or two files differ in the suffix alone.
+    """
     if not folder.is_dir():
         raise DataError(f"folder {folder} is missing: this part of the data set is needed, restore it")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in suffixes}
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in suffixes or path.name.startswith("."):  # macOS writes ._0.jpg beside 0.jpg
+            continue
+        if not path.is_file():
+            raise DataError(f"{path} is not a file or a broken link: put an intact copy in its place")
+        if path.stem in found:
+            raise DataError(f"{path} is there beside {found[path.stem].name}: delete the one that is not meant")
+        found[path.stem] = path
+    return found
 
 
 def need_all(ids, files, folder):
-    """Raise `DataError` if an id of `ids` has no file in `files`, which lie in `folder`."""
+    """Raise `DataError` if an id of `ids` has no file in `files`, which are in `folder`."""
     if missing := [i for i in ids if i not in files]:
-        raise DataError(f"{folder} has no file for picture {missing[0]} ({len(missing)} missing): restore the data set")
+        raise DataError(f"{folder} has no file for image {missing[0]} ({len(missing)} missing): restore the data set")
 
 
 def check_options(size, n, seed):
     """Raise `SpecError` unless size >= 8, n is None or >= 3 (one for each split), and seed >= 0."""
     if size < 8 or (n is not None and n < 3) or seed < 0:
-        raise SpecError(f"size={size}, n={n}, seed={seed}: need size >= 8 pixels, n >= 3 pictures, seed >= 0")
+        raise SpecError(f"size={size}, n={n}, seed={seed}: need size >= 8 pixels, n >= 3 images, seed >= 0")
 
 
 def shrink(image, size):
-    """Return a PIL image as uint8 (3, size, size), low-pass filtered where it gets smaller."""
+    """Return a PIL image as uint8 (3, size, size), low-pass filtered if it gets smaller."""
     image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
 
@@ -166,12 +187,12 @@ def random_split(ids, shares, seed):
         count = max(1, round(share * len(ids)))
         lists[split], order = order[:count], order[count:]
     if not order:
-        raise DataError(f"{len(ids)} pictures are too few to split in train, {', '.join(shares)}: add pictures")
+        raise DataError(f"{len(ids)} images are too few to split in train, {', '.join(shares)}: add images")
     return {"train": order, **lists}
 
 
 def thin(lists, n):
-    """Keep about `n` pictures (None: all), evenly spread over each split, the splits in proportion, one at least."""
+    """Keep about `n` images (None: all), evenly spread over each split, the splits in proportion, one at least."""
     total = sum(map(len, lists.values()))
     if n is None or n >= total:
         return lists
@@ -183,19 +204,33 @@ def thin(lists, n):
 
 
 def gather(name, folder, lists, paths, decode, classes, options):
-    """Decode all pictures of `lists` once, or take them from the cache, and return them as `Pictures`.
+    """Decode all images once, or take them from the cache, and return them as `Images`.
 
-    lists: {split: ids}. paths: the files that `decode` reads. decode(reader, id) -> {"image" or task: ndarray}.
-    options: JSON-able, whatever else changes the decoded arrays.
+    Parameters
+    ----------
+    lists : dict
+        {split: ids}.
+    paths : list of Path
+        The files that `decode` reads.
+    decode : callable
+        (Reader, id) -> {"image" or task: ndarray}.
+    options : JSON-able
+        Whatever else changes the decoded arrays.
+
+    Raises
+    ------
+    DataError
+        A file is damaged or unfit, or two images are the same.
     """
     ids = sorted((i for part in lists.values() for i in part), key=natural)
     stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
     def make():
         reader, arrays = Reader(folder), {}
-        for row, i in enumerate(tqdm(ids, desc=f"decoding {name}", unit="picture", disable=None)):
-            for task, value in decode(reader, i).items():
-                value = np.asarray(value)
+        for row, i in enumerate(tqdm(ids, desc=f"decoding {name}", unit="image", disable=None)):
+            decoded = {task: np.asarray(value) for task, value in decode(reader, i).items()}
+            decoded["sum"] = np.array(hashlib.sha256(decoded["image"].tobytes()).hexdigest())
+            for task, value in decoded.items():
                 if row == 0:
                     arrays[task] = np.empty((len(ids), *value.shape), value.dtype)
                 arrays[task][row] = value
@@ -203,10 +238,11 @@ def gather(name, folder, lists, paths, decode, classes, options):
 
     key = {"version": VERSION, "options": options, "ids": ids, "files": sha256_of(stats)}
     arrays = cached(name, key, make)
-    source = str(arrays.pop("source"))
+    _check_apart(folder, ids, arrays.pop("sum").tolist())
+    source, _ = str(arrays.pop("source")), arrays.pop("proof")
     tensors = {task: torch.from_numpy(array) for task, array in arrays.items()}
     row_of = {i: row for row, i in enumerate(ids)}
-    return Pictures(
+    return Images(
         name=name,
         images=tensors.pop("image"),
         targets=tensors,
@@ -217,36 +253,22 @@ def gather(name, folder, lists, paths, decode, classes, options):
     )
 
 
+def _check_apart(folder, ids, sums):
+    """Raise `DataError` if two images have the same pixels: a split would put one into training and one into test."""
+    first = {}
+    for i, digest in zip(ids, sums, strict=True):
+        if (twin := first.setdefault(digest, i)) != i:
+            raise DataError(f"{folder}: images {twin} and {i} are the same, a leak from training to test: delete one")
+
+
 def simulated(name, version, write, load_folder, size, n, seed):
-    """Load a simulated set as `Pictures`; `write(folder, n, size, seed)` makes its files unless the cache has them."""
+    """Load a simulated set as `Images`; `write(folder, n, size, seed)` makes its files unless the cache has them."""
     check_options(size, n, seed)
     key = [name, version, n, size, seed]
-    folder = _made_once(name, key, lambda out: write(out, n, size, seed))
+    folder = cache_dir() / f"{name}-{sha256_of(key)[:24]}"
+    if not is_whole(folder):
+        with folder_whole(folder, DataError, WAY_OUT) as part:
+            write(part, n, size, seed)
+            seal(part)
     # Named by what made it: JPEG coders and floating point differ a little from machine to machine.
     return replace(load_folder(name, folder, size, seed=seed), fingerprint=sha256_of(key))
-
-
-def _made_once(name, key, write):
-    """Return the cache folder of a simulated set, made by `write(folder)` unless it was made before with this `key`."""
-    folder = cache_dir() / f"{name}-{sha256_of(key)[:24]}"
-    if is_whole(folder):
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)  # a file of it was deleted or cut: all of them again
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Made beside its place and then renamed, so that a run cut off leaves no half of it.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{name}-") as part:
-            made = Path(part) / name
-            write(made)
-            seal(made)
-            try:
-                made.rename(folder)
-            except OSError:
-                if not is_whole(folder):  # otherwise another process made the same folder first
-                    raise
-    except OSError as error:
-        raise DataError(
-            f"cannot write {folder} ({error.strerror}): free space there, or set SPARSEMTL_CACHE to a folder "
-            "that can be written"
-        ) from error
-    return folder

@@ -1,0 +1,76 @@
+"""The converter writes what the loader of NYU-v2 reads."""
+
+import numpy as np
+import pytest
+from companion.data.nyuv2 import load_nyuv2
+from convert_nyuv2 import convert_nyuv2
+from PIL import Image
+from scipy.io import savemat
+from sparsemtl.errors import DataError
+
+
+@pytest.fixture
+def official(tmp_path):
+    """Six 40 x 30 images in the structure of nyu_depth_v2_labeled.mat: every array as MATLAB's HDF5 stores it."""
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(30), 2 * np.arange(40))
+    rgb = np.stack([np.stack([ramp + 10 * k, 200 - ramp, 0 * ramp + 30 * k], -1) for k in range(6)]).astype(np.uint8)
+    depths = rng.uniform(0.8, 9.0, (6, 30, 40)).astype(np.float32)
+    labels = rng.integers(0, 895, (6, 30, 40)).astype(np.uint16)
+    with h5py.File(tmp_path / "labeled.mat", "w") as mat:
+        mat["images"] = rgb.transpose(0, 3, 2, 1)
+        mat["depths"], mat["labels"] = depths.transpose(0, 2, 1), labels.transpose(0, 2, 1)
+    class_of = rng.integers(1, 41, 894)
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": class_of[None].astype(np.uint8)})
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1], [3], [4], [6]]), "testNdxs": np.array([[2], [5]])})
+    return tmp_path, rgb, depths, labels, class_of
+
+
+def test_converted_release_reads_back(official, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+    folder, rgb, depths, labels, class_of = official
+    out = folder / "out"
+    convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", folder / "classMapping40.mat", out)
+    assert (out / "gt_sets" / "test.txt").read_text().split() == ["00002", "00005"]
+    for k in range(6):
+        name = f"{k + 1:05d}"
+        image = np.asarray(Image.open(out / "images" / f"{name}.jpg")).astype(int)
+        assert np.abs(image - rgb[k]).mean() < 3
+        depth = np.asarray(Image.open(out / "depth" / f"{name}.png")) / 1000
+        np.testing.assert_allclose(depth, depths[k], atol=0.00051)
+        seg = np.asarray(Image.open(out / "segmentation" / f"{name}.png"))
+        assert all(
+            seg[y, x] == (class_of[labels[k, y, x] - 1] if labels[k, y, x] else 0) for y, x in np.ndindex(30, 40)
+        )
+    images = load_nyuv2(out, size=16)
+    assert {split: len(rows) for split, rows in images.splits.items()} == {"train": 3, "val": 1, "test": 2}
+
+
+def test_class_map_may_be_given_as_numbers(official):
+    folder, *_, class_of = official
+    for out, mapping in (("a", folder / "classMapping40.mat"), ("b", class_of)):
+        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", mapping, folder / out)
+    first, second = ((folder / out / "segmentation" / "00001.png").read_bytes() for out in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize("broken", ["labeled.mat", "splits.mat", "classMapping40.mat"])
+@pytest.mark.parametrize("content", [b"", b"not a MATLAB file", None])
+def test_converter_names_a_file_of_the_wrong_kind(official, broken, content):
+    folder = official[0]
+    path = folder / broken
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=broken) as caught:
+        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", folder / "classMapping40.mat", folder / "out")
+    assert "\n" not in str(caught.value)
+    assert not (folder / "out" / "gt_sets" / "train.txt").exists()
+
+
+def test_converter_refuses_splits_and_maps_of_another_release(official):
+    folder, *_, class_of = official
+    savemat(folder / "other.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[7]])})
+    with pytest.raises(DataError, match=r"other\.mat"):
+        convert_nyuv2(folder / "labeled.mat", folder / "other.mat", class_of, folder / "out")
+    with pytest.raises(DataError, match="class map ends at 10"):
+        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", class_of[:10], folder / "out")
