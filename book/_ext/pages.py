@@ -1,6 +1,19 @@
-"""Sphinx extension: mends what Sphinx and its extensions put wrongly into every page."""
+"""Sphinx extension: mends what Sphinx puts wrongly into every page, and puts the files of a page beside it.
+
+What a notebook shows holds its own files, so that it works alone: a table's CSV as a data address, the runs behind a
+page as JSON. Here they become files, which keeps pages small and hashes out of the search.
+"""
+
+import base64
+import re
+import shutil
+from pathlib import Path
 
 from bs4 import BeautifulSoup
+
+CSV = re.compile(r'download="([^"]+)" href="data:text/csv;charset=utf-8;base64,([^"]*)"')
+RUNS = re.compile(r'(<script type="application/json" class="runs") data-file="([^"]+)">(.*?)</script>', re.DOTALL)
+FILES = "files"  # folder beside the page
 
 
 def _source(script):
@@ -36,11 +49,31 @@ def one_list(toc):
     return str(whole)
 
 
+def with_files(body, folder):
+    """The body with its files written into a folder `files` of `folder` and linked to."""
+
+    def write(name, content):
+        path = Path(folder) / FILES / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return f"{FILES}/{name}"
+
+    def csv(match):
+        return f'download href="{write(match[1], base64.b64decode(match[2]))}"'
+
+    def runs(match):
+        place = write(match[2], f"companionRuns({match[3].strip()});\n".encode())
+        return f'{match[1]} data-src="{place}"></script>'
+
+    return RUNS.sub(runs, CSV.sub(csv, body))
+
+
 def _mend(app, pagename, templatename, context, doctree):
     for kind in ("script_files", "css_files"):
         context[kind] = without_repeats(context[kind])
     if "body" in context:
-        context["body"] = with_list_items(context["body"])
+        folder = (Path(app.outdir) / pagename).parent
+        context["body"] = with_files(with_list_items(context["body"]), folder)
 
 
 def _list(app, pagename, templatename, context, doctree):
@@ -48,8 +81,27 @@ def _list(app, pagename, templatename, context, doctree):
         context["toc"] = one_list(context["toc"])
 
 
+def _assets(app, exception):
+    """Write what all pages share: Vega for interactive charts, every run as CSV and Parquet."""
+    if exception is None and app.builder.name == "html":
+        import vl_convert
+        from companion.evidence import flat
+        from companion.records import committed
+
+        static, vega = Path(app.outdir) / "_static", Path(app.outdir).parent / "vega.js"
+        if not vega.exists():  # takes seconds
+            vega.write_text(vl_convert.javascript_bundle("window.companionVega = vegaEmbed;"), encoding="utf-8")
+        shutil.copy(vega, static)
+        table = flat(committed(Path(app.srcdir) / "results"))
+        mixed = [name for name in table if table[name].dtype == object]
+        table = table.astype(dict.fromkeys(mixed, "string"))
+        table.to_csv(static / "results.csv", index=False)
+        table.to_parquet(static / "results.parquet", index=False)
+
+
 def setup(app):
     """Mend each page after all other extensions have added to it, its contents before the theme (500) reads them."""
     app.connect("html-page-context", _list, priority=100)
     app.connect("html-page-context", _mend, priority=900)
+    app.connect("build-finished", _assets)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

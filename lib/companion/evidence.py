@@ -6,7 +6,7 @@ import pandas as pd
 
 from companion.papers import label
 from companion.records import committed, repository_root
-from companion.spec import PROFILES
+from companion.spec import PROFILES, canonical_json
 from companion.statistics import NOT_RUN
 
 
@@ -30,8 +30,12 @@ class Evidence:
         return len(self.records) == self.expected
 
     def only(self, **params):
-        """The part of the evidence whose specs have these parameters (problem="left-right", ...)."""
-        chosen = tuple(r for r in self.records if all(r.spec.params.get(k) == v for k, v in params.items()))
+        """The part of the evidence whose specs have these parameters, method or seed (problem="left-right", ...)."""
+        own = ("method", "seed", "data")
+        have = [{name: getattr(r.spec, name) for name in own} | dict(r.spec.params) for r in self.records]
+        chosen = tuple(
+            r for r, h in zip(self.records, have, strict=True) if all(h.get(k) == v for k, v in params.items())
+        )
         options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in params.items())]).strip()
         return replace(self, records=chosen, options=options)
 
@@ -52,21 +56,18 @@ class Evidence:
         return f"{self.origin}: profile {self.profile}, {self.data}" if self else f"{self.origin}: {NOT_RUN}"
 
     def summary(self):
-        """One row that says what the numbers rest on: data, device, seeds, runs, hours, code revision (DataFrame)."""
-        records = self.records
-        subjects = [r.spec.params["subject"] for r in records if "subject" in r.spec.params]
+        """One row that says what the numbers rest on: data, people, seeds, runs, device, hours (DataFrame)."""
+        people = {r.spec.params["subject"] for r in self.records if "subject" in r.spec.params}
         row = {
-            "origin": self.origin,
-            "profile": self.profile,
-            "data": _joined(r.spec.data for r in records),
-            **({"subjects": _joined(subjects)} if subjects else {}),
-            "seeds": _joined(r.spec.seed for r in records),
-            "runs": f"{len(records)} of {self.expected}",
-            "device": _joined(r.run["device"] for r in records),
-            "hours": f"{sum(r.run['seconds'] for r in records) / 3600:.2f}",
-            "code": _revisions(records),
+            "data": self.data,
+            "people": len(people) or "–",
+            "seeds": _joined(r.spec.seed for r in self.records),
+            "runs": f"{len(self.records)}" + ("" if "--param" in self.options else f" of {self.expected}"),
+            "device": _joined(r.run["device"] for r in self.records),
+            "hours": f"{sum(r.run['seconds'] for r in self.records) / 3600:.2f}",
         }
-        return pd.DataFrame([row]).set_index("origin")
+        index = pd.Index([f"{self.profile} {self.options}".strip()], name="profile")
+        return pd.DataFrame([row], index=index)
 
 
 def provenance(records):
@@ -85,10 +86,16 @@ def provenance(records):
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").sort_values("what", kind="stable")
 
 
-def _revisions(records):
-    """The code that ran, by fingerprint; by number where that changed often while the records grew."""
-    codes = {r.run.get("code", r.run["revision"])[:8] for r in records}
-    return _joined(codes) if len(codes) <= 2 else f"{len(codes)} revisions"
+def flat(records):
+    """All runs as one table (DataFrame), a row each: hash, spec with its parameters, metrics, sparsity, device."""
+    rows = []
+    for r in sorted(records, key=lambda r: r.hash):
+        spec = r.spec.to_dict()
+        params = spec.pop("params")
+        found = {f"{part}.{k}": v for part in ("metrics", "sparsity") for k, v in r.result.get(part, {}).items()}
+        rows.append({"hash": r.hash, **spec, **params, **found, "device": r.run["device"], "digest": r.digest})
+        rows[-1] = {k: v if isinstance(v, str | int | float) else canonical_json(v) for k, v in rows[-1].items()}
+    return pd.DataFrame(rows)
 
 
 def _joined(values):

@@ -1,119 +1,174 @@
-"""Every claim of both papers on one page: effect, interval, verdict, and what they rest on."""
+"""All claims of all papers at a glance: verdict bars, effects with their intervals, findings that surprise, a table."""
 
-from pathlib import Path
+import html
+import math
+from collections import Counter
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-from sparsemtl.errors import RecordError
 
-from companion.evidence import NOT_RUN, committed_evidences
-from companion.papers import part
-from companion.papers import study as study_of
-from companion.statistics import CONFIDENCE, VERDICTS, judged
-from companion.style import MUTED, VERDICT_STYLE
+from companion import claims as rules
+from companion.claims import Effects, judge, judge_paper
+from companion.evidence import committed_evidences
+from companion.page import NONE, VERSION, marked
+from companion.papers import names, part, study
+from companion.style import INK, MUTED, VERDICT_STYLE, listed
 
-PAPERS = {"shin2023": "Shin et al. 2023", "upadhyay2023": "Upadhyay et al. 2023"}
+FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
+UNIT = {"points": "points of accuracy", "percent": "% of the other score"}
 
 
 def evidence_of_all(results=None):
-    """The committed evidence of both studies: {study: [Evidence of a profile, the largest first]}.
+    """The committed evidence by paper: {name: [Evidence of a profile, the largest first]}.
 
-    results: folder of records; None for the repository's. Raises `RecordError` where there is no such folder.
+    results: folder of records; None for the repository's.
     """
-    if results is not None and not Path(results).is_dir():
-        raise RecordError(f"there is no folder {results}: results must name one of records, or be None")
-    return {name: committed_evidences(study_of(name), results) for name in PAPERS}
+    return {name: committed_evidences(study(name), results) for name in names()}
 
 
-def scorecard(evidences):
-    """One row for each claim, and each problem that it was tested on (DataFrame).
-
-    evidences: as `evidence_of_all` gives them. A claim is judged on one profile, see `judged`. effect, low, high: mean
-    paired difference and its 95 % interval, in percent of what the column `of` says (NaN where nothing was run, or one
-    unit gives no interval); of a claim with several parts those of the weakest. as published: the same quantity of the
-    published values, as far as they are known.
-    """
-    rows = []
-    for study, found in evidences.items():
-        report = part(study, "tables")
-        source = study_of(study)
-        told, problems = {c.id: c for c in source.CLAIMS}, getattr(source, "PROBLEMS", {})
-        for (claim, problem), row in judged(report.claims(found)).items():
-            n = row.subjects if "subjects" in row else row.seeds
-            units = ("subject" if "subjects" in row else "seed") + "s" * (n != 1)
-            quantity = getattr(report, told[claim].quantity).__doc__.splitlines()[0]
-            rows.append(
-                {
-                    "claim": row.claim, "short": told[claim].short, "tested on": problems.get(problem, problem),
-                    "verdict": row.verdict, "effect": 100 * row.effect, "low": 100 * row.low, "high": 100 * row.high,
-                    "weakest part": row.weakest, "as published": 100 * row["as published"], "of": told[claim].unit,
-                    "paired over": f"{n} {units}", "profile": row.profile, "page": told[claim].page,
-                    "paper": PAPERS[study], "made in": row["where"], "quantity": quantity,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+def judged_of_all(evidences):
+    """Every claim and control by paper: {name: [Judged]}; evidences as of `evidence_of_all`."""
+    return {
+        name: judge_paper(name, found)
+        if hasattr(part(name, "tables"), "EFFECTS")
+        else [_unjudged(claim) for claim in study(name).CLAIMS]
+        for name, found in evidences.items()
+    }
 
 
-def behind(card, evidences):
-    """The evidence that some verdict of the scorecard rests on (list); all of it where nothing was run."""
-    rests = set(zip(card.paper, card.profile, strict=True))
-    every = [e for found in evidences.values() for e in found]
-    return [e for e in every if (PAPERS[e.study], e.profile) in rests] or every
+def _unjudged(old):
+    """A claim of a paper that has no `EFFECTS` yet, as not run."""
+    claim = rules.Claim(old.id, old.short, old.where, old.sentence, old.page, "points", "seeds", 0.02)
+    return judge(claim, None)
 
 
-def story(table):
-    """The scorecard in one paragraph that follows from its verdicts (Markdown)."""
-    counts = table.verdict.value_counts()
-    parts = [f"**{counts[word]}** {word}" for word in VERDICTS if counts.get(word)]
-    ran = table[table.verdict != NOT_RUN]
-    lines = [f"Of {len(table)} tests of {table.claim.nunique()} claims: {', '.join(parts)}."]
-    for (paper, profile), rows_of in ran.groupby(["paper", "profile"]):
-        rest = "rests" if len(rows_of) == 1 else "rest"
-        told = next(study_of(study).PROFILE_WORDS[profile] for study, name in PAPERS.items() if name == paper)
-        lines.append(f"Of {paper}, {len(rows_of)} {rest} on runs of the profile `{profile}`: {told}.")
-    if len(ran) and (alone := ran[ran.low.isna()]).size:
-        have = "has" if len(alone) == 1 else "have"
-        unit = "seed" if alone["paired over"].str.contains("seed").all() else "seed or subject"
-        lines.append(f"{len(alone)} {have} one {unit}, which gives no interval: inconclusive whatever the effect.")
-    if n := ran.low.notna().sum():
-        chance = n * (1 - CONFIDENCE) / 2
-        lines.append(f"Without any effect, up to {chance:.1f} of the {n} with an interval would be *reproduced*.")
-    for claim, said in table.loc[table["as published"] < 0, ["claim", "as published"]].itertuples(index=False):
-        lines.append(f"*{claim}* By the same measure the published tables themselves are against it: {said:+.2f} %.")
-    return " ".join(lines)
+def title(name):
+    """A paper as the pages name it: "Shin et al. 2023"."""
+    return getattr(study(name), "TITLE", name)
 
 
-def effects(table):
-    """All effects with their 95 % intervals on one axis, in percent; the shape of a mark tells the verdict (figure)."""
-    rows = table.iloc[::-1].reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(10.5, 0.42 * len(rows) + 1.4))
-    for y, row in rows.iterrows():
-        colour, marker = VERDICT_STYLE[row.verdict]
-        if row.verdict == NOT_RUN:
-            ax.text(0, y, NOT_RUN, ha="center", va="center", fontsize="small", color=MUTED)
-            continue
-        if np.isfinite(row.low):
-            ax.plot([row.low, row.high], [y, y], color=colour, lw=2)
-        ax.plot(row.effect, y, marker, ms=8, color=colour, mfc=colour if np.isfinite(row.low) else "white")
-        ax.plot(row["as published"], y, "d", ms=6, color=MUTED, mfc="none")
-    for word in VERDICTS:
-        colour, marker = VERDICT_STYLE[word]
-        if word != NOT_RUN:
-            ax.plot([], [], marker, color=colour, label=word)
-    ax.plot([], [], "o", color=MUTED, mfc="white", label="no interval: one seed or subject")
-    ax.plot([], [], "d", color=MUTED, mfc="none", label="as published")
-    ax.axvline(0, color=MUTED, lw=1)
-    ax.set_xscale("symlog", linthresh=10, linscale=2)  # intervals from two seeds are an order of magnitude longer
-    reach = np.nanmax(np.abs(rows[["effect", "low", "high", "as published"]].to_numpy(float)), initial=10) * 1.3
-    ax.set_xlim(-reach, reach)
-    ticks = [t for t in (-1000, -100, -10, -5, 0, 5, 10, 100, 1000) if abs(t) <= reach]
-    ax.set_xticks(ticks, [f"{t:+g}" if t else "0" for t in ticks])
-    ax.set_yticks(range(len(rows)), [_name(*names) for names in zip(rows.short, rows["tested on"], strict=True)])
-    ax.set(xlabel="effect, % (right of zero: as claimed; linear up to 10, logarithmic beyond)", ylim=(-1, len(rows)))
-    fig.legend(loc="outside lower center", ncols=4, fontsize="small")
+def said(j):
+    """One judged claim in a sentence: verdict, our effect with its interval and units, the published effect."""
+    if not j.n:
+        return f"{j.claim.sentence} {marked(j.verdict)}."
+    published = f"; published {j.claim.shown(j.claim.published)}" if j.claim.published is not None else ""
+    effect = f"{j.interval()} {UNIT[j.claim.unit]} over {j.n} {j.claim.units}"
+    return f"{j.claim.sentence} **{marked(j.verdict)}**: {effect}{published}."
+
+
+def summary(judged):
+    """The verdicts on the claims of one paper in words: "Of 8 claims 3 reproduced, 5 undecided."."""
+    counts = Counter(j.verdict for j in judged if not j.claim.control)
+    return f"Of {sum(counts.values())} claims: {listed(f'{counts[w]} {w}' for w in rules.WORDS if counts[w])}."
+
+
+def takeaway(judged):
+    """What became of the claims and the controls of all papers, in a sentence each."""
+    words = [f"**{title(name)}**: {summary(found)}" for name, found in judged.items()]
+    controls = [j for found in judged.values() for j in found if j.claim.control and j.n]
+    failed = [j.claim.short for j in controls if j.verdict in FAILED]
+    if controls:
+        words.append(f"Of {len(controls)} controls {len(failed)} fail{': ' * bool(failed)}{', '.join(failed)}.")
+    return " ".join(words)
+
+
+def behind(judged, evidences):
+    """The evidence that some verdict rests on (list)."""
+    rests = {(name, j.profile) for name, found in judged.items() for j in found}
+    return [e for found in evidences.values() for e in found if (e.study, e.profile) in rests]
+
+
+def surprises(judged, most=3):
+    """What a reader of the papers would not expect (list of `Judged`): controls that fail first, then claims."""
+    failed = [j for found in judged.values() for j in found if j.verdict in FAILED]
+    return sorted(failed, key=lambda j: (not j.claim.control, FAILED.index(j.verdict), j.holm))[:most]
+
+
+def bars(judged):
+    """A bar of verdicts for each paper (HTML); its words and numbers are in it."""
+    lines = []
+    for name, found in judged.items():
+        counts = Counter(j.verdict for j in found if not j.claim.control)
+        cells = "".join(
+            f'<span style="flex-grow: {counts[w]}; --verdict: {VERDICT_STYLE[w][0]}">{counts[w]} {marked(w)}</span>'
+            for w in rules.WORDS
+            if counts[w]
+        )
+        lines.append(f'<p class="verdicts"><strong>{html.escape(title(name))}</strong> {cells}</p>')
+    return "".join(lines)
+
+
+def forest(judged, width=10.0):
+    """Effects with their 95 % intervals, a linear panel for each unit: points left, percent right (figure)."""
+    every = [j for found in judged.values() for j in found]
+    panels = [[j for j in every if j.claim.unit == unit] for unit in UNIT]
+    panels = [[*(j for j in p if j.claim.control), *(j for j in p if not j.claim.control)] for p in panels if p]
+    height = 0.27 * max(map(len, panels)) + 0.7
+    fig, axes = plt.subplots(1, len(panels), figsize=(width, height), squeeze=False)
+    for ax, rows in zip(axes[0], panels, strict=True):
+        for y, j in enumerate(reversed(rows)):
+            _one(ax, y, j)
+        ax.axvline(0, color=INK, lw=0.8)
+        ax.set_yticks(range(len(rows)), [j.claim.short for j in reversed(rows)])
+        ax.set(ylim=(-0.6, len(rows) - 0.4), xlabel=f"effect, {UNIT[rows[0].claim.unit]} (right: as claimed)")
+        ax.tick_params("y", length=0)
+        ax.grid(axis="y", visible=False)
+        for label, j in zip(ax.get_yticklabels(), reversed(rows), strict=True):
+            label.set_fontstyle("italic" if j.claim.control else "normal")
     return fig
 
 
-def _name(short, tested_on):
-    return f"{short} ({tested_on})" if tested_on not in ("", NOT_RUN) else short
+def _one(ax, y, j):
+    colour, marker = VERDICT_STYLE[j.verdict]
+    if not j.n:
+        ax.text(0, y, f" {j.verdict}", va="center", fontsize=8, color=MUTED)
+        return
+    if math.isfinite(j.low):
+        ax.plot([100 * j.low, 100 * j.high], [y, y], color=colour, lw=2.2)
+    ax.plot(100 * j.mean, y, marker, ms=6, color=colour, mfc=colour if math.isfinite(j.low) else "none")
+    if j.claim.published is not None:
+        ax.plot(100 * j.claim.published, y, "d", ms=6, color=MUTED, mfc="none")
+
+
+def table(judged):
+    """Every claim in one table with a fold-out each (HTML); `scorecard.js` filters it by paper and verdict."""
+    heads = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
+    rows = "".join(_rows(name, j) for name, found in judged.items() for j in found)
+    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
+    return f'<div class="scroll"><table class="results scorecard"><thead><tr>{head}</tr></thead>{rows}</table></div>'
+
+
+def _rows(name, j):
+    c, e = j.claim, j.effects
+    page = getattr(study(name), "PAGES", {}).get(c.page, c.page)
+    cells = {
+        "published": c.shown(c.published),
+        "ours": f"{j.interval()} {'points' if c.unit == 'points' else '%'}" if j.n else NONE,
+        "units": f"{j.n} {c.units}" if j.n else NONE,
+        "verdict": f'<span style="--verdict: {VERDICT_STYLE[j.verdict][0]}">{marked(j.verdict)}</span>',
+        "limited by": html.escape(e.not_tested or e.limits or NONE),
+        "evidence": f'<a href="{c.page}.html">{html.escape(page)}</a>',
+    }
+    cells = "".join(f'<td data-label="{k}">{v}</td>' for k, v in cells.items())
+    fold = "".join(f"<p>{html.escape(line)}</p>" for line in _fold(name, j))
+    first = f"{'control: ' * c.control}{html.escape(c.sentence)}<details><summary>more</summary>{fold}</details>"
+    row = f'<tr><th scope="row">{first}</th>{cells}</tr>'
+    return f'<tbody id="{c.id}" data-paper="{title(name)}" data-verdict="{j.verdict}">{row}</tbody>'
+
+
+def _fold(name, j):
+    """What is folded in below a claim: definition, parts, what would decide it (lines of text)."""
+    c = j.claim
+    yield f"{title(name)}, {c.where}. Effect in {UNIT[c.unit]}, paired over {c.units}."
+    yield f"Smallest effect of interest: {c.shown(c.smallest)}. Published: {c.shown(c.published)}."
+    if j.n:
+        yield f"Runs: profile {j.profile}, {j.data}. p = {j.p:.2g}; after Holm over the paper's claims {j.holm:.2g}."
+    if j.effects.within:
+        yield f"For these very {c.units}: [{', '.join(map(c.shown, j.effects.within))}]."
+    if j.verdict == rules.UNDECIDED:
+        yield f"Largest effect still possible: {c.shown(j.still_possible)}."
+        n = j.n_to_decide
+        yield f"About {n} {c.units} would decide, if they vary as these do." if n else "The spread is unknown."
+    for each, values in j.effects.parts.items():
+        found = judge(c, Effects(values))
+        yield f"{each}: {marked(found.verdict)}, {found.interval()}"
+    yield f"To cite: claim {c.id}, scorecard.html#{c.id}, version {VERSION}."

@@ -1,6 +1,9 @@
-"""One visual language for both papers: a colour for each task and method, safe for colour-blind readers."""
+"""One visual language for the book: a colour for each task, grey for rivals, and pictures as SVG in the page's ink."""
 
+import html
+import io
 import math
+import re
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -13,32 +16,76 @@ TASK_COLOURS = {
     "seg": "#56B4E9", "normal": "#E69F00", "depth": "#7B3294", "male": "#5A7D00", "smile": "#A6611A",
 }  # fmt: skip
 HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
+INK = "#1b1e23"  # of text and axes; in the book the colour of the page's text takes its place
 LINES = ("-", "--", "-.", ":")  # for those who see no colour
 VERDICT_STYLE = {  # colour and marker
-    "reproduced": ("#009E73", "^"), "not reproduced": ("#D55E00", "v"), "inconclusive": ("#8A8A8A", "o"),
-    NOT_RUN: ("#8A8A8A", ""),
+    "reproduced": ("#009E73", "^"), "reproduced, smaller": ("#56B4E9", "^"), "contradicted": ("#D55E00", "v"),
+    "no such effect": ("#E69F00", "s"), "undecided": (MUTED, "o"), "not tested": (MUTED, "x"), NOT_RUN: (MUTED, ""),
+    "not reproduced": ("#D55E00", "v"), "inconclusive": (MUTED, "o"),
 }  # fmt: skip
+WIDTH = 8.0  # inches of 96 pixels: as wide as the text; 10.5 fills a page at 1300 pixels
 
 
 def use_style():
-    """Set the look of every figure of the book: transparent ground, so that light and dark pages both work."""
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    """Set the look of every figure: transparent ground, text of 10 points, of which a desktop shows 13 pixels."""
+    sns.set_theme(style="ticks", palette="colorblind")
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
     plt.rcParams.update(
-        {"figure.dpi": 110, "savefig.bbox": "tight", "figure.constrained_layout.use": True, "axes.grid": True,
-         "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "legend.frameon": False}
+        {"figure.dpi": 96, "figure.figsize": (WIDTH, 4), "figure.constrained_layout.use": True, "axes.grid": True,
+         "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "legend.frameon": False,
+         "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
+         "legend.fontsize": 9, "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"]}
+        | dict.fromkeys(inks, INK)
     )  # fmt: skip
 
 
+def svg(fig, name, alt):
+    """A matplotlib figure as SVG to put into a page (str): as wide as it was made, text as text; closes the figure."""
+    file = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "savefig.bbox": None}):
+        fig.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(fig)
+    return _inline(file.getvalue(), name, alt)
+
+
+def still(chart, name, alt):
+    """An Altair chart as SVG to put into a page (str)."""
+    import vl_convert
+
+    return _inline(vl_convert.vegalite_to_svg(chart.to_dict()), name, alt)
+
+
+def _inline(text, name, alt):
+    """Ids of its own, the page's ink in the place of ours, no style sheet that would reach the rest of the page."""
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(re.escape(INK), "currentColor", text, flags=re.IGNORECASE)
+    head, rest = text.split(">", 1)
+    width = float(re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+)', head)[1]) * (4 / 3 if 'pt"' in head else 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    shown = f' role="img" aria-label="{html.escape(alt)}" style="width: {width:.0f}px; stroke-linejoin: round">'
+    return head + shown + re.sub(r"\n\s*", "\n", rest)
+
+
 def method_style(methods, highlight):
-    """Line style by method (dict of keyword arguments): the highlighted ones thick, all told apart by marker too."""
-    colours = [*sns.color_palette("colorblind", 10).as_hex(), "#000000", "#5D3A9B", "#4D4D4D", "#B8860B"]
-    markers = "osDv^<>pPX*hd8"
+    """Line style by method (dict of keyword arguments): the highlighted ones coloured and thick, rivals grey."""
+    colours, markers = iter(sns.color_palette("colorblind", 10).as_hex()), "osDv^<>pPX*hd8"
     return {
-        method: {"color": colour, "marker": marker, "lw": 2.8, "ms": 7, "zorder": 3}
+        method: {"color": next(colours), "marker": marker, "lw": 2.6, "ms": 7, "zorder": 3}
         if method in highlight
-        else {"color": colour, "marker": marker, "lw": 1.1, "ms": 4, "zorder": 2}
-        for method, colour, marker in zip(methods, colours, markers, strict=False)
+        else {"color": MUTED, "marker": marker, "lw": 1.0, "ms": 4, "zorder": 2}
+        for method, marker in zip(methods, markers, strict=False)
     }
+
+
+def label_ends(ax, labels, gap=0.045):
+    """Write each line's label at its right end; labels: {line: text}. gap: least distance, a share of the height."""
+    low, high = ax.get_ylim()
+    ends, last = sorted((line.get_ydata()[-1], i, line) for i, line in enumerate(labels)), -math.inf
+    for y, _, line in ends:
+        last = max(y, last + gap * (high - low))
+        place = {"xytext": (line.get_xdata()[-1], last), "va": "center", "fontsize": 9, "annotation_clip": False}
+        ax.annotate(f"  {labels[line]}", (line.get_xdata()[-1], y), color=line.get_color(), **place)
 
 
 def percent(share, digits=0):

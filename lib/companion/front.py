@@ -1,0 +1,72 @@
+"""The landing page in one screen: a card for each paper, all effects in one figure, what surprises, where to go."""
+
+import html
+
+from companion import scorecard
+from companion.claims import NOT_TESTED
+from companion.page import VERSION, marked
+from companion.papers import study
+from companion.statistics import NOT_RUN
+from companion.style import svg, use_style
+
+BUTTONS = (
+    ("Scorecard", "../notebooks/scorecard.html"), ("Re-run", "rerun.html"), ("Cite", "cite.html"),
+    ("All results: CSV", "../_static/results.csv"), ("Parquet", "../_static/results.parquet"),
+)  # fmt: skip
+
+
+def front(results=None):
+    """The landing page below its heading (HTML). results: folder of records; None for the repository's."""
+    use_style()
+    judged = scorecard.judged_of_all(scorecard.evidence_of_all(results))
+    cards = "".join(_card(name, found) for name, found in judged.items())
+    alt = "Effect of every claim and control with its 95 % interval; the scorecard has the numbers"
+    caption = "Effects with 95 % intervals; right of zero: as claimed. Diamond: published. Italic: our controls."
+    picture = svg(scorecard.forest(judged), "front", alt)
+    figure = f'<figure class="results">{picture}<figcaption>{caption}</figcaption></figure>'
+    found = "".join(f"<li>{_said(j)}</li>" for j in scorecard.surprises(judged))
+    surprises = f'<h2>What surprises</h2><ul class="surprises">{found}</ul>' if found else ""
+    buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
+    return (
+        f'<div class="front"><p class="buttons">{buttons}</p><div class="cards">{cards}</div>{surprises}{figure}'
+        f"<p>{_trust(judged)}</p></div>"
+    )
+
+
+def _said(j):
+    return html.escape(scorecard.said(j)).replace("**", "")
+
+
+def _card(name, judged):
+    """What a paper claims, what we found on its headline claim, what limits that (HTML)."""
+    module = study(name)
+    headline = next((j for j in judged if j.claim.id == getattr(module, "HEADLINE", "")), judged[0])
+    arxiv = getattr(module, "ARXIV", "")
+    link = f' <a href="https://arxiv.org/abs/{arxiv}">arXiv {arxiv}</a>' if arxiv else ""
+    limit = headline.effects.not_tested or headline.effects.limits
+    limits = f"<p><strong>Limit.</strong> {html.escape(limit)}</p>" if limit else ""
+    return (
+        f'<section><img src="../_static/{name}.svg" alt="" width="84" height="84">'
+        f"<h2>{html.escape(scorecard.title(name))}{link}</h2>"
+        f"<p><strong>It claims.</strong> {html.escape(getattr(module, 'ABOUT', ''))}</p>"
+        f"<p><strong>We found.</strong> {_found(headline)} {scorecard.summary(judged)}</p>{limits}</section>"
+    )
+
+
+def _found(j):
+    if j.verdict in (NOT_RUN, NOT_TESTED):
+        return f"{marked(j.verdict)}."
+    unit = scorecard.UNIT[j.claim.unit]
+    return f"{marked(j.verdict).capitalize()}: {j.interval()} {unit}, {j.n} {j.claim.units}."
+
+
+def _trust(judged):
+    """Why to believe it and why not (HTML)."""
+    profiles = {(name, j.profile) for name, found in judged.items() for j in found if j.profile}
+    words = [f"{scorecard.title(name)}: {study(name).PROFILE_WORDS[profile]}" for name, profile in sorted(profiles)]
+    return (
+        "<strong>Why believe it.</strong> The plan was fixed before the runs; every number opens the runs behind it; "
+        f"one command makes them again (version {VERSION}).<br><strong>Why not.</strong> "
+        + html.escape("; ".join(words) or "Nothing was run yet")
+        + "."
+    )
