@@ -1,7 +1,7 @@
-"""The masked networks of one table of the EEG study: trained one after another, and in stacks as the study trains them.
+"""The masked networks of one table of the EEG study: trained one after another, and in stacks (`fit_stack`).
 
 At the sizes of the profiles `small` and `full`, a few steps of all methods and sparsities of one fold. A CPU uses one
-thread, like the runs, and shows stacks of several sizes, from which `motor.CPU_STACK` was chosen; a GPU stacks all.
+thread, like the runs, and stacks of five networks, the folds of a run; a GPU stacks all.
 """
 
 from functools import partial
@@ -12,12 +12,10 @@ from companion.data.eeg import MOTOR21
 from harness import Mark, arguments, report, seconds, take_turns, where_time_goes
 from papers.shin2023 import run as motor
 from papers.shin2023 import study as shin2023
-from papers.shin2023.stack import fit_together
 from sparsemtl.models.eeg import TASKS, DualTaskNet
 from sparsemtl.sparsity.masks import apply_masks, topk_mask
 from sparsemtl.sparsity.saliency import random_scores
-from sparsemtl.training.fit import fit
-from sparsemtl.training.pruning import Training
+from sparsemtl.training.fit import fit, fit_stack
 
 CHANNELS = {"motor21": len(MOTOR21), "all": 64}
 ONE_BY_ONE, TOGETHER = "one after another, {}", "in one batch, {}"
@@ -30,7 +28,7 @@ def main():
     steps = 2 if on_cpu else 30  # of an epoch: on a GPU so many that to stack, once for all steps, counts as in a run
     specs = [s for s in shin2023.specs("small", seeds=(0,), subjects=(1,), problem="left-right")
              if s.method not in (*motor.SINGLE, motor.CLASSICAL)]  # fmt: skip
-    size = motor.CPU_STACK if on_cpu else len(specs)
+    size = 5 if on_cpu else len(specs)
     sides, marks = {}, []
     for profile in ("small", "full"):
         case = Case(
@@ -40,8 +38,7 @@ def main():
         sides |= {one: case.one_after_another, many: partial(case.stacked, size)}
         marks.append(Mark(f"gain of one batch, {profile}", one, many, "at least", 1.0 if on_cpu else 20.0))
         if on_cpu:
-            sides[f"each beside a copy, {profile}"] = partial(case.stacked, 1)  # what a run costs that has no company
-            sides |= {f"stacks of {k}, {profile}": partial(case.stacked, k) for k in (4, 8, 16)}
+            sides[f"stacks of 1, {profile}"] = partial(case.stacked, 1)
     with engine.reproducible(args.device):
         found = seconds(take_turns(sides, args))
         # of a mark that is missed the page tells where the batch's time goes
@@ -77,11 +74,10 @@ class Case:
 
     def stacked(self, size):
         """All in stacks of some size, the last of what is left."""
-        trainings = [Training(net, 1) for net in self.networks]
-        for i in range(0, len(trainings), size):
-            fit_together(
-                trainings[i : i + size], lambda epoch: self.batches, motor.multitask_loss, self.adam, multiple=2
-            )
+        for i in range(0, len(self.networks), size):
+            nets = self.networks[i : i + size]
+            steps = [[batch] * len(nets) for batch in self.batches]
+            fit_stack(nets, lambda epoch, steps=steps: steps, motor.multitask_loss, self.adam, 1)
 
 
 if __name__ == "__main__":

@@ -14,23 +14,19 @@ import torch
 from companion.data import load
 from companion.data.eeg import stratified_folds
 from companion.spec import canonical_json, check_values
-from papers.shin2023.stack import fit_together
 from papers.shin2023.study import METHODS, RULES, TASKS
 from sparsemtl.errors import SparseMTLError, SpecError, needs
 from sparsemtl.models.eeg import DualTaskNet
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
+from sparsemtl.training.fit import fit_stack
 from sparsemtl.training.metrics import accuracy, cohen_kappa, confusion_matrix, macro_f1
-from sparsemtl.training.pruning import PROCEDURES, Job, side_by_side, task_scores, votes
+from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
 from torch.nn.functional import cross_entropy
 
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CLASSICAL = "csp-lda"
 METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
-# EEGNets that train together on a CPU, at most: chosen by benchmarks/eeg_batch.py. Always an even number, one of them a
-# copy for want of another: so a network gets the same bits in any company. Vectorised kernels round the end of a tensor
-# otherwise where its length is no multiple of their width, and that end belongs to the last network of an odd stack.
-CPU_STACK = 32
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
 
 
@@ -51,8 +47,7 @@ def batches(specs, device="cpu"):
         cases.setdefault(canonical_json(shared), []).append(spec)
     lists = []
     for case in cases.values():
-        most = _stack(case[0], device)[1] or len(case)
-        lists += [case[i : i + most] for i in range(0, len(case), most)]
+        lists += [[spec] for spec in case]
     return lists
 
 
@@ -90,13 +85,6 @@ def _run_many(specs, root, device):
     except SparseMTLError as error:  # in what they share
         failures = {i: error for i in outcomes} | failures
     return [failures.get(i) or _assemble(outcomes[i], data, spec.params) for i, spec in enumerate(specs)]
-
-
-def _stack(spec, device):
-    """(multiple, most) of the networks of a stack; most is None for all that there are."""
-    if device != "cpu":
-        return 1, None
-    return (2, CPU_STACK) if spec.params.get("backbone") == "eegnet" else (1, 1)  # other trunks gain nothing
 
 
 def _wrong(spec):
@@ -189,35 +177,28 @@ def _train_networks(specs, data, tensors, seed, device):
     if steps > (fewest := min(map(len, targets.values()))):
         least = -(-max(map(len, targets.values())) // fewest)
         raise SpecError(f"batch is {p['batch']}: some of {steps} batches would lack a task; take {least} or more")
-    runs = []
+    train = partial(_train, p=p, data=(inputs, targets), seed=seed)
+    found = []
     for spec in specs:
         job = Job(inputs, targets, multitask_loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
-        runs.append(_train_network(spec.method, job, build, data, tensors, device))
-    torch.manual_seed(seed)  # dropout: the same for every method
-    multiple, most = _stack(specs[0], device)
-    train = partial(_train, p=p, data=(inputs, targets), seed=seed, multiple=multiple)
-    return side_by_side(runs, train, _generator(device), most)
+        try:
+            found.append(_train_network(spec.method, job, build, data, tensors, device, train))
+        except SparseMTLError as error:
+            found.append(error)
+    return found
 
 
-def _generator(device):
-    """What dropout draws from on this device."""
-    if device == "cpu":
-        return torch.default_generator
-    index = torch.device(device).index
-    return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
-
-
-def _train_network(method, job, build, data, tensors, device):
-    """Procedure of one network, from its initial weights to what it gets right; a generator, as `pruning` has them."""
+def _train_network(method, job, build, data, tensors, device, train):
+    """Procedure of one network, from its initial weights to what it gets right."""
     net = build(generator=torch.Generator().manual_seed(job.seed)).to(device)
     extra = {"votes": vote_analysis(net, job, data, build, job.seed)} if method == "or" and job.sparsity > 0 else {}
-    history = yield from PROCEDURES[method if job.sparsity > 0 else "dense-multi"](net, job)
+    (history,) = PROCEDURES[method if job.sparsity > 0 else "dense-multi"]([net], [job], train)
     test = predict(net, {t: tensors[t][2] for t in tensors})
-    train = predict(net, job.inputs)
+    seen = predict(net, job.inputs)
     n_classes = len(data.classes)
     return extra | {
         "confusion": {t: confusion_matrix(tensors[t][3].cpu().numpy(), test[t], n_classes) for t in tensors},
-        "train_accuracy": {t: float((train[t] == job.targets[t].cpu().numpy()).mean()) for t in tensors},
+        "train_accuracy": {t: float((seen[t] == job.targets[t].cpu().numpy()).mean()) for t in tensors},
         "history": np.array(history),
         "sparsity": _realised(net),
         "weights": _sizes(net),
@@ -247,10 +228,14 @@ def dealt(inputs, targets, batch, seed, epoch):
         yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
 
 
-def _train(trainings, *, p, data, seed, multiple=1):
+def _train(nets, epochs, after_step=None, *, p, data, seed):
     """Adam on batches that hold both tasks."""
-    batches = partial(dealt, *data, p["batch"], seed)
-    return fit_together(trainings, batches, multitask_loss, partial(torch.optim.Adam, lr=p["lr"]), multiple)
+
+    def batches(epoch):
+        return ([batch] for batch in dealt(*data, p["batch"], seed, epoch))
+
+    adam = partial(torch.optim.Adam, lr=p["lr"])
+    return fit_stack(nets, batches, multitask_loss, adam, epochs, seed=seed, after_step=after_step)
 
 
 @torch.no_grad()

@@ -103,16 +103,13 @@ def apply_masks(model, masks):
         _check_mask(name, mask, weights[name].shape)
     for name, weight in weights.items():
         module = modules[name.rpartition(".")[0]]
-        if name not in masks and _BUFFER not in module._buffers:
+        if name not in masks and MASK not in module._buffers:
             continue
         pruned = ~masks[name] if name in masks else torch.zeros_like(weight, dtype=torch.bool)
-        if _BUFFER in module._buffers:  # in place: it may be a view of the masks of a stack of networks
-            module._buffers[_BUFFER].copy_(pruned)
-        else:
-            module.register_buffer(_BUFFER, pruned.to(weight.device), persistent=False)
-    if _before_forward not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_before_forward)
-    _before_forward(model)
+        module.register_buffer(MASK, pruned.to(weight.device), persistent=False)
+    if enforce_masks not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(enforce_masks)
+    enforce_masks(model)
 
 
 def masks_of(model):
@@ -120,7 +117,7 @@ def masks_of(model):
     modules = dict(model.named_modules())
     masks = {}
     for name, weight in prunable(model).items():
-        pruned = modules[name.rpartition(".")[0]]._buffers.get(_BUFFER)
+        pruned = modules[name.rpartition(".")[0]]._buffers.get(MASK)
         masks[name] = torch.ones_like(weight, dtype=torch.bool) if pruned is None else ~pruned
     return masks
 
@@ -150,17 +147,18 @@ def iou(mask_a, mask_b):
 
 # The mask on a model is a non-persistent buffer of the owning module, True where PRUNED (what masked_fill takes).
 # masked_fill, not a product: it stops NaN and infinity, and it does not write -0.0.
-_BUFFER = "pruned"
+MASK = "pruned"
 _owner = WeakIdKeyDictionary()  # masked parameter -> weak reference to its module
 
 
-def _before_forward(model, args=()):
-    """Zero the pruned weights. Found on a copied model too, whose new parameters are then put under guard.
+def enforce_masks(model, _=None):
+    """Set the pruned weights of `model` to zero again; a training loop with an optimizer on copies calls this.
 
-    A hook on the whole model, as a module that holds a weight need not be called (the EEG trunks fuse theirs).
+    A hook before each forward on the whole model too, as a module that holds a weight need not be called (the EEG
+    trunks). On a copied model it also puts the new parameters under guard.
     """
     for module in model.modules():
-        weight, pruned = module._parameters.get("weight"), module._buffers.get(_BUFFER)
+        weight, pruned = module._parameters.get("weight"), module._buffers.get(MASK)
         # a weight lent by torch.func.functional_call is no Parameter and the caller's own affair
         if pruned is None or not isinstance(weight, torch.nn.Parameter):
             continue
@@ -188,7 +186,7 @@ def _after_step(optimizer, args, kwargs):
 
 def _pruned(weight):
     module = _owner[weight]() if weight in _owner else None
-    return None if module is None else module._buffers[_BUFFER]
+    return None if module is None else module._buffers[MASK]
 
 
 register_optimizer_step_post_hook(_after_step)

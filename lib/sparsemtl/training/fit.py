@@ -1,24 +1,63 @@
-"""The one training loop of both studies."""
+"""The training loop: `fit` for one network, `fit_stack` for networks of one architecture side by side."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
-from sparsemtl.errors import SparseMTLError
+from sparsemtl.errors import SparseMTLError, SpecError
+from sparsemtl.sparsity.masks import MASK, enforce_masks
+
+Batch = tuple[Any, Any]  # (inputs, targets): tensors, or dicts of tensors
 
 
 def fit(
-    model, batches, loss_fn, optimizer, epochs, after_step=None, *, start=0, after_epoch=None, context=nullcontext
-):  # fmt: skip
-    """Train `model` in place and return the mean loss of each epoch (list of float).
+    model: nn.Module,
+    batches: Callable[[int], Iterable[Batch]],
+    loss_fn: Callable[[Any, Any], Tensor],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    after_step: Callable[[int, Any, Any], object] | None = None,
+    *,
+    start: int = 0,
+    after_epoch: Callable[[int], object] | None = None,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[float]:
+    """Train `model` in place.
 
-    batches: epoch number -> iterable of (inputs, targets). loss_fn: (model(inputs), targets) -> scalar tensor.
-    after_step: called after every optimizer step with (step, inputs, targets), for methods that change masks
-    while training. after_epoch: called with the epoch's number; training ends when it returns True. start: number of
-    the first epoch, above 0 when a run resumes. context: makes the context of forward pass and loss, for autocast.
-    Raises `SparseMTLError` when the loss is not finite.
+    Parameters
+    ----------
+    batches : callable
+        Epoch number -> iterable of (inputs, targets).
+    loss_fn : callable
+        (model(inputs), targets) -> scalar tensor.
+    epochs : int
+        Number of the last epoch plus 1.
+    after_step : callable, optional
+        Called with (step, inputs, targets) after every optimizer step, for methods that change masks while training.
+    start : int
+        Number of the first epoch; above 0 if a run resumes.
+    after_epoch : callable, optional
+        Called with the epoch's number; training ends when it returns True.
+    context : callable
+        Makes the context of forward pass and loss, for autocast.
+
+    Returns
+    -------
+    list of float
+        Mean loss of each epoch.
+
+    Raises
+    ------
+    SparseMTLError
+        The loss is not finite.
     """
-    history, step = [], 0
+    history: list[float] = []
+    step = 0
     for epoch in range(start, epochs):
         model.train()
         losses = []
@@ -40,6 +79,137 @@ def fit(
     return history
 
 
-def diverged(loss, epoch):
+def diverged(loss: float, epoch: int) -> SparseMTLError:
     """The error of a training whose mean loss in an epoch is not finite."""
     return SparseMTLError(f"the loss is {loss} in epoch {epoch}: lower the learning rate")
+
+
+def fit_stack(
+    models: Sequence[nn.Module],
+    batches: Callable[[int], Iterable[Sequence[Batch]]],
+    loss_fn: Callable[[Any, Any], Tensor],
+    make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    epochs: int,
+    *,
+    seed: int = 0,
+    after_step: Callable[[int, Sequence[Batch]], object] | None = None,
+) -> list[list[float]]:
+    """Train networks of one architecture side by side, each on its own data, in place.
+
+    One vectorised pass (`torch.vmap`) serves all networks, so that on a GPU many small ones take little longer than
+    one. Masks on the networks (`apply_masks`) hold. The result depends on the arguments alone, to the last bit on one
+    machine: dropout draws from `seed`, and the random state of the caller is left alone.
+
+    Parameters
+    ----------
+    models : sequence of torch.nn.Module
+        Networks of equal architecture. Any module that `torch.vmap` can run, such as `DualTaskNet`.
+    batches : callable
+        Epoch number -> iterable of steps; a step is one (inputs, targets) for each network, of equal shapes.
+    loss_fn : callable
+        (model(inputs), targets) -> scalar tensor, for one network.
+    make_optimizer : callable
+        Parameters -> optimizer that works element by element, such as `partial(torch.optim.Adam, lr=1e-3)`. It gets
+        the weights of all networks, stacked along a new first axis.
+    epochs : int
+        Number of epochs.
+    seed : int
+        Seed of the networks' random draws (dropout); each network draws its own.
+    after_step : callable, optional
+        Called with (step number, the step's batches) after every optimizer step; it may put new masks on `models`.
+
+    Returns
+    -------
+    list of list of float
+        For each network its mean loss by epoch.
+
+    Raises
+    ------
+    SpecError
+        Batches of one step differ in shape.
+    SparseMTLError
+        The loss of a network is not finite.
+    """
+    stack, histories = _Stack(models, loss_fn), [[] for _ in models]
+    of_epoch = []
+
+    def stacked_batches(epoch):
+        for step in batches(epoch):
+            yield step, None
+
+    def summed(losses, _):
+        of_epoch.append(losses.detach())
+        return losses.sum()
+
+    def after(number, step, _):
+        for model in models:
+            enforce_masks(model)
+        if after_step is not None:
+            after_step(number, step)
+
+    def after_epoch(_):
+        for history, mean in zip(histories, torch.stack(of_epoch).mean(0).tolist(), strict=True):
+            history.append(mean)
+        of_epoch.clear()
+
+    optimizer = make_optimizer([p for p in stack.parameters() if p.requires_grad])
+    with torch.random.fork_rng({p.device for p in stack.parameters() if p.device.type == "cuda"}):
+        torch.manual_seed(seed)
+        try:
+            fit(stack, stacked_batches, summed, optimizer, epochs, after, after_epoch=after_epoch)
+        finally:
+            stack.part()
+    return histories
+
+
+class _Stack(nn.Module):
+    """Networks as one module: weights and buffers along a new first axis, of which the networks' own become views."""
+
+    def __init__(self, models: Sequence[nn.Module], loss_fn: Callable[[Any, Any], Tensor]):
+        super().__init__()
+        self._models, self._loss_fn = tuple(models), loss_fn  # a tuple hides their parameters, which are views
+        self._parts = [_tensors(model) for model in models]
+        first = self._parts[0]
+        self._names = list(first)
+        if any({n: t.shape for n, t in p.items()} != {n: t.shape for n, t in first.items()} for p in self._parts):
+            raise SpecError("fit_stack: the networks differ in architecture; give networks of one")
+        tensors = []
+        for name in self._names:
+            whole = torch.stack([part[name].detach() for part in self._parts])
+            for part, view in zip(self._parts, whole, strict=True):
+                part[name].data = view
+            trained = first[name].requires_grad
+            tensors.append(nn.Parameter(whole, trained) if isinstance(first[name], nn.Parameter) else whole)
+        self._tensors = tensors
+        self._trained = nn.ParameterList(t for t in tensors if isinstance(t, nn.Parameter))
+
+    def train(self, mode: bool = True) -> "_Stack":
+        """Put the networks into training mode, or out of it."""
+        for model in self._models:
+            model.train(mode)
+        return super().train(mode)
+
+    def forward(self, step: Sequence[Batch]) -> Tensor:
+        """Loss of each network (K,) for its own (inputs, targets)."""
+
+        def loss(tensors, batch):
+            named = dict(zip(self._names, tensors, strict=True))
+            return self._loss_fn(functional_call(self._models[0], named, (batch[0],)), batch[1])
+
+        try:
+            batch = pytree.tree_map(lambda *each: torch.stack(each), *step)
+        except (RuntimeError, ValueError) as error:
+            raise SpecError("fit_stack: a step's batches differ in shape; give each network as many samples") from error
+        return torch.vmap(loss, randomness="different")(self._tensors, batch)
+
+    def part(self) -> None:
+        """Give the networks tensors of their own again."""
+        for part in self._parts:
+            for name in self._names:
+                part[name].data = part[name].detach().clone()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without masks."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor for name, tensor in named if name.rpartition(".")[2] != MASK}

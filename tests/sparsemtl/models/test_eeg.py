@@ -1,19 +1,19 @@
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from sparsemtl.errors import SpecError
 from sparsemtl.models.eeg import (
     BACKBONES,
+    TASKS,
     DualTaskNet,
-    _convolved,
-    _correlate,
-    _mixed,
+    _depthwise,
     _period,
-    _spectrum,
     _window_moments,
     init_weights,
 )
+from sparsemtl.training.fit import fit_stack
 from torch.nn import functional as F
 
 E, T, N = 5, 288, 6
@@ -127,18 +127,13 @@ def drawn(*shape):
 
 @pytest.mark.parametrize("kernel", [1, 4, 5, 20])
 @pytest.mark.parametrize("samples", [6, 7, 8])
-def test_correlation_by_fft_has_both_derivatives(kernel, samples):
+def test_depthwise_by_fft_is_the_convolution_and_has_both_derivatives(kernel, samples):
     """GraSP needs the second. Periods that just hold the padding, or more, or less than the kernel."""
-
-    def ours(x, mix, w):
-        return _correlate(_mixed(_spectrum(x, w), mix), w)[..., : _convolved(samples, kernel)]
-
-    given = drawn(2, 3, samples), drawn(4, 3), drawn(4, kernel)
-    x, mix, w = given
-    expected = F.conv1d(F.conv1d(x, mix[..., None]), w[:, None], padding=kernel // 2, groups=4)
-    torch.testing.assert_close(ours(*given), expected)
-    assert torch.autograd.gradcheck(ours, given)
-    assert torch.autograd.gradgradcheck(ours, given)
+    given = drawn(2, 4, samples), drawn(4, kernel)
+    expected = F.conv1d(given[0], given[1][:, None], padding=kernel // 2, groups=4)
+    torch.testing.assert_close(_depthwise(*given), expected)
+    assert torch.autograd.gradcheck(_depthwise, given)
+    assert torch.autograd.gradgradcheck(_depthwise, given)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
@@ -158,22 +153,33 @@ def test_periods_are_the_least_multiples_of_eight_without_other_factors_than_two
         assert _period(samples) == next(n for n in fast if n >= samples)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_copies_side_by_side_are_networks_of_their_own(backbone):
-    """Logits of each copy are those of a network with its part of the parameters."""
-    nets = [small_random(DualTaskNet(E, T, 3, backbone=backbone, kernel=6, tasks=("me", "mi")), k) for k in range(3)]
-    whole = nets[0].side_by_side(3)
-    assert {p.device.type for p in whole.parameters()} == {"meta"}  # nothing is drawn for them
-    whole = whole.to_empty(device="cpu").eval()
-    with torch.no_grad():
-        for name, p in [*whole.named_parameters(), *whole.named_buffers()]:
-            parts = [net.eval().state_dict()[name] for net in nets]
-            p.copy_(torch.cat(parts) if parts[0].ndim else parts[0])
-    x = {"mi": torch.randn(4, E, T), "me": torch.randn(2, E, T)}
-    found = whole(x)
-    for k, net in enumerate(nets):
-        for task, logits in net(x).items():
-            torch.testing.assert_close(found[task][k], logits, rtol=1e-4, atol=1e-5)
+def braindecodes_eegnet(seed):
+    """braindecode's own EEGNet as a trunk: its classifier is replaced by the features."""
+    models = pytest.importorskip("braindecode.models")
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trunk = models.EEGNet(n_chans=E, n_outputs=3, n_times=T)
+    trunk.final_layer = torch.nn.Flatten()
+    trunk.n_features = 16 * (T // 32)
+    return trunk
+
+
+def test_any_module_can_be_the_trunk():
+    nets = [DualTaskNet(E, T, 3, backbone=braindecodes_eegnet(seed)) for seed in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(N) % 3
+    batch = [({t: torch.randn(N, E, T, generator=generator) for t in TASKS}, target) for _ in nets]
+    before = [net.shared.conv_spatial.weight.detach().clone() for net in nets]
+
+    def loss(outputs, target):
+        return sum(F.cross_entropy(logits, target) for logits in outputs.values())
+
+    histories = fit_stack(nets, lambda epoch: [batch], loss, partial(torch.optim.Adam, lr=1e-2), 4)
+    for net, history, weight in zip(nets, histories, before, strict=True):
+        assert history[-1] < history[0]
+        assert not torch.equal(net.shared.conv_spatial.weight, weight)
+        assert (net.shared.conv_spatial.weight.flatten(1).norm(dim=1) < 1.001).all()  # its max norm holds in a stack
 
 
 @pytest.mark.parametrize("kernel", [1, 8, 9, 40])
@@ -285,6 +291,7 @@ def test_too_short_epochs_name_the_least_number_of_samples(backbone, kernel):
         ({"tasks": ("mi", "rest")}, "rest.*mi, me"),
         ({"tasks": ()}, "mi, me"),
         ({"tasks": ("mi", "mi")}, "once"),
+        ({"backbone": torch.nn.Flatten()}, "n_features"),
         ({"kernel": 0}, "kernel.*got 0"),
         ({"n_classes": 1}, "n_classes=1"),
     ],

@@ -1,11 +1,18 @@
 """The training loop, against gradient descent written out in NumPy."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from sparsemtl.errors import SparseMTLError
-from sparsemtl.training.fit import fit
+from sparsemtl.errors import SparseMTLError, SpecError
+from sparsemtl.models.eeg import DualTaskNet
+from sparsemtl.sparsity.masks import apply_masks, masks_of, topk_mask
+from sparsemtl.sparsity.saliency import prunable, random_scores
+from sparsemtl.training.fit import fit, fit_stack
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 
 def problem(seed=0):
@@ -79,3 +86,138 @@ def test_a_loss_that_runs_away_is_an_error_that_names_the_epoch():
     with pytest.raises(SparseMTLError, match=r"the loss is (nan|inf) in epoch \d+: lower the learning rate") as caught:
         fit(model, batches, squares, torch.optim.SGD(model.parameters(), lr=1e6), 9)
     assert "\n" not in str(caught.value)
+
+
+SIZES = {"eegnet": (40, {"kernel": 8}), "shallow": (90, {"kernel": 4}), "deep4": (201, {"kernel": 4})}
+
+
+def network(k, backbone="eegnet", dropout=0.0):
+    """Float64 and three classes, so that Adam makes no whole steps of rounding errors."""
+    n_times, trunk = SIZES[backbone]
+    generator = torch.Generator().manual_seed(k)
+    net = DualTaskNet(6, n_times, 3, backbone=backbone, dropout=dropout, generator=generator, **trunk).double()
+    apply_masks(net, topk_mask(random_scores(net, k), k / 10))
+    return net
+
+
+def trials(k, n_times):
+    generator = torch.Generator().manual_seed(k)
+    inputs = {t: torch.randn(8, 6, n_times, dtype=torch.float64, generator=generator) for t in ("mi", "me")}
+    return inputs, {t: torch.randint(3, (8,), generator=generator) for t in inputs}
+
+
+def entropies(outputs, targets):
+    return sum(cross_entropy(outputs[t], targets[t]) for t in targets)
+
+
+def halves(k, n_times):
+    data = trials(k, n_times)
+    return [tuple({t: v[i::2] for t, v in part.items()} for part in data) for i in (0, 1)]
+
+
+def stacked(nets, n_times, **options):
+    data = [halves(k, n_times) for k in range(len(nets))]
+    adam = partial(torch.optim.Adam, lr=0.01)
+    return fit_stack(nets, lambda epoch: zip(*data, strict=True), entropies, adam, 3, **options)
+
+
+def assert_same(one, other, **tolerance):
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, **tolerance)
+
+
+@pytest.mark.parametrize("backbone", SIZES)
+def test_networks_in_a_stack_are_those_trained_alone_each_on_its_data_with_its_mask(backbone):
+    n_times = SIZES[backbone][0]
+    nets, alone = ([network(k, backbone) for k in range(3)] for _ in range(2))
+    histories = stacked(nets, n_times)
+    for k, (net, one) in enumerate(zip(nets, alone, strict=True)):
+        adam = torch.optim.Adam(one.parameters(), lr=0.01)
+        expected = fit(one, lambda epoch, k=k: halves(k, n_times), entropies, adam, 3)
+        np.testing.assert_allclose(histories[k], expected, rtol=1e-8)
+        assert_same(one, net, rtol=1e-6, atol=1e-8)
+        assert all((prunable(net)[name][~mask] == 0).all() for name, mask in masks_of(one).items())
+
+
+def test_a_stack_gives_the_same_bits_whatever_ran_before_and_leaves_the_random_state_alone():
+    one, two = ([network(k, dropout=0.5).float() for k in range(3)] for _ in range(2))
+    data = [halves(k, 40) for k in range(3)]
+    single = [[({t: x.float() for t, x in i.items()}, y) for i, y in d] for d in data]
+
+    def run(nets):
+        sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+        return fit_stack(nets, lambda epoch: zip(*single, strict=True), entropies, sgd, 3, seed=4)
+
+    run(one)
+    torch.randn(1000)
+    state = torch.get_rng_state()
+    run(two)
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(one, two, strict=True):
+        assert_same(a, b, rtol=0, atol=0)
+
+
+def test_dropout_differs_between_networks_and_between_seeds():
+    nets, others = ([network(0, dropout=0.5) for _ in range(2)] for _ in range(2))
+    batch = trials(0, 40)
+    for group, seed in ((nets, 0), (others, 1)):
+        fit_stack(group, lambda epoch: [[batch, batch]], entropies, partial(torch.optim.SGD, lr=0.1), 1, seed=seed)
+    first = [net.shared.spatial.weight for net in (*nets, *others)]
+    assert not any(torch.equal(first[i], first[j]) for i in range(4) for j in range(i))
+
+
+def test_a_stacked_network_owns_its_tensors_afterwards():
+    nets = [network(k) for k in range(2)]
+    stacked(nets, 40)
+    before = copy.deepcopy(nets[1].state_dict())
+    with torch.no_grad():
+        for tensor in nets[0].state_dict().values():
+            tensor.zero_()
+    assert_same(nets[1], copy.deepcopy(nets[1]))
+    assert all(torch.equal(v, before[k]) for k, v in nets[1].state_dict().items())
+    assert all(t.untyped_storage().nbytes() == t.nbytes for t in nets[1].state_dict().values())
+
+
+def test_new_masks_between_two_steps_hold():
+    nets = [network(0), network(0)]
+    mask = masks_of(nets[1])
+    mask["mi.weight"] = torch.zeros_like(mask["mi.weight"])
+    stacked(nets, 40, after_step=lambda step, batches: apply_masks(nets[1], mask) if step == 1 else None)
+    assert not nets[1].mi.weight.any()
+    assert nets[0].mi.weight.all()
+
+
+def test_frozen_weights_and_tied_weights_stay_so():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = self.two = nn.Linear(4, 4)
+            self.fixed = nn.Linear(4, 2).requires_grad_(False)
+
+        def forward(self, x):
+            return self.fixed(self.two(self.one(x).tanh()))
+
+    nets = [Tied() for _ in range(2)]
+    fixed = [net.fixed.weight.clone() for net in nets]
+    batch = [(torch.randn(5, 4), torch.zeros(5, 2)) for _ in nets]
+    fit_stack(nets, lambda epoch: [batch], nn.functional.mse_loss, partial(torch.optim.SGD, lr=0.1), 4)
+    for net, weight in zip(nets, fixed, strict=True):
+        assert net.one is net.two
+        assert torch.equal(net.fixed.weight, weight)
+
+
+def test_batches_of_unequal_shape_and_networks_of_unequal_architecture_are_refused():
+    long, short = trials(0, 40), tuple({t: v[:5] for t, v in part.items()} for part in trials(1, 40))
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    with pytest.raises(SpecError, match="shape"):
+        fit_stack([network(0), network(1)], lambda epoch: [[long, short]], entropies, sgd, 1)
+    with pytest.raises(SpecError, match="architecture"):
+        fit_stack([network(0), network(1, "shallow")], lambda epoch: [[long, long]], entropies, sgd, 1)
+
+
+def test_a_network_of_a_stack_that_runs_away_is_an_error():
+    nets = [network(0), network(1)]
+    with torch.no_grad():
+        nets[1].mi.bias.fill_(np.nan)
+    with pytest.raises(SparseMTLError, match="the loss is nan in epoch 0"):
+        stacked(nets, 40)

@@ -2,56 +2,66 @@
 
 import copy
 import math
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from papers.shin2023 import pruning
-from papers.shin2023 import run as motor
-from sparsemtl.errors import SparseMTLError
 from sparsemtl.models.eeg import DualTaskNet
 from sparsemtl.sparsity.masks import budget_masks, masks_of, topk_mask
 from sparsemtl.sparsity.saliency import grasp, magnitude, prunable, random_scores, snip
-from sparsemtl.training.pruning import PROCEDURES, Job, partial_sparsity, side_by_side, synflow_masks, votes
+from sparsemtl.training import pruning
+from sparsemtl.training.fit import fit_stack
+from sparsemtl.training.pruning import PROCEDURES, Job, partial_sparsity, synflow_masks, votes
+from torch.nn.functional import cross_entropy
 
-TASKS, EPOCHS, BATCH = ("mi", "me"), 5, 4
+TASKS, EPOCHS, STEPS, FOLDS = ("mi", "me"), 5, 3, 2
 SPARSE = [m for m in PROCEDURES if not m.startswith("dense")]
+
+
+def loss_fn(outputs, targets):
+    return sum(cross_entropy(outputs[task], targets[task]) for task in targets)
 
 
 def network(seed=0, tasks=TASKS):
     return DualTaskNet(6, 40, 2, sfreq=40.0, kernel=8, tasks=tasks, generator=torch.Generator().manual_seed(seed))
 
 
-def data(tasks=TASKS):
-    rng = np.random.default_rng(3)
+def data(fold=0, tasks=TASKS):
+    rng = np.random.default_rng(3 + fold)
     x = {t: torch.tensor(rng.normal(size=(n, 6, 40)), dtype=torch.float32) for t, n in zip(TASKS, (12, 9), strict=True)}
     y = {t: torch.tensor(rng.permutation(np.arange(len(v)) % 2)) for t, v in x.items()}
     return {t: x[t] for t in tasks}, {t: y[t] for t in tasks}
 
 
-class Fits:
-    """motor's training of one network, keeping a copy of it before and after each, and calling `watch` at each step."""
+def batches(epoch, tasks=TASKS):
+    for i in range(STEPS):
+        yield [tuple({t: v[i::STEPS] for t, v in d.items()} for d in data(fold, tasks)) for fold in range(FOLDS)]
+
+
+def job(sparsity, fold=0, tasks=TASKS):
+    return Job(*data(fold, tasks), loss_fn, EPOCHS, EPOCHS * STEPS, sparsity, 11 + fold)
+
+
+class Trains:
+    """`fit_stack` that keeps the weights of the first network before and after each training, and watches each step."""
 
     def __init__(self, tasks=TASKS, watch=None):
-        self.before, self.after, self.epochs, self.watch = [], [], [], watch
-        self.train = partial(motor._train, p={"batch": BATCH, "lr": 0.01}, data=data(tasks), seed=5)
+        self.before, self.after, self.epochs, self.watch, self.tasks = [], [], [], watch, tasks
 
-    def __call__(self, trainings):
-        (training,) = trainings
-
+    def __call__(self, nets, epochs, after_step=None):
         def step(*args):
-            if training.after_step:
-                training.after_step(*args)
+            if after_step:
+                after_step(*args)
             if self.watch:
-                self.watch(training.net)
+                self.watch(nets[0])
 
-        self.before.append(weights(training.net))
-        self.epochs.append(training.epochs)
-        histories = self.train([replace(training, after_step=step)])
-        self.after.append(weights(training.net))
+        self.before.append(weights(nets[0]))
+        self.epochs.append(epochs)
+        adam = partial(torch.optim.Adam, lr=0.01)
+        histories = fit_stack(nets, partial(batches, tasks=self.tasks), loss_fn, adam, epochs, seed=1, after_step=step)
+        self.after.append(weights(nets[0]))
         return histories
 
 
@@ -59,23 +69,11 @@ def weights(net):
     return {n: w.detach().clone() for n, w in prunable(net).items()}
 
 
-def job(sparsity, tasks=TASKS):
-    inputs, targets = data(tasks)
-    return Job(inputs, targets, motor.multitask_loss, EPOCHS, EPOCHS * 3, sparsity, 11)
-
-
-def train(procedure, fits):
-    """Run one procedure, from a seed of its own; its history, or its error is raised."""
-    torch.manual_seed(1)
-    (history,) = side_by_side([procedure], fits, torch.default_generator)
-    if isinstance(history, SparseMTLError):
-        raise history
-    return history
-
-
-def trained(method, sparsity, tasks=TASKS, fits=None):
-    net = network(tasks=tasks)
-    return net, train(PROCEDURES[method](net, job(sparsity, tasks)), fits or Fits(tasks))
+def trained(method, sparsity, tasks=TASKS, trains=None, **options):
+    """Networks of the folds after one procedure, and their histories."""
+    nets = [network(fold, tasks) for fold in range(FOLDS)]
+    procedure = partial(PROCEDURES[method], **options)
+    return nets, procedure(nets, [job(sparsity, k, tasks) for k in range(FOLDS)], trains or Trains(tasks))
 
 
 def zeros(tensors):
@@ -90,68 +88,67 @@ def exactly(sparsity, n):
     return round(sparsity * 10) * n // 10  # floor in whole numbers
 
 
+def assert_kept(net, masks):
+    for name, weight in prunable(net).items():
+        assert torch.equal(weight != 0, masks[name]), name
+
+
 @pytest.mark.parametrize("sparsity", [0.2, 0.4, 0.8])
 @pytest.mark.parametrize("method", [m for m in SPARSE if m not in ("or", "snip-single")])
-def test_the_trained_network_has_exactly_the_zeros_that_were_asked_for(method, sparsity):
-    net, history = trained(method, sparsity)
-    assert zeros(prunable(net)) == exactly(sparsity, size(net))
-    assert len(history) >= EPOCHS
-    assert np.isfinite(history).all()
+def test_each_trained_network_has_exactly_the_zeros_that_were_asked_for(method, sparsity):
+    nets, histories = trained(method, sparsity)
+    for net, history in zip(nets, histories, strict=True):
+        assert zeros(prunable(net)) == exactly(sparsity, size(net))
+        assert len(history) >= EPOCHS
+        assert np.isfinite(history).all()
 
 
-@pytest.mark.parametrize("sparsity", [0.2, 0.8])
 @pytest.mark.parametrize("task", TASKS)
-def test_single_task_snip_has_them_in_each_network(task, sparsity):
-    net, _ = trained("snip-single", sparsity, (task,))
-    assert zeros(prunable(net)) == exactly(sparsity, size(net))
+def test_single_task_snip_has_them_in_each_network(task):
+    for net in trained("snip-single", 0.8, (task,))[0]:
+        assert zeros(prunable(net)) == exactly(0.8, size(net))
 
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.4, 0.8])
 def test_the_or_arbiter_keeps_what_either_task_voted_for_and_no_more(sparsity):
-    net, _ = trained("or", sparsity)
-    fresh, (inputs, targets) = network(), data()
-    kept = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in prunable(fresh).items()}
-    for task in TASKS:
-        score = snip(fresh, motor.multitask_loss, {task: inputs[task]}, {task: targets[task]})
-        pool = {n: s for n, s in score.items() if n.split(".")[0] in ("shared", task)}
-        flat = torch.cat([s.flatten() for s in pool.values()]).double()
-        cut = flat.sort().values[exactly(sparsity, len(flat))]  # the smallest score that is kept
-        for name, s in pool.items():
-            kept[name] |= s.double() >= cut
-    for name, weight in prunable(net).items():
-        assert torch.equal(weight != 0, kept[name]), name
-    assert zeros(prunable(net)) <= exactly(sparsity, size(net))
-    assert zeros(prunable(net)) > 0
+    for fold, net in enumerate(trained("or", sparsity)[0]):
+        fresh, (inputs, targets) = network(fold), data(fold)
+        kept = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in prunable(fresh).items()}
+        for task in TASKS:
+            score = snip(fresh, loss_fn, {task: inputs[task]}, {task: targets[task]})
+            pool = {n: s for n, s in score.items() if n.split(".")[0] in ("shared", task)}
+            flat = torch.cat([s.flatten() for s in pool.values()]).double()
+            cut = flat.sort().values[exactly(sparsity, len(flat))]  # the smallest score that is kept
+            for name, s in pool.items():
+                kept[name] |= s.double() >= cut
+        assert_kept(net, kept)
+        assert 0 < zeros(prunable(net)) <= exactly(sparsity, size(net))
 
 
 @pytest.mark.parametrize(
     ("method", "score"),
     [
-        ("random", lambda net, x, y: random_scores(net, 11)),
-        ("magnitude", lambda net, x, y: magnitude(net)),
-        ("snip-joint", lambda net, x, y: snip(net, motor.multitask_loss, x, y)),
-        ("grasp", lambda net, x, y: grasp(net, motor.multitask_loss, x, y)),
+        ("random", lambda net, fold: random_scores(net, 11 + fold)),
+        ("magnitude", lambda net, fold: magnitude(net)),
+        ("snip-joint", lambda net, fold: snip(net, loss_fn, *data(fold))),
+        ("grasp", lambda net, fold: grasp(net, loss_fn, *data(fold))),
     ],
 )
-def test_each_method_prunes_by_the_score_of_its_name(method, score):
-    net, _ = trained(method, 0.4)
-    wanted = topk_mask(score(network(), *data()), 0.4)
-    assert all(torch.equal(weight != 0, wanted[name]) for name, weight in prunable(net).items())
+def test_each_method_prunes_by_the_score_of_its_name_and_each_network_by_its_own_data(method, score):
+    for fold, net in enumerate(trained(method, 0.4)[0]):
+        assert_kept(net, topk_mask(score(network(fold), fold), 0.4))
 
 
 def test_synflow_prunes_in_a_hundred_rounds():
-    net, _ = trained("synflow", 0.8)
+    (net, _), _ = trained("synflow", 0.8)
     wanted, few = (synflow_masks(network(), job(0.8), rounds=n) for n in (100, 1))
-    assert all(torch.equal(weight != 0, wanted[name]) for name, weight in prunable(net).items())
+    assert_kept(net, wanted)
     assert any(not torch.equal(wanted[name], few[name]) for name in wanted)
 
 
 def test_the_exact_budget_joins_tighter_votes():
-    net, _ = trained("budget", 0.4)
-    wanted = budget_masks({task: pruning.task_scores(network(), job(0.4), task) for task in TASKS}, 0.4)
-    assert all(torch.equal(weight != 0, wanted[name]) for name, weight in prunable(net).items())
-    joint = topk_mask(snip(network(), motor.multitask_loss, *data()), 0.4)
-    assert any(not torch.equal(wanted[name], joint[name]) for name in wanted)
+    (net, _), _ = trained("budget", 0.4)
+    assert_kept(net, budget_masks({task: pruning.task_scores(network(), job(0.4), task) for task in TASKS}, 0.4))
 
 
 def test_votes_cover_the_shared_part_and_the_own_head_only():
@@ -163,62 +160,34 @@ def test_votes_cover_the_shared_part_and_the_own_head_only():
 
 @pytest.mark.parametrize("method", PROCEDURES)
 def test_pruned_weights_are_zero_at_every_step_and_kept_ones_learn(method):
-    seen, net = [], network()
+    seen, start = [], weights(network())
 
     def watch(net):
         masks = masks_of(net)
         seen.append(all((w[~masks[n]] == 0).all() for n, w in prunable(net).items()))
 
-    start = weights(net)
-    train(PROCEDURES[method](net, job(0.6)), Fits(watch=watch))
+    (net, _), _ = trained(method, 0.6, trains=Trains(watch=watch))
     assert all(seen)
-    assert len(seen) >= EPOCHS * 3
+    assert len(seen) >= EPOCHS * STEPS
     assert any((w[w != 0] != start[n][w != 0]).any() for n, w in prunable(net).items())
 
 
 @pytest.mark.parametrize("method", [m for m in PROCEDURES if m not in ("imp", "rigl")])
 def test_the_kept_weights_start_from_the_initial_ones(method):
     """For the lottery ticket this is the rewinding: the last training starts from the untrained weights."""
-    start, fits = weights(network()), Fits()
-    trained(method, 0.4, fits=fits)
-    for name, weight in fits.before[-1].items():
-        kept = weight != 0
-        assert torch.equal(weight[kept], start[name][kept])
-    assert fits.epochs[-1] == EPOCHS
+    start, trains = weights(network()), Trains()
+    trained(method, 0.4, trains=trains)
+    for name, weight in trains.before[-1].items():
+        assert torch.equal(weight[weight != 0], start[name][weight != 0])
+    assert trains.epochs[-1] == EPOCHS
 
 
 def test_all_methods_see_the_same_weights_batches_and_dropout():
-    """At sparsity 0 nothing tells them apart but the method's own extra training."""
-    reference = weights(trained("dense-multi", 0.0)[0])
-    same = [m for m in PROCEDURES if m not in ("imp", "lottery")]
-    for method in same:
-        found = weights(trained(method, 0.0)[0])
+    """At sparsity 0 nothing distinguishes them but the method's own extra training."""
+    reference = weights(trained("dense-multi", 0.0)[0][0])
+    for method in [m for m in PROCEDURES if m != "imp"]:
+        found = weights(trained(method, 0.0)[0][0])
         assert all(torch.equal(found[n], w) for n, w in reference.items()), method
-
-
-def noting(train, steps, trainings):
-    """`train` with the inputs of each step appended to `steps`."""
-    (training,) = trainings
-    return train([replace(training, after_step=lambda step, inputs, targets: steps.append(inputs))])
-
-
-def test_batches_deal_each_trial_once_an_epoch_and_do_not_depend_on_the_method():
-    seen = {}
-    for method in ("dense-multi", "or", "grasp"):
-        seen[method] = steps = []
-        fits = Fits()
-        fits.train = partial(noting, fits.train, steps)
-        trained(method, 0.5, fits=fits)
-    inputs, _ = data()
-    for steps in seen.values():
-        assert len(steps) == EPOCHS * 3
-        for epoch in range(EPOCHS):
-            for task in TASKS:
-                got = torch.cat([s[task] for s in steps[3 * epoch : 3 * epoch + 3]])
-                assert sorted(got.flatten(1).sum(1).tolist()) == sorted(inputs[task].flatten(1).sum(1).tolist())
-        for mine, other in zip(steps, seen["or"], strict=True):
-            assert all(torch.equal(mine[t], other[t]) for t in TASKS)
-    assert not torch.equal(seen["or"][0]["mi"], seen["or"][3]["mi"])  # shuffled anew
 
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.8])
@@ -230,10 +199,8 @@ def test_rigl_moves_weights_but_keeps_each_layers_number(sparsity):
         counts.append({n: int(m.sum()) for n, m in masks.items()})
         places.append(torch.cat([m.flatten() for m in masks.values()]))
 
-    net = network()
-    initial = topk_mask(random_scores(net, 11), sparsity)
-    train(pruning.rigl(net, job(sparsity), every=2), Fits(watch=watch))
-    expected = {n: int(m.sum()) for n, m in initial.items()}
+    (net, _), _ = trained("rigl", sparsity, trains=Trains(watch=watch), every=2)
+    expected = {n: int(m.sum()) for n, m in topk_mask(random_scores(network(), 11), sparsity).items()}
     assert all(c == expected for c in counts)
     updates = {i for i in range(1, len(places)) if not torch.equal(places[i - 1], places[i])}
     assert {3, 5} <= updates
@@ -253,21 +220,20 @@ def test_rigl_drops_the_smallest_and_grows_where_the_gradient_is_largest():
 
 
 def test_lottery_prunes_the_smallest_trained_weights():
-    fits = Fits()
-    net, _ = trained("lottery", 0.5, fits=fits)
-    flat = torch.cat([w.abs().flatten() for w in fits.after[0].values()]).double()
+    trains = Trains()
+    (net, _), _ = trained("lottery", 0.5, trains=trains)
+    flat = torch.cat([w.abs().flatten() for w in trains.after[0].values()]).double()
     cut = flat.sort().values[exactly(0.5, len(flat))]
-    for name, weight in prunable(net).items():
-        assert torch.equal(weight != 0, fits.after[0][name].abs().double() >= cut)
-    assert fits.epochs == [EPOCHS, EPOCHS]
+    assert_kept(net, {name: w.abs().double() >= cut for name, w in trains.after[0].items()})
+    assert trains.epochs == [EPOCHS, EPOCHS]
 
 
 def test_iterative_pruning_never_revives_a_weight_and_trains_as_long_again():
-    fits = Fits()
-    trained("imp", 0.8, fits=fits)
-    assert fits.epochs == [EPOCHS] + [math.ceil(EPOCHS / 5)] * 5
-    n = sum(w.numel() for w in fits.before[0].values())
-    for k, (earlier, later) in enumerate(pairwise(fits.before), 1):
+    trains = Trains()
+    trained("imp", 0.8, trains=trains)
+    assert trains.epochs == [EPOCHS] + [math.ceil(EPOCHS / 5)] * 5
+    n = sum(w.numel() for w in trains.before[0].values())
+    for k, (earlier, later) in enumerate(pairwise(trains.before), 1):
         assert all((later[name][w == 0] == 0).all() for name, w in earlier.items() if k > 1)
         assert zeros(later) == pytest.approx((1 - 0.2 ** (k / 5)) * n, abs=1)
 
@@ -292,9 +258,3 @@ def test_partial_sparsities_keep_equal_shares_and_end_exactly():
     assert kept[0] == 1
     np.testing.assert_allclose(np.divide(kept[1:], kept[:-1]), 0.2**0.2)
     assert partial_sparsity(0.29, 7, 7) == 0.29
-
-
-@pytest.mark.parametrize("method", SPARSE)
-def test_the_same_job_twice_gives_the_same_bits(method):
-    one, two = (trained(method, 0.4)[0].state_dict() for _ in range(2))
-    assert all(torch.equal(v, two[k]) for k, v in one.items())
