@@ -1,4 +1,4 @@
-"""Hard-sharing networks for pictures: one dilated ResNet, one head for each task (Upadhyay et al. 2023, section 4)."""
+"""Hard-sharing networks for images: one dilated ResNet, one head for each task (Upadhyay et al. 2023, section 4)."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ DENSE_TASKS = ("seg", "normal", "depth")
 TASKS = (*DENSE_TASKS, "male", "smile")
 
 
-def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain"):
+def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain", first_dilated=False):
     """Bottleneck ResNet at output stride 8: float (n, 3, H, W) -> (n, 32 * width, ceil(H / 8), ceil(W / 8)).
 
     The last two stages keep the resolution and dilate their 3 x 3 convolutions by 2 and 4 instead (Yu et al., CVPR
@@ -22,7 +22,9 @@ def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain"):
 
     width: channels of the first stage's narrow convolutions (and of the stem); layers: blocks of each of the 4 stages.
     stem: "plain", one 7 x 7 convolution, or "deep", three of 3 x 3 with width, width and 2 * width channels
-    (ResNet-D: He et al., CVPR 2019), which the authors' released code has. Returns nn.Sequential.
+    (ResNet-D: He et al., CVPR 2019), which the authors' released code has. first_dilated: the first block of the two
+    dilated stages is dilated like the others, as in the released code, and not like the stage before it, as in
+    torchvision. Returns nn.Sequential.
     """
     if stem not in ("plain", "deep"):
         raise SpecError(f"unknown stem {stem!r}: choose plain or deep")
@@ -37,9 +39,9 @@ def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain"):
         )
     net = OrderedDict(conv1=first, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True))
     net["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
-    for i, (count, stride, dilations) in enumerate(
-        zip(layers, (1, 2, 1, 1), ((1, 1), (1, 1), (1, 2), (2, 4)), strict=True)
-    ):
+    firsts = (1, 1, 2, 4) if first_dilated else (1, 1, 1, 2)
+    stages = zip(layers, (1, 2, 1, 1), zip(firsts, (1, 1, 2, 4), strict=True), strict=True)
+    for i, (count, stride, dilations) in enumerate(stages):
         planes, blocks = width * 2**i, []
         for block in range(count):
             skip = None
@@ -62,14 +64,21 @@ def draw_weights(net):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def dense_head(channels, outputs, width=256, rates=(12, 24, 36), activation=None):
+def dense_head(channels, outputs, width=256, rates=(12, 24, 36), activation=None, dropout=(0.5, 0.0), reduced=None):
     """DeepLab-V3 head (Chen et al. 2017): (n, channels, h, w) -> (n, outputs, h, w).
 
     Atrous spatial pyramid pooling with dilations `rates`, a 3 x 3 and a 1 x 1 convolution; with the defaults
-    torchvision's DeepLabHead. activation: module class put at the end (nn.Tanh, nn.Sigmoid) or None.
+    torchvision's DeepLabHead. activation: module class put at the end (nn.Tanh, nn.Sigmoid) or None. dropout: rates
+    after the pyramid and before the last convolution; the released code of Upadhyay et al. has 0.3 twice. reduced: a
+    1 x 1 convolution first brings the features to so many channels, which makes a narrow head cheaper; None for none.
     """
-    last = [nn.Conv2d(width, outputs, 1), *([activation()] if activation else [])]
-    return nn.Sequential(ASPP(channels, rates, width), *_conv_norm_relu(width, width), *last)
+    pyramid = ASPP(reduced or channels, rates, width)
+    pyramid.project[3].p = dropout[0]
+    first = _conv_norm_relu(channels, reduced, kernel=1) if reduced else ()
+    last = [*([nn.Dropout(dropout[1])] if dropout[1] else []), nn.Conv2d(width, outputs, 1)]
+    return nn.Sequential(
+        *first, pyramid, *_conv_norm_relu(width, width), *last, *([activation()] if activation else [])
+    )
 
 
 def binary_head(channels):
@@ -100,10 +109,12 @@ class MultiTaskNet(nn.Module):
     tasks : sequence of "seg", "normal", "depth", "male", "smile"; one task gives a single-task network.
     classes : int
         Outputs of the segmentation head.
-    width, layers, stem
+    width, layers, stem, first_dilated
         The backbone, see `dilated_resnet`.
-    head_width : int
-        Channels inside the dense heads; 256 in DeepLab-V3.
+    initial : {"he", "default"}
+        Weights of the backbone as torchvision draws them, or as PyTorch's layers do (the authors' released code).
+    head_width, head_reduced, dropout
+        The dense heads, see `dense_head`; 256 channels in DeepLab-V3.
     rates : sequence of int
         Dilations in the dense heads; 12, 24, 36 suit features of 32 x 32.
     bounded : sequence of tasks
@@ -114,7 +125,7 @@ class MultiTaskNet(nn.Module):
     upsample : bool
         Bring dense predictions to the input's size (bilinear) instead of leaving them at an eighth of it.
 
-    Training needs batches of at least two pictures (batch norm after the heads' global pooling).
+    Training needs batches of at least two images (batch norm after the heads' global pooling).
     Raises SpecError for unknown names and for sizes out of range.
     """
 
@@ -126,8 +137,12 @@ class MultiTaskNet(nn.Module):
         width=64,
         layers=(3, 4, 6, 3),
         stem="plain",
+        first_dilated=False,
+        initial="he",
         head_width=256,
+        head_reduced=None,
         rates=(12, 24, 36),
+        dropout=(0.5, 0.0),
         bounded=(),
         passes="once",
         upsample=False,
@@ -137,20 +152,28 @@ class MultiTaskNet(nn.Module):
             raise SpecError(f"tasks={tasks!r}: name each wanted task of {', '.join(TASKS)} once")
         if not set(bounded) <= {"normal", "depth"} or passes not in ("once", "per-task"):
             raise SpecError(f"bounded={bounded!r}, passes={passes!r}: need normal, depth or none; once or per-task")
+        if initial not in ("he", "default"):
+            raise SpecError(f"unknown initial weights {initial!r}: choose he or default")
         self.tasks, self.passes, self.upsample = tuple(tasks), passes, upsample
-        self.shared = dilated_resnet(width, layers, stem)
+        self.shared = dilated_resnet(width, layers, stem, first_dilated)
+        if initial == "default":
+            for module in self.shared.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.reset_parameters()
         outputs = {"seg": classes, "normal": 3, "depth": 1}
         activations = {"normal": nn.Tanh, "depth": nn.Sigmoid}
         self.heads = nn.ModuleDict()
         for task in self.tasks:
             if task in DENSE_TASKS:
                 activation = activations[task] if task in bounded else None
-                self.heads[task] = dense_head(32 * width, outputs[task], head_width, rates, activation)
+                self.heads[task] = dense_head(
+                    32 * width, outputs[task], head_width, rates, activation, dropout, head_reduced
+                )
             else:
                 self.heads[task] = binary_head(32 * width)
 
     def forward(self, x):
-        """Predictions {task: tensor} of pictures x, float (n, 3, H, W).
+        """Predictions {task: tensor} of images x, float (n, 3, H, W).
 
         "seg": logits (n, classes, h, w); "normal": (n, 3, h, w), not normalised; "depth": (n, 1, h, w); "male",
         "smile": logits (n,). h = ceil(H / 8), w = ceil(W / 8), or H, W with `upsample`.
@@ -179,6 +202,6 @@ def backbone_convs(model):
     }
 
 
-def _conv_norm_relu(channels_in, channels_out, stride=1):
-    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+def _conv_norm_relu(channels_in, channels_out, stride=1, kernel=3):
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return conv, nn.BatchNorm2d(channels_out), nn.ReLU()

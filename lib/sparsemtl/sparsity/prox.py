@@ -66,14 +66,19 @@ class ProxAdamW(torch.optim.AdamW):
     s = sqrt(v_hat) + eps, AdamW goes to u = (1 - lr * weight_decay) * theta - lr * m_hat / s, and then
     theta = argmin_x 1/(2 lr) sum_i s_i (x_i - u_i)^2 + lam * penalty(x) (Eq. 4 of Upadhyay et al. 2023; Deleu and
     Bengio 2021), where penalty is sum_g sqrt(n_g) ||x_g||_2 over the input channels (dim 1) of each weight of the
-    group, or ||x||_1. The bias corrections of step and metric are the same. Without penalty, or with lam = 0, a
-    step is that of `torch.optim.AdamW`. State is AdamW's; `state_dict` holds penalty and lam with the groups.
+    group, or ||x||_1. The bias corrections of step and metric are the same; with corrected_metric=False the metric is
+    s = sqrt(v) + eps, as in the code that Upadhyay et al. released. Without penalty, or with lam = 0, a step is that of
+    `torch.optim.AdamW`. State is AdamW's; `state_dict` holds penalty and lam with the groups.
 
     Raises SpecError for an unknown penalty, a lam that is negative or not finite, or "group_lasso" on a parameter
     with less than two dimensions.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, *, foreach=None, fused=None):
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, *, corrected_metric=True, foreach=None,
+        fused=None,
+    ):  # fmt: skip
+        self.corrected_metric = corrected_metric
         super().__init__(params, lr, betas, eps, weight_decay, foreach=foreach, fused=fused)
 
     def add_param_group(self, param_group):
@@ -101,7 +106,7 @@ class ProxAdamW(torch.optim.AdamW):
                 continue
             strength = float(group["lr"]) * group["lam"]
             steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
-            corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
+            corrections = [math.sqrt(1 - group["betas"][1] ** step) if self.corrected_metric else 1.0 for step in steps]
             moments = [self.state[p]["exp_avg_sq"] for p in params]
             if group["penalty"] == "l1":
                 for p, scale in zip(params, _metric(moments, corrections, group["eps"]), strict=True):

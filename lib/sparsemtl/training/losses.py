@@ -14,10 +14,15 @@ from sparsemtl.errors import SpecError
 VOID = 255  # segmentation label of pixels that count in no loss and no metric
 
 
-def segmentation_loss(logits, y):
-    """Cross entropy. logits: (n, classes, H, W); y: integers (n, H, W), pixels of label `VOID` do not count."""
+def segmentation_loss(logits, y, label_smoothing=0.0):
+    """Cross entropy. logits: (n, classes, H, W); y: integers (n, H, W), pixels of label `VOID` do not count.
+
+    label_smoothing: share in [0, 1] of the target that is spread over all classes.
+    """
     _check(logits.shape[:1] + logits.shape[2:], y.shape)
-    total = F.cross_entropy(logits.float(), y.long(), ignore_index=VOID, reduction="sum")
+    total = F.cross_entropy(
+        logits.float(), y.long(), ignore_index=VOID, reduction="sum", label_smoothing=label_smoothing
+    )
     return total / (y != VOID).sum().clamp(min=1)
 
 
