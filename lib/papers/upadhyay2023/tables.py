@@ -1,375 +1,258 @@
-"""Tables of the vision study, from records alone."""
+"""Tables of the vision study and what they say, from records alone."""
 
 import math
 
 import numpy as np
 import pandas as pd
-from companion.statistics import NOT_RUN, against_published, claim_row, estimate, judged, mean_sd
-from papers.upadhyay2023.study import (
-    ALL_CELEBA,
-    ALL_NYU,
-    CELEBA_SETS,
-    CLAIMS,
-    L1_LAMBDA,
-    L1_SETS,
-    LAMBDAS,
-    NYU_SETS,
-    PROTOCOLS,
-    SPARSE,
-    SWITCHES,
-    TABLE_LAMBDAS,
-    TASKS,
-    flipped,
-    protocol_specs,
-    published,
-    scientific,
-    switch_lambdas,
-)
+from companion.statistics import NOT_RUN, estimate, mean_sd
+from companion.style import listed
+
+from papers.upadhyay2023.claims import (  # isort: skip
+    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, runs_of, sees, select, short,
+)  # fmt: skip
+from papers.upadhyay2023.study import (  # isort: skip
+    ALL, ALL_NYU, BLIND, CELEBA_SETS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
+    TASKS, published, scientific, switch_levels,
+)  # fmt: skip
+
+__all__ = ["EFFECTS"]  # that the machinery reads from here
 
 DATA_NAMES = {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}
-TWIN_OF = {"rooms": "nyuv2", "faces": "celebamask"}
-TABLE_OF = {1: ("group_lasso", "nyuv2"), 2: ("group_lasso", "celebamask"), 3: ("l1", "nyuv2")}  # its penalty, its data
-# The paper's metric of each task: its name here and in the published tables, on the page, and whether more is better
-SCORES = {
-    "seg": ("seg_iou", "IoU ↑", 1),
-    "normal": ("normal_cs", "cosine similarity ↑", 1),
-    "depth": ("depth_mae", "MAE, relative ↓", -1),
-    "male": ("male_acc", "accuracy, male ↑", 1),
-    "smile": ("smile_acc", "accuracy, smile ↑", 1),
-}
+TABLE_OF = {1: ("nyuv2", "group"), 2: ("celebamask", "group"), 3: ("nyuv2", "parameter")}  # its data, what is counted
 OTHER_METRICS = {
     "seg_miou": "mIoU", "seg_acc": "pixel accuracy", "normal_mean": "angle, mean °", "normal_median": "angle, median °",
     "normal_within_11.25": "within 11.25°", "normal_within_22.5": "within 22.5°", "normal_within_30": "within 30°",
     "depth_mae_m": "MAE, metres", "male_f1": "F1, male", "smile_f1": "F1, smile",
 }  # fmt: skip
 SAVED = "saved (median of turns), %"
-SAVERS = {"zeros": "dense kernels on zeros", "compact": "dead channels removed"}  # forms of the backbone, beside dense
-DENSE = 0.05  # a stage with more dead channels than this share is sparse
-STAGES = {"early": ("conv1", "layer1"), "middle": ("layer2", "layer3"), "late": ("layer4",)}
+IS_BLIND = " (blind)"  # behind a score that does not beat the blind control by two standard errors
 
 
-def frame(records):
-    """One row for each record (DataFrame): what was run, its test metrics, sparsity, dead channels, times."""
-    rows = []
-    for r in records:
-        p, result, times = r.spec.params, r.result, r.run.get("timings", {})
-        row = {
-            "protocol": r.spec.method, "flipped": _told(flipped(r.spec)),
-            "data": TWIN_OF.get(r.spec.data, r.spec.data), "tasks": p["tasks"], "lam": p["lam"],
-            "penalty": p["penalty"], "seed": r.spec.seed,
-        } | result["metrics"] | {f"constant_{k}": v for k, v in result["constant"].items()}  # fmt: skip
-        row["channels"], row["by_epoch"] = result["channels"], result["history"]["group_sparsity"]
-        row["group"] = result["sparsity"]["group"]  # of the network that is tested, the best by validation loss
-        row["group_at_end"] = row["by_epoch"][-1]
-        # l1 zeroes single weights: there, as in the published table, all zeros count
-        row["parameter"] = result["sparsity"]["zero" if p["penalty"] == "l1" else "parameter"]
-        for stage, names in STAGES.items():
-            alive, total = np.sum([c for layer, c in result["channels"].items() if layer.startswith(names)], axis=0)
-            row[f"dead_{stage}"] = 1 - alive / total
-        row |= {"epochs": result["epochs"]["run"], "best_epoch": result["epochs"]["sum"], "limit": p["epochs"]}
-        row["flops_kept"] = result["backbone"]["compact"]["flops"] / result["backbone"]["zeros"]["flops"]
-        row["parameters_kept"] = result["backbone"]["compact"]["parameters"] / result["backbone"]["zeros"]["parameters"]
-        if "dense_ms" in times:  # records made before the three took turns have no such time
-            turns = {name: np.array(times[f"{name}_ms"]) for name in ("dense", *SAVERS)}
-            row |= {f"{name}_ms": np.median(taken) for name, taken in turns.items()}
-            row |= {f"{name}_saved": np.median(1 - turns[name] / turns["dense"]) for name in SAVERS}
-        rows.append(row)
-    return pd.DataFrame(rows)
+def blind_records(evidence, data, resolution="input"):
+    """Result of the blind control at the image's resolution ("input") or the released code's ("features"), or None."""
+    found = [r for r in evidence.records if r.spec.method == BLIND and r.spec.params["resolution"] == resolution]
+    return next((r.result for r in found if TWIN_OF.get(r.spec.data, r.spec.data) == data), None)
 
 
-def _told(flips):
-    return ", ".join(f"{name}={_short(value)}" for name, value in flips.items())
+def eyes(evidence):
+    """Published scores beside the blind control (DataFrame): each cell's distance from it, in published spreads.
+
+    evidence: with the blind control at the paper's size. Positive distances are better than blind.
+    """
+    rows = {}
+    for number in (1, 2):
+        result = blind_records(evidence, TABLE_OF[number][0])
+        for row in published(number):
+            for name, label, sign in (SCORES[task] for task in row["tasks"].split("+")):
+                mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
+                blind = result["metrics"][name] if result else math.nan
+                rows[DATA_NAMES[TABLE_OF[number][0]], row["tasks"], scientific(row["lambda"]), label] = {
+                    "published": mean, "sd": spread, "blind": blind, "better than blind": sign * (mean - blind),
+                    "in spreads": sign * (mean - blind) / spread,
+                }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["data", "tasks", "λ", "metric"])
 
 
-def _short(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def eyes_sentence(evidence, near=0.02):
+    """How many published dense and sparse cells of multi-task networks are at the blind level (sentence)."""
+    better = eyes(evidence)["better than blind"].dropna()
+    if better.empty:
+        return f"The blind control: {NOT_RUN}."
+    several = better.index.get_level_values("tasks").str.contains("+", regex=False)
+    dense, words = better.index.get_level_values("λ") == "0", []
+    for name, which in (("dense", several & dense), ("sparse", several & ~dense)):
+        words.append(f"{(better[which] < near).sum()} of {which.sum()} {name} ones")
+    return f"Of the published multi-task scores, {listed(words)} are less than {near:g} better than blind."
 
 
-def select(table, protocol="paper", **where):
-    """Rows of a protocol with no switch flipped (or `flipped` as given) and these values."""
-    if table.empty:
-        return table
-    where = {"flipped": "", "protocol": protocol} | where
-    return table[np.logical_and.reduce([table[k] == v for k, v in where.items()])]
-
-
-def three_tasks(evidence, protocol="paper"):
-    """Rows of the three-task model on NYU-v2 under the group lasso: the runs of Fig. 4."""
-    return select(frame(evidence.records), protocol, tasks=ALL_NYU, penalty="group_lasso")
+# The paper's tables
 
 
 def paper_table(number, evidences, protocol="paper"):
     """Table 1, 2 or 3: under each published row, ours from each of `evidences` (DataFrame of text).
 
-    Mean ± sd over seeds; both kinds of sparsity in percent. Rows of ours without a record say "not run".
+    Ours is the network at the target sparsity nearest to the published one. Mean ± sd over seeds; both kinds of
+    sparsity in percent; "(blind)" behind a score that does not beat the blind control. The last rows are that control.
     """
-    rows, frames = {}, [(e, select(frame(e.records), protocol)) for e in evidences]
+    (data, count), rows, frames = TABLE_OF[number], {}, [(e, runs_of(e, protocol)) for e in evidences]
     tasks = [task for task in TASKS if any(f"{SCORES[task][0]}_mean" in row for row in published(number))]
     for row in published(number):
-        names, lam = row["tasks"], row["lambda"]
-        inside = [task for task in tasks if task in names.split("+")]
-        line = dict.fromkeys((SCORES[task][1] for task in tasks), "")
-        index = (names, scientific(lam))
-        rows[*index, "published"] = (
-            line
-            | {SCORES[t][1]: f"{row[SCORES[t][0] + '_mean']:.4f} ± {row[SCORES[t][0] + '_std']:.4f}" for t in inside}
-            | {"groups zero, %": f"{row['group_sparsity_pct']:g}", "weights zero, %": f"{row['param_sparsity_pct']:g}"}
-            | {"seeds": "5"}
-        )
+        names, at = row["tasks"], {"level": GOAL if number == 3 else LEVEL_OF[row["lambda"]], "count": count}
+        at["penalty"] = "l1" if number == 3 else "group_lasso"
+        line, index = {SCORES[task][1]: "" for task in tasks}, (names, scientific(row["lambda"]))
+        inside = {t: SCORES[t] for t in tasks if t in names.split("+")}
+        said = {label: f"{row[f'{c}_mean']:.4f} ± {row[f'{c}_std']:.4f}" for c, label, _ in inside.values()}
+        zeros = {"groups zero, %": row["group_sparsity_pct"], "weights zero, %": row["param_sparsity_pct"]}
+        rows[*index, "published"] = line | said | {k: f"{v:g}" for k, v in zeros.items()} | {"seeds": "5"}
         for evidence, table in frames:
-            scores = [SCORES[t][0] for t in inside]
-            ours = {c: cell(table, names, lam, c, *TABLE_OF[number]) for c in (*scores, "group", "parameter")}
-            rows[*index, evidence.title] = (
-                line
-                | {SCORES[t][1]: mean_sd(ours[SCORES[t][0]], 4) for t in inside}
-                | {"groups zero, %": mean_sd(100 * ours["group"], 1)}
-                | {"weights zero, %": mean_sd(100 * ours["parameter"], 1)}
-                | {"seeds": str(len(ours["group"]) or NOT_RUN)}
-            )
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "source"])
-
-
-def cells(number, evidence, protocol="paper"):
-    """Every published cell of Table 1, 2 or 3 beside ours (DataFrame): metrics by seed, see `against_published`."""
-    table, rows = select(frame(evidence.records), protocol), {}
-    for row in published(number):
-        for task in row["tasks"].split("+"):
-            column, label, _ = SCORES[task]
-            ours = cell(table, row["tasks"], row["lambda"], column, *TABLE_OF[number])
-            e, said = estimate(ours), (row[f"{column}_mean"], row[f"{column}_std"])
-            difference, units, word = against_published(e, *said)
-            rows[row["tasks"], scientific(row["lambda"]), label] = {
-                "published": said[0], "published sd": said[1], "ours": e.mean, "sd": e.sd, "against published": word,
-                "seeds": e.n, "difference": difference, "difference / spread": units,
-            }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "metric"])
+            ours, zero = {}, [cell(table, names, kind, data, **at) for kind in ("group", "parameter")]
+            for task, (column, label, _) in inside.items():
+                blind = len(zero[0]) and not sees(table, names, task, data, **at)
+                ours[label] = mean_sd(cell(table, names, column, data, **at), 4) + IS_BLIND * bool(blind)
+            ours |= {k: mean_sd(100 * v, 1) for k, v in zip(zeros, zero, strict=True)}
+            rows[*index, evidence.title] = line | ours | {"seeds": str(len(zero[0]) or NOT_RUN)}
+    for evidence, _ in frames:
+        if result := blind_records(evidence, data):
+            scores = {SCORES[t][1]: f"{result['metrics'][SCORES[t][0]]:.4f}" for t in tasks}
+            rows["blind control", "", evidence.title] = scores
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis(["tasks", "λ", "source"])
 
 
 def other_metrics(evidence, data="nyuv2", protocol="paper"):
-    """What the literature reports beside the paper's metrics (DataFrame of means over seeds), and the constants.
-
-    The last rows are predictors that look at no picture: the commonest class of the training part, its mean normal
-    and its median depth.
-    """
-    table = select(frame(evidence.records), protocol, data=data)
+    """Means over seeds of what the literature reports beside the paper's metrics (DataFrame), and blind predictors."""
+    table = runs_of(evidence, protocol, data=data)
+    table = table[table.level.notna() & (table["count"] == "group")] if len(table) else table
     names = [n for n in [s[0] for s in SCORES.values()] + list(OTHER_METRICS) if len(table) and n in table]
-    if not names or table[names].isna().all(axis=None):
-        return pd.DataFrame()
     names = [n for n in names if table[n].notna().any()]
+    if not names:
+        return pd.DataFrame()
+    means = table.groupby(["tasks", "level"])[names].mean()
     sets = CELEBA_SETS if data == "celebamask" else NYU_SETS
-    means = table.groupby(["tasks", "penalty", "lam"])[names].mean()
-    order = [k for s in sets for k in means.index if k[0] == s]
-    constant = table[[f"constant_{n}" for n in names]].mean().rename(lambda n: n.removeprefix("constant_"))
-    means = means.loc[order].rename(index=scientific, level="lam")
-    means.loc[("constant predictor", "", ""), :] = constant
+    means = means.loc[[key for s in sets for key in means.index if key[0] == s]].rename(index=_share, level="level")
+    for kind, words in (("blind", "blind: one value for each position"), ("constant", "one value for all positions")):
+        means.loc[(words, ""), :] = table[[f"{kind}_{n}" for n in names]].mean().to_numpy()
     labels = {s[0]: s[1][:-2] for s in SCORES.values()} | OTHER_METRICS
-    return means.rename_axis(["tasks", "penalty", "λ"]).rename(columns=labels)
+    return means.rename_axis(["tasks", "groups zero (target)"]).rename(columns=labels)
 
 
-# Quantities of the claims, by seed (Series), above zero where the claim holds; a dict of them where the claim speaks of
-# several. Metrics of different units are made comparable as relative improvements and averaged over the tasks.
+def _share(level):
+    return f"{100 * level:.0f} %"
 
 
-def cell(table, tasks, lam, column, penalty="group_lasso", data=None):
-    """Values of one cell by seed (Series), empty where nothing was run. data: None for what the tasks tell."""
-    if table.empty or column not in table:
-        return pd.Series(dtype=float)
-    data = data or ("celebamask" if "male" in tasks or "smile" in tasks else "nyuv2")
-    found = table[(table.tasks == tasks) & (table.lam == lam) & (table.penalty == penalty) & (table.data == data)]
-    return found.drop_duplicates("seed").set_index("seed")[column]
-
-
-def gain(table, new, old):
-    """Relative improvement of `new` over `old`, each a (task set, lambda[, penalty]), mean over the tasks of both."""
-    parts = []
-    for task in [t for t in new[0].split("+") if t in old[0].split("+")]:
-        column, _, sign = SCORES[task]
-        a, b = (cell(table, which[0], which[1], column, *which[2:]) for which in (new, old))
-        parts.append(sign * (a - b) / b.abs())
-    return _mean(parts)
-
-
-def _mean(parts):
-    return sum(parts) / len(parts)
-
-
-def sparse_gain_nyu(table):
-    """Lambda 1e-5 over 0, mean of the multi-task sets of NYU-v2."""
-    return _mean([gain(table, (s, SPARSE), (s, 0.0)) for s in NYU_SETS if "+" in s])
-
-
-def sparse_gain_celeba(table):
-    """Lambda 1e-5 over 0, mean of the multi-task sets of CelebAMask-HQ."""
-    return _mean([gain(table, (s, SPARSE), (s, 0.0)) for s in CELEBA_SETS if "male" in s and "+" in s])
-
-
-def dense_single_gain(table):
-    """Single-task over multi-task models, all dense, mean of the multi-task sets and their tasks."""
-    return _singles_over(table, [s for s in NYU_SETS if "+" in s])
-
-
-def _singles_over(table, sets):
-    return _mean([gain(table, (t, 0.0), (s, 0.0)) for s in sets for t in s.split("+")])
-
-
-def best_at_sparse(table):
-    """Lambda 1e-5 over each of the other lambdas, three-task model; the weakest part decides."""
-    return {
-        f"over λ = {scientific(lam)}": gain(table, (ALL_NYU, SPARSE), (ALL_NYU, lam))
-        for lam in LAMBDAS
-        if lam != SPARSE
-    }
-
-
-def all_zero(table):
-    """Share of zero groups at lambda 1e-3 and 1e-2 minus 0.99, three-task model; the weakest part decides."""
-    return {f"at λ = {scientific(lam)}": cell(table, ALL_NYU, lam, "group") - 0.99 for lam in LAMBDAS if lam >= 1e-3}
-
-
-def groups_over_l1(table):
-    """Group lasso at 1e-5 over l1 at 1e-3, mean of the sets of Table 3."""
-    return _mean([gain(table, (s, SPARSE), (s, L1_LAMBDA, "l1")) for s in L1_SETS])
-
-
-def early_dense_middle_sparse(table):
-    """Dead channels, three-task model at 1e-5: 5 % minus early, middle layers minus 5 %; the weakest part decides."""
-    early, middle = (cell(table, ALL_NYU, SPARSE, f"dead_{stage}") for stage in ("early", "middle"))
-    return {"early layers dense": DENSE - early, "middle layers sparse": middle - DENSE}
-
-
-def time_saved(table):
-    """Share of a dense network's time that its kernels save on the zeros of lambda 1e-5, three-task model."""
-    return cell(table, ALL_NYU, SPARSE, "zeros_saved")
-
-
-def _published_frame():
-    """The published tables in the form of `frame`, as one seed; of Fig. 4b what the text prints."""
-    three = {"data": "nyuv2", "penalty": "group_lasso", "tasks": ALL_NYU, "seed": 0}
-    rows = [
-        three | {"lam": said["lambda"], "group": said["value"] / 100}
-        for said in published("text")
-        if said["figure"] == "4b" and said["lambda"] not in TABLE_LAMBDAS
-    ]
-    for number, (penalty, data) in TABLE_OF.items():
-        for said in published(number):
-            scores = {column: said[f"{column}_mean"] for column, *_ in SCORES.values() if f"{column}_mean" in said}
-            scores["group"] = said["group_sparsity_pct"] / 100
-            rows.append(
-                three | {"data": data, "penalty": penalty, "tasks": said["tasks"], "lam": said["lambda"]} | scores
+def by_level(evidence, data="nyuv2", protocol="paper", levels=LEVELS):
+    """The model of all tasks at each target sparsity (DataFrame): sparsity reached, scores, gain over dense, lambda."""
+    table, tasks, rows = runs_of(evidence, protocol), ALL[data], {}
+    for level in levels:
+        found = mean_of(gains(table, {"tasks": tasks, "level": level}, {"tasks": tasks, "level": 0.0}).values())
+        line = {"groups zero, %": mean_sd(100 * cell(table, tasks, "group", level=level), 1)}
+        for task in tasks.split("+"):
+            blind = len(found) and not sees(table, tasks, task, level=level)
+            line[SCORES[task][1]] = mean_sd(cell(table, tasks, SCORES[task][0], level=level), 4) + IS_BLIND * bool(
+                blind
             )
-    return pd.DataFrame(rows)
-
-
-def claims(evidences, protocol="paper", ids=None):
-    """One row for each claim and origin of evidence (DataFrame): effect paired over seeds, interval and verdict.
-
-    ids: of the claims wanted, None for all.
-    """
-    rows, said = [], _published_frame()
-    for evidence in evidences:
-        table = select(frame(evidence.records), protocol)
-        for claim in [c for c in CLAIMS if ids is None or c.id in ids]:
-            quantity = globals()[claim.quantity]
-            rows.append(claim_row(claim, evidence, quantity(table), quantity(said), "seeds"))
-    return pd.DataFrame(rows).set_index("id")
-
-
-def findings(evidences, protocol="paper"):
-    """The claims and what became of them, in words that follow from the verdicts (Markdown list).
-
-    evidences: list of `Evidence` of several profiles, the largest first; see `judged`.
-    """
-    rows = judged(claims(evidences, protocol)).values()
-    rests = [e for e in evidences if e.profile in {row.profile for row in rows}] or evidences
-    lines = [f"From {' and '.join(f'{len(e.records)} runs ({e.title})' for e in rests)}:", ""]
-    for row in rows:
-        part = f"; weakest part: {row.weakest}" if row.weakest else ""
-        interval = f" ({f'{row.low:+.3f} to {row.high:+.3f}' if row.seeds > 1 else 'one seed'}{part})"
-        number = f": {row.effect:+.3f}{interval}" if row.seeds else ""
-        profile = f" (profile {row.profile})" if row.profile and len(rests) > 1 else ""
-        lines.append(f"- *{row.claim}* **{row.verdict}**{number}{profile}.")
-    return "\n".join(lines)
+        held = mean_sd(1e3 * cell(table, tasks, "lam_held", level=level), 3)
+        rows[_share(level)] = line | {
+            "over dense, %": mean_sd(100 * found, 1),
+            "λ held, 1e-3": held,
+            "seeds": len(found),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
 
 def times(evidence, protocol="paper"):
-    """Fig. 4d in numbers (DataFrame by lambda): milliseconds a batch and the share of them that is saved.
+    """Fig. 4d in numbers (DataFrame by target sparsity): milliseconds a batch and the share of them that is saved.
 
     A run times its dense twin, its own zeros and the compacted network in turns, so that its shares are comparable.
     """
-    table = three_tasks(evidence, protocol)
-    if table.empty or "dense_ms" not in table:
-        return pd.DataFrame()
-    seeds = table.groupby("lam").seed.count()
-    table = table[table.dense_ms.notna()]  # older records have no dense twin
+    table = runs_of(evidence, protocol, tasks=ALL_NYU)
+    table = table[table.level.notna() & (table["count"] == "group")] if "dense_ms" in table else pd.DataFrame()
+    if table.empty:
+        return table
     columns = {"dense_ms": "dense, ms"} | {f"{k}_ms": f"{name}, ms" for k, name in SAVERS.items()}
     columns |= {f"{k}_saved": f"{name}: {SAVED}" for k, name in SAVERS.items()}
     columns |= {"flops_kept": "FLOPs kept, %", "parameters_kept": "parameters kept, %", "group": "groups zero, %"}
-    by_lambda = table.groupby("lam")
-    means = by_lambda[list(columns)].mean().rename(columns=columns)
-    means.insert(0, "seeds", seeds)
-    means.insert(1, "of them timed", by_lambda.group.count())
-    shares = [name for name in means if name.endswith("%")]
-    means[shares] *= 100
-    said = {row["lambda"]: row["value"] for row in published("text") if row["figure"] == "4d"}
-    means["published saving, ms"] = [f"{said[lam]:g}" if lam in said else "" for lam in means.index]
-    return means.rename_axis("λ").rename(index=scientific)
+    means = table.groupby("level")[list(columns)].mean().rename(columns=columns)
+    means[[name for name in means if name.endswith("%")]] *= 100
+    means.insert(0, "seeds", table.groupby("level").seed.count())
+    return means.rename_axis("target").rename(index=_share)
+
+
+def times_sentence(evidence, protocol="paper"):
+    """What zeros save by themselves, and what removing them saves, at the sparsest target that was run."""
+    table = times(evidence, protocol)
+    if table.empty:
+        return f"Times: {NOT_RUN}."
+    last = table.iloc[-1]
+    zeros, compact = (f"{last[f'{name}: {SAVED}']:.0f} %" for name in SAVERS.values())
+    return (
+        f"With {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save {zeros} of a dense network's "
+        f"time; removing the dead channels saves {compact}."
+    )
+
+
+# Decay, protocols and switches
+
+
+def decayed(table, strength, tasks=ALL_NYU):
+    """Rows of the dense networks of a task set under one strength of coupled decay."""
+    flip = f"dense_decay={short(strength)}, head_decay={short(strength)}" if strength else ""
+    return select(table, flipped=flip, tasks=tasks, level=0.0, data="nyuv2")
+
+
+def decay(evidence):
+    """Dense networks by strength of coupled decay (DataFrame): losses, scores, norms, share of the gradient, sight."""
+    table, rows = frame(evidence.records), {}
+    for tasks, strength in ((s, d) for s in NYU_SETS[-1:] + NYU_SETS[:3] for d in DECAYS):
+        chosen, names = decayed(table, strength, tasks), tasks.split("+")
+        if not len(chosen):
+            continue
+        ends = [{k: v[-1] for k, v in history.items()} for history in chosen.history]
+        line = {f"train loss, {TASKS[t]}": np.mean([end["train"][t] for end in ends]) for t in names}
+        line |= {SCORES[t][1]: chosen[SCORES[t][0]].mean() for t in names}
+        line["norm of weights"] = np.mean([end["weight_norm"] for end in ends])
+        line["decay in the gradient, %"] = 100 * np.mean([end["decay_share"] for end in ends])
+        seen = [TASKS[t] for t in names if sees(chosen, tasks, t, "nyuv2", level=0.0)]
+        rows[tasks, short(strength)] = line | {"sees": listed(seen) if seen else "nothing", "seeds": len(chosen)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "coupled decay"])
+
+
+def decay_sentence(evidence):
+    """From which coupled decay on the three-task network misses a task, and all of them."""
+    table = decay(evidence)
+    if table.empty or ALL_NYU not in table.index.get_level_values(0):
+        return f"Coupled decay: {NOT_RUN}."
+    seen, words = table.loc[ALL_NYU, "sees"], []
+    all_tasks = listed([TASKS[t] for t in ALL_NYU.split("+")])
+    for what, which in (("at least one task", seen != all_tasks), ("every task", seen == "nothing")):
+        first = next(iter(seen.index[which]), None)
+        words.append(
+            f"{what} is lost from a decay of {first} on" if first else f"{what} is lost at no decay that was run"
+        )
+    return f"The dense three-task network under coupled decay: {listed(words)}."
 
 
 def switches():
     """Every difference between text and released code, and what each protocol does (DataFrame)."""
     rows = {
-        s.label: {"item": s.item, "name": name} | {p: _short(getattr(s, p)) for p in PROTOCOLS}
-        for name, s in SWITCHES.items()
+        s.label: {"item": s.item, "name": n} | {p: short(getattr(s, p)) for p in PROTOCOLS} for n, s in SWITCHES.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("difference")
 
 
 def protocols(evidence, data="nyuv2"):
-    """Dense and sparse model of all tasks under each protocol, and with each switch flipped alone (DataFrame).
+    """70 % sparse over dense under each protocol, and with each switch flipped alone (DataFrame, percent).
 
-    Every variant that the page asks for, run or not. Seed 0. The mean relative improvement of sparse over dense in
-    percent, metrics at lambda 0 and 1e-5, and the share of zero groups at 1e-5 in percent.
+    change: how much further the effect is than under `paper`, paired over seeds, with its 95 % interval.
     """
-    tasks, table = ALL_CELEBA if data == "celebamask" else ALL_NYU, frame(evidence.records)
-    rows = {}
-    for protocol, flip, switch in _variants(evidence.profile, tasks):
-        flips = {lam: flip if lam in switch_lambdas(switch) else "" for lam in (0.0, SPARSE)}
-        chosen = pd.concat([select(table, protocol, flipped=f, lam=lam, seed=0) for lam, f in flips.items()])
-        scores = {("sparse over dense", "%"): 100 * gain(chosen, (tasks, SPARSE), (tasks, 0.0)).mean()}
-        scores |= {
-            (f"λ = {scientific(lam)}", SCORES[t][1]): cell(chosen, tasks, lam, SCORES[t][0]).mean()
-            for lam in flips
-            for t in tasks.split("+")
-        }
-        scores[f"λ = {scientific(SPARSE)}", "groups zero, %"] = 100 * cell(chosen, tasks, SPARSE, "group").mean()
-        rows[f"{protocol}, {flip}" if flip else protocol] = scores
-    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
-    out.columns = pd.MultiIndex.from_tuples(out.columns)
-    return out
-
-
-def _variants(profile, tasks):
-    """(protocol, flipped, switch) of this task set on the protocols page, those first where nothing is flipped ("")."""
-    found = {}
-    for spec in protocol_specs(profile):
-        if spec.params["tasks"] == tasks:
-            flips = flipped(spec)
-            found[spec.method, _told(flips)] = next(iter(flips), "")
-    return sorted(((*key, switch) for key, switch in found.items()), key=lambda variant: variant[1] != "")
-
-
-def conclusions(evidence):
-    """What each protocol would conclude on NYU-v2, seed 0 (DataFrame): two of the claims as relative gains in percent.
-
-    "sparse over dense" is the three-task model at lambda 1e-5 over 0; "single over multi" the dense single-task
-    models over the dense three-task model.
-    """
-    table, rows = frame(evidence.records), {}
-    for protocol in PROTOCOLS:
-        chosen = select(table, protocol, seed=0)
-        found = {
-            "sparse over dense, %": gain(chosen, (ALL_NYU, SPARSE), (ALL_NYU, 0.0)),
-            "single over multi (dense), %": _singles_over(chosen, [ALL_NYU]),
-        }
-        rows[protocol] = {name: 100 * g.mean() if len(g) else math.nan for name, g in found.items()}
+    table, tasks, rows = frame(evidence.records), ALL[data], {}
+    flips = FLIPPED if data == "nyuv2" else ("double_sigmoid",)
+    variants = [(p, "", None) for p in (PROTOCOLS if data == "nyuv2" else PROTOCOLS[:1])]
+    variants += [("paper", f"{name}={short(SWITCHES[name].released)}", name) for name in flips]
+    new, old = ({"tasks": tasks, "level": level, "data": data} for level in (GOAL, 0.0))
+    plain = mean_of(gains(select(table), new, old).values())
+    for protocol, flip, name in variants:
+        at = [select(table, protocol, flipped=flip * (k in switch_levels(name)), level=k) for k in (0.0, GOAL)]
+        chosen = pd.concat(at)
+        found = mean_of(gains(chosen, new, old).values())
+        e, moved = estimate(100 * found), estimate(100 * (found - plain).dropna())
+        line = {"sparse over dense, %": e.mean, "95 % from": e.low, "to": e.high, "change": moved.mean,
+                "change from": moved.low, "change to": moved.high, "seeds": e.n,
+                "groups zero, %": 100 * cell(chosen, tasks, "group", data, level=GOAL).mean()}  # fmt: skip
+        for kind, level in (("dense", 0.0), ("sparse", GOAL)):
+            for column, label, _ in (SCORES[t] for t in tasks.split("+")):
+                line[f"{kind} {label}"] = cell(chosen, tasks, column, data, level=level).mean()
+        rows[f"{protocol}, {flip}" if flip else protocol] = line
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
+
+
+def gap_sentence(evidence):
+    """Of the difference between `released` and `paper`, what the switch that moves most does alone (sentence)."""
+    table = protocols(evidence)["change"].dropna()
+    alone = table[[name for name in table.index if "," in name]]
+    if "released" not in table or alone.empty:
+        return f"The gap between the protocols: {NOT_RUN}."
+    most = alone.abs().idxmax()
+    return (
+        f"With the released settings sparse over dense moves by {table['released']:+.1f} points; the switch that moves "
+        f"it most alone, “{most.removeprefix('paper, ')}”, moves it by {alone[most]:+.1f}."
+    )
