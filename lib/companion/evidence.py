@@ -9,6 +9,8 @@ from companion.records import committed, repository_root
 from companion.spec import PROFILES, canonical_json
 from companion.statistics import NOT_RUN
 
+EVIDENCE = tuple(p for p in PROFILES if p != "quick")  # profiles whose numbers say something about people or rooms
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -120,20 +122,22 @@ def comparable(evidences):
 
 
 def committed_evidences(study, results=None, table=None):
-    """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one where none is.
+    """Evidence from the repository's `results/`, one a profile, the largest first; a single empty one if none is there.
 
-    table: one of the study's `TABLES`; None for its `MAIN` one, or for all of them where it has none. Runs with values
-    set otherwise (`run --set`) are in none of them. Of one table a profile that still lacks runs comes after those that
-    are complete: its records can be kept while they grow, and no page shows holes or fewer people for them.
+    table: one of the study's `TABLES`; "all" for all of them; None for its `MAIN` one. Runs with values set otherwise
+    (`run --set`) are in none of them, nor is the profile `quick`, whose data are simulated. Of one table a profile that
+    still lacks runs comes after those that are complete, so that no page shows holes while records grow.
     """
-    table = table or study.MAIN
-    records = [r for r in committed(results or repository_root() / "results") if r.spec.study == study.NAME]
+    table = table or study.MAIN or "all"
+    records = [r for r in committed(results or repository_root() / "results", study.NAME) if r.spec.study == study.NAME]
     found = []
-    for profile in reversed([p for p in PROFILES if any(r.spec.profile == p for r in records)] or PROFILES[-1:]):
+    for profile in reversed([p for p in EVIDENCE if any(r.spec.profile == p for r in records)] or EVIDENCE[-1:]):
         chosen = tuple(r for r in records if r.spec.profile == profile)
-        specs, options = (study.TABLES[table](profile), f"--table {table}") if table else (study.all_specs(profile), "")
-        found.append(Evidence(study.NAME, "committed", profile, chosen, 0).of(specs, options))
-    return sorted(found, key=lambda e: not e.complete) if table else found  # a stable order
+        every = table == "all"
+        specs = study.all_specs(profile) if every else study.TABLES[table](profile)
+        evidence = Evidence(study.NAME, "committed", profile, chosen, 0)
+        found.append(evidence.of(specs, "" if every else f"--table {table}"))
+    return found if table == "all" else sorted(found, key=lambda e: not e.complete)  # a stable order
 
 
 def local_evidence(study, profile, *args, **options):

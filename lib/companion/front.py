@@ -57,7 +57,7 @@ def _found(j):
     if j.verdict in (NOT_RUN, NOT_TESTED):
         return f"{marked(j.verdict)}."
     unit = scorecard.UNIT[j.claim.unit]
-    return f"{marked(j.verdict).capitalize()}: {j.interval()} {unit}, {j.n} {j.claim.units}."
+    return f"{marked(j.verdict)}: {j.interval()} {unit}, {j.n} {j.claim.units}."
 
 
 def _trust(judged):

@@ -228,8 +228,8 @@ class Page:
         links.append(
             f'<a class="code" href="../_sources/notebooks/{self.notebook}.ipynb" download>code of this page</a>'
         )
-        keys = [s["key"] for s in self.sets.values()]
-        note = f"{len(self.runs)} run records, set {keys[-1]}" if keys else NOT_RUN
+        records = {r.hash: r for e in evidences for r in e.records}.values()
+        note = f"{len(records)} run records, set {set_hash(records)}" if records else NOT_RUN
         cite = re.sub("@(KEY|ANCHOR|WHAT)", "", self._template()).replace("@NOTE", note)
         parts += [
             f"<p>{' · '.join(links)}</p>",

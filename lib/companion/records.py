@@ -282,13 +282,14 @@ def read_jsonl(path, problems=None):
     return records
 
 
-def committed(results="results"):
+def committed(results="results", study="*"):
     """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none where the folder is absent.
 
-    Raises `RecordError` for a damaged file, and for a run that has two records: no page may average over both.
+    study: read this one alone. Raises `RecordError` for a damaged file, and for a run that has two records: no page may
+    average over both.
     """
     records, file_of = [], {}
-    for path in sorted(Path(results).glob("*/*/*.jsonl")):
+    for path in sorted(Path(results).glob(f"{study}/*/*.jsonl")):
         stat = path.stat() if path.exists() else None  # a link that leads nowhere: the reader says so
         for record in _read_once(path, stat and (stat.st_mtime_ns, stat.st_size)):
             if record.hash in file_of:

@@ -22,7 +22,7 @@ def evidence_of_all(results=None):
 
     results: folder of records; None for the repository's.
     """
-    return {name: committed_evidences(study(name), results) for name in names()}
+    return {name: committed_evidences(study(name), results, "all") for name in names()}
 
 
 def judged_of_all(evidences):

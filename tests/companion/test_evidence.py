@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from companion import engine
 from companion.__main__ import _chosen, _parser
@@ -13,6 +14,7 @@ from companion.evidence import (
     Evidence,
     committed_evidence,
     committed_evidences,
+    flat,
     largest_complete,
     local_evidence,
     provenance,
@@ -49,47 +51,57 @@ def test_no_results_are_no_evidence(tmp_path, made):
         (tmp_path / "results").mkdir()
     found = committed_evidence(shin2023, tmp_path / "results")
     assert not found
-    assert (found.origin, found.records) == ("committed", ())
-    assert found.title == "committed: not run"
-    row = found.summary().loc["committed"]
-    assert row["runs"] == f"0 of {found.expected}"
-    assert {row[c] for c in ("data", "seeds", "device", "code")} == {"not run"}
+    assert (found.origin, found.records, found.data) == ("committed", (), "not run")
+    assert found.summary().runs.item() == f"0 of {found.expected}"
 
 
-def test_the_largest_profile_that_has_records_is_shown_and_never_mixed(tmp_path, make_record):
-    quick = [make_record(s) for s in some(3)]
+def test_simulated_runs_are_no_evidence(tmp_path, make_record):
+    write_jsonl(tmp_path / "shin2023/quick/a.jsonl", [make_record(s) for s in some(3)])
+    assert not committed_evidence(shin2023, tmp_path)
+
+
+def test_a_summary_counts_what_the_numbers_rest_on(tmp_path, make_record):
     chosen = shin2023.specs("small", "four-class", ("or",), (3,), (1, 2), (0.4,))
-    small = [make_record(s, seconds=1800.0) for s in chosen]
-    write_jsonl(tmp_path / "shin2023/quick/a.jsonl", quick)
-    assert {r.hash for r in committed_evidence(shin2023, tmp_path).records} == {r.hash for r in quick}
-    write_jsonl(tmp_path / "shin2023/small/a.jsonl", small)
+    write_jsonl(tmp_path / "shin2023/small/a.jsonl", [make_record(s, seconds=1800.0) for s in chosen])
     found = committed_evidence(shin2023, tmp_path)
-    assert {r.hash for r in found.records} == {r.hash for r in small}
-    assert found.title == "committed: profile small, eegmmidb"
+    assert {r.spec for r in found.records} == set(chosen)
     assert found.expected == len(shin2023.table1_specs("small"))
-    row = found.summary().loc["committed"]
-    assert row.to_dict() == {
-        "profile": "small", "data": "eegmmidb", "subjects": "3", "seeds": "1, 2",
-        "runs": f"2 of {found.expected}", "device": "cpu", "hours": "1.00", "code": "01234567",
-    }  # fmt: skip
+    row = found.summary().iloc[0]
+    assert (row.people, row.seeds, row.runs, row.hours) == (1, "1, 2", f"2 of {found.expected}", "1.00")
 
 
-@pytest.mark.parametrize("table", ["main", None])
+@pytest.mark.parametrize("table", ["main", "all"])
 def test_of_one_table_a_profile_with_holes_waits_behind_a_complete_one(tmp_path, make_record, table):
-    specs = {profile: [replace(s, profile=profile) for s in some(4)] for profile in ("quick", "small", "full")}
+    specs = {profile: [replace(s, profile=profile) for s in some(4)] for profile in ("small", "full")}
     tables = {"main": lambda profile: specs[profile][:3], "more": lambda profile: specs[profile][3:]}
-    study = SimpleNamespace(NAME="shin2023", all_specs=specs.get, TABLES=tables, MAIN=table)
-    for profile, count in (("quick", 3), ("small", 3), ("full", 2)):
+    study = SimpleNamespace(NAME="shin2023", all_specs=specs.get, TABLES=tables, MAIN=None)
+    for profile, count in (("small", 3), ("full", 2)):
         write_jsonl(tmp_path / f"shin2023/{profile}/a.jsonl", map(make_record, specs[profile][:count]))
-    order = [e.profile for e in committed_evidences(study, tmp_path)]
-    assert order == (["small", "quick", "full"] if table else ["full", "small", "quick"])
-    assert committed_evidence(study, tmp_path).profile == order[0]
-    assert [len(e.records) for e in committed_evidences(study, tmp_path, "more")] == [0, 0, 0]
+    order = [e.profile for e in committed_evidences(study, tmp_path, table)]
+    assert order == (["small", "full"] if table == "main" else ["full", "small"])
     write_jsonl(tmp_path / "shin2023/full/b.jsonl", [make_record(s) for s in specs["full"][2:]])
-    assert committed_evidence(study, tmp_path).profile == "full"
+    assert committed_evidence(study, tmp_path, "main").profile == "full"
     more = committed_evidence(study, tmp_path, "more")
     assert (more.profile, more.expected, more.options) == ("full", 1, "--table more")
     assert {r.hash for r in more.records} == {specs["full"][3].hash}
+
+
+def test_a_part_can_be_named_by_method_seed_and_parameters(make_record, tiny_spec):
+    records = tuple(make_record(tiny_spec(m, 0.4, seed)) for m in ("or", "rigl") for seed in (0, 1))
+    part = Evidence("shin2023", "committed", "small", records, 4, "--table x").only(
+        method="or", seed=1, problem="left-right"
+    )
+    assert [(r.spec.method, r.spec.seed) for r in part.records] == [("or", 1)]
+    assert part.options == "--table x --param method=or seed=1 problem=left-right"
+
+
+def test_all_runs_make_one_flat_table(make_record, tiny_spec, tmp_path):
+    result = {"metrics": {"mi_accuracy": 0.5}, "sparsity": {"whole": 0.4}, "history": [1, 2]}
+    table = flat([make_record(tiny_spec(seed=s), result) for s in (0, 1)])
+    assert set(table.seed) == {0, 1}
+    assert set(table["metrics.mi_accuracy"]) == {0.5}
+    table.to_parquet(tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all.parquet"), table)
 
 
 def test_records_of_another_study_are_left_alone(tmp_path, make_record, tiny_spec):

@@ -1,24 +1,24 @@
-"""The scorecard: which runs a verdict rests on, and that it follows them."""
+"""The scorecard and the landing page follow the records, for any paper, with or without runs."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
-from companion import scorecard
-from companion.evidence import Evidence
-from companion.page import Page
-from companion.records import RunRecord, read_jsonl, write_jsonl
-from made_up import made_up_record
-from papers.shin2023 import study as shin2023
-from papers.upadhyay2023 import study as upadhyay2023
-from papers.upadhyay2023 import tables as report
-from scipy import stats
-from sparsemtl.errors import RecordError
+from bs4 import BeautifulSoup
+from companion import claims, front, scorecard
+from companion.claims import Claim, Effects
+from companion.papers import names
+from companion.records import write_jsonl
 
-ROOT = Path(__file__).parents[2]
-NOTHING = Evidence("shin2023", "committed", "full", (), 9)
+A = Claim("a", "A over B", "Table 1", "A beats B.", "toy_table1", "points", "people", 0.02, 0.03)
+C = Claim("c", "C over D", "Table 2", "C beats D.", "toy_table2", "percent", "seeds", 0.02)
+CONTROL = replace(A, id="control", short="beats no input", sentence="Networks beat no input.", control=True)
+VALUES = {
+    "a": [0.06, 0.061, 0.059], "c": [-0.02, 0.02, 0.03], "control": [-0.05, -0.051, -0.052],
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -27,150 +27,98 @@ def _close():
     plt.close("all")
 
 
-@pytest.fixture(scope="module")
-def vision(make_record):
-    """(profile, seeds) -> Evidence of every table run of the vision study with these seeds."""
+@pytest.fixture
+def toy(monkeypatch, make_record, tiny_spec, tmp_path):
+    """(values by claim) -> {paper: [Judged]} of a made-up paper that is the only one."""
+    study = SimpleNamespace(
+        NAME="shin2023", CLAIMS=(A, C, CONTROL), TITLE="Toy & al. 2030", ARXIV="3001.00001", HEADLINE="c", MAIN=None,
+        ABOUT="C beats D by far.", PROFILE_WORDS={"small": "small toys"}, PAGES={"toy_table1": "Toy, Table 1"},
+        all_specs=lambda profile: [tiny_spec(profile=profile)],
+    )  # fmt: skip
+    write_jsonl(tmp_path / "shin2023/small/a.jsonl", [make_record(tiny_spec(profile="small"))])
 
-    def make(profile, seeds, keep=lambda spec: True):
-        specs = [s for s in upadhyay2023.all_specs(profile) if s.seed in seeds and keep(s)]
-        records = tuple(made_up_record(s, make_record) for s in specs)
-        return Evidence("upadhyay2023", "committed", profile, records, len(specs))
+    def make(values):
+        limits = {"limits": "Three only.", "parts": {"left": pd.Series([0.5, 0.51])}}
+        effects = {k: lambda e, v=v: Effects(pd.Series(v, dtype=float), **limits) for k, v in values.items()}
+        for module in (scorecard, claims, front):
+            for name in {"study", "study_of"} & set(vars(module)):
+                monkeypatch.setattr(module, name, lambda name: study)
+            if "part" in vars(module):
+                monkeypatch.setattr(module, "part", lambda name, what: SimpleNamespace(EFFECTS=effects))
+        monkeypatch.setattr(scorecard, "names", lambda: ("shin2023",))
+        return scorecard.judged_of_all(scorecard.evidence_of_all(tmp_path))
 
     return make
 
 
-def row_of(table, study, claim):
-    sentence = next(c.sentence for c in study.CLAIMS if c.id == claim)
-    found = table[table.claim == sentence]
-    assert len(found) == 1
-    return found.iloc[0]
+def soup(text):
+    return BeautifulSoup(text, "html.parser")
 
 
-def test_nothing_run_is_one_row_a_claim_that_says_so():
-    table = scorecard.scorecard({"shin2023": [NOTHING], "upadhyay2023": [NOTHING]})
-    assert len(table) == len(shin2023.CLAIMS) + len(upadhyay2023.CLAIMS)
-    assert set(table.verdict) == {"not run"}
-    assert table[["effect", "low", "high"]].isna().all(axis=None)
-    told = scorecard.story(table)
-    assert f"**{len(table)}** not run" in told
-    assert "rest on" not in told
-    (axes,) = scorecard.effects(table).axes
-    assert [text.get_text() for text in axes.texts] == ["not run"] * len(table)
+def test_without_records_every_paper_still_has_its_page(tmp_path):
+    judged = scorecard.judged_of_all(scorecard.evidence_of_all(tmp_path))
+    assert set(judged) == set(names())
+    assert {j.verdict for found in judged.values() for j in found} <= {"not run", "not tested"}
+    assert soup(front.front(tmp_path)).find_all("section")
+    assert soup(scorecard.table(judged)).find_all("tbody")
 
 
-def test_the_largest_profile_that_has_the_runs_decides_and_is_named(vision):
-    small = vision("small", (0, 1))
-    full = vision("full", range(5), keep=lambda s: s.params["tasks"] == upadhyay2023.ALL_NYU)
-    table = scorecard.scorecard({"upadhyay2023": [full, small]})
-    on_full = row_of(table, upadhyay2023, "upadhyay-all-zero")
-    on_small = row_of(table, upadhyay2023, "upadhyay-sparse-beats-dense-nyu")
-    assert (on_full.profile, on_full["paired over"]) == ("full", "5 seeds")
-    assert on_small.profile == "small"
-    told = scorecard.story(table)
-    for profile, words in (("small", "real pictures, smaller networks"), ("full", "the paper's sizes of networks")):
-        n = (table.profile == profile).sum()
-        assert f"Of Upadhyay et al. 2023, {n} rest on runs of the profile `{profile}`: {words}" in told
-    listed = report.findings([full, small])
-    assert listed.count("(profile full)") == (table.profile == "full").sum()
-    assert listed.count("(profile small)") == (table.profile == "small").sum()
-    assert f"From {len(full.records)} runs" in listed
-    judged = int(table.low.notna().sum())
-    assert f"up to {0.025 * judged:.1f} of the {judged} with an interval would be *reproduced*" in told
+def test_every_claim_is_a_row_that_filters_and_links_can_find(toy):
+    judged = toy(VALUES)
+    rows = {body["id"]: body for body in soup(scorecard.table(judged)).find_all("tbody")}
+    assert set(rows) == {"a", "c", "control"}
+    verdicts = {name: row["data-verdict"] for name, row in rows.items()}
+    assert verdicts == {"a": "reproduced", "c": "undecided", "control": "contradicted"}
+    assert {row["data-paper"] for row in rows.values()} == {"Toy & al. 2030"}
+    assert len(rows["a"].find_all(["th", "td"])) == 7
+    assert rows["a"].a["href"] == "toy_table1.html"
+    assert rows["a"].a.text == "Toy, Table 1"
 
 
-def test_a_larger_profile_that_is_begun_does_not_decide(vision):
-    """One seed of five gives no interval: the two seeds of the smaller profile say more until all are there."""
-    small, begun = vision("small", (0, 1)), vision("full", range(4))
-    table = scorecard.scorecard({"upadhyay2023": [begun, small]})
-    assert set(table.profile) == {"small"}
-    assert "(profile" not in report.findings([begun, small])
-    alone = scorecard.scorecard({"upadhyay2023": [begun]})
-    assert set(alone.profile) == {"full"}
+def test_a_fold_out_says_what_would_decide_an_open_claim(toy):
+    judged = toy(VALUES)
+    (c,) = [j for j in judged["shin2023"] if j.claim.id == "c"]
+    fold = " ".join(p.text for p in soup(scorecard.table(judged)).find(id="c").details.find_all("p"))
+    assert str(c.n_to_decide) in fold
+    assert C.shown(c.high) in fold
+    assert "left" in fold
 
 
-def test_effects_are_percentages_with_the_interval_of_scipy(vision):
-    full = vision("full", (0, 1, 2))
-    row = row_of(scorecard.scorecard({"upadhyay2023": [full]}), upadhyay2023, "upadhyay-faster")
-    assert row.effect == pytest.approx(5.0)  # 0.1 of 2 milliseconds in the made-up times
-    row = row_of(scorecard.scorecard({"upadhyay2023": [full]}), upadhyay2023, "upadhyay-sparse-beats-dense-celeba")
-    from papers.upadhyay2023 import tables as report
-
-    values = 100 * report.sparse_gain_celeba(report.select(report.frame(full.records)))
-    low, high = stats.ttest_1samp(values, 0).confidence_interval()
-    assert (row.effect, row.low, row.high) == pytest.approx((values.mean(), low, high))
+def test_a_failed_control_comes_first_then_claims(toy):
+    judged = toy(VALUES | {"a": [-0.1, -0.11, -0.12]})
+    assert [j.claim.id for j in scorecard.surprises(judged)] == ["control", "a"]
+    assert [j.claim.id for j in scorecard.surprises(toy(VALUES | {"control": [0.1, 0.11, 0.12]}))] == []
 
 
-def test_one_seed_gives_no_interval_and_no_verdict(vision):
-    table = scorecard.scorecard({"upadhyay2023": [vision("full", (0,))]})
-    assert set(table.verdict) == {"inconclusive"}
-    assert table.low.isna().all()
-    assert f"{len(table)} have one seed, which" in scorecard.story(table)
-    assert "no interval: one seed or subject" in [t.get_text() for t in scorecard.effects(table).legends[0].get_texts()]
+def test_the_figure_has_a_linear_panel_for_each_unit_with_every_interval_in_it(toy):
+    judged = toy(VALUES)
+    points, percent = scorecard.forest(judged).axes
+    shown = {round(x, 6) for ax in (points, percent) for line in ax.lines for x in np.atleast_1d(line.get_xdata())}
+    for j in judged["shin2023"]:
+        assert {round(100 * v, 6) for v in (j.mean, j.low, j.high)} <= shown
+    assert [len(ax.get_yticklabels()) for ax in (points, percent)] == [2, 1]
+    assert {ax.get_xscale() for ax in (points, percent)} == {"linear"}
 
 
-def test_every_claim_leads_to_a_page_of_the_book():
-    for claim in (*shin2023.CLAIMS, *upadhyay2023.CLAIMS):
-        notebook = ROOT / "notebooks" / f"{claim.page}.ipynb"
-        cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]]
-        assert any(cell.startswith("page.claims(") for cell in cells), claim.page
+def test_the_landing_page_answers_what_was_claimed_found_how_sure_and_what_limits_it(toy, tmp_path):
+    toy(VALUES)
+    page = soup(front.front(tmp_path))
+    card = page.section.text
+    for answer in ("C beats D by far.", "undecided", "[", "3 seeds", "Three only."):
+        assert answer in card
+    assert page.section.a["href"] == "https://arxiv.org/abs/3001.00001"
+    assert "Networks beat no input." in page.find(class_="surprises").text
+    assert len(page.find_all("figure")) == 1
+    page.svg.decompose()
+    assert len(page.get_text(" ").split()) <= 350
 
 
-def test_a_profile_that_no_verdict_rests_on_is_not_its_evidence(vision):
-    small, begun = vision("small", (0, 1)), vision("full", (0,), keep=lambda s: s.params["tasks"] == "seg")
-    evidences = {"shin2023": [NOTHING], "upadhyay2023": [begun, small]}
-    assert scorecard.behind(scorecard.scorecard(evidences), evidences) == [small]
-    nothing = {"shin2023": [NOTHING], "upadhyay2023": [replace(NOTHING, study="upadhyay2023")]}
-    assert scorecard.behind(scorecard.scorecard(nothing), nothing) == [e for found in nothing.values() for e in found]
+def test_changed_values_change_row_figure_and_bar(toy):
+    before, after = (toy(VALUES | {"a": a}) for a in (VALUES["a"], [-0.06, -0.061, -0.059]))
+    for show in (scorecard.table, scorecard.bars, scorecard.takeaway):
+        assert show(before) != show(after)
 
 
-@pytest.fixture
-def results(tmp_path):
-    """A copy of the committed EEG records."""
-    for path in (ROOT / "results" / "shin2023").glob("*/*.jsonl"):
-        target = tmp_path / path.relative_to(ROOT / "results")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def state(results):
-    """(table, verdicts, ticks of the figure's points, CSV and anchor) as the page would show them."""
-    evidences = scorecard.evidence_of_all(results)
-    card = scorecard.scorecard(evidences)
-    points = [line.get_xydata().tolist() for line in scorecard.effects(card).axes[0].lines]
-    shown = Page("scorecard").table(card, "claims", "", scorecard.behind(card, evidences)).data
-    return card, card.verdict.tolist(), points, shown
-
-
-def ruined(record):
-    """The record, of the proposed method at 80 % in the problem of four classes without any accuracy."""
-    p = record.spec.params
-    if (record.spec.method, p["sparsity"], p["problem"]) != ("or", 0.8, "four-class") or p["labels"] != "true":
-        return record
-    metrics = record.result["metrics"] | {"mi_accuracy": 0.0, "me_accuracy": 0.0}
-    return RunRecord(record.spec, record.result | {"metrics": metrics}, record.run)
-
-
-def test_changed_values_change_table_figure_verdict_and_csv(results):
-    card, verdicts, points, page = state(results)
-    shown = scorecard.evidence_of_all(results)["shin2023"][0].profile
-    for path in (results / "shin2023" / shown).glob("*.jsonl"):
-        write_jsonl(path, map(ruined, read_jsonl(path)))
-    other_card, other_verdicts, other_points, other_page = state(results)
-    robust = card.claim.str.contains("loses less") & card["tested on"].str.contains("feet")
-    assert other_card.effect[robust].item() < card.effect[robust].item()
-    assert other_points != points
-    assert verdicts != other_verdicts
-    for before, after in zip(page.split("base64,")[1:], other_page.split("base64,")[1:], strict=True):
-        assert before.split('"')[0] != after.split('"')[0]
-
-
-def test_a_value_changed_by_hand_stops_the_page_and_is_named(results):
-    path = next((results / "shin2023/small").glob("four-class-seed0.jsonl"))
-    lines = path.read_text().splitlines()
-    value = json.loads(lines[4])
-    value["result"]["metrics"]["mi_accuracy"] = 1.0
-    lines[4] = json.dumps(value)
-    path.write_text("\n".join(lines))
-    with pytest.raises(RecordError, match=rf"four-class-seed0\.jsonl line 5: run {value['hash']}.*a value was changed"):
-        scorecard.evidence_of_all(results)
+def test_bars_count_the_claims_of_a_paper_but_not_its_controls(toy):
+    (bar,) = soup(scorecard.bars(toy(VALUES))).find_all(class_="verdicts")
+    assert sorted(span.text[0] for span in bar.find_all("span")) == ["1", "1"]
