@@ -6,10 +6,8 @@ from sparsemtl.errors import DataError, SpecError, one_line
 
 # Loaders are imported when called: the library must import on machines without mne.
 LOADERS = {
-    "eegmmidb": "companion.data.eeg_sets:load_eegmmidb",
-    "eegmmidb-development": "companion.data.eeg_sets:load_development",
-    "ofner2017": "companion.data.eeg_sets:load_ofner2017",
-    "jeong2020": "companion.data.eeg_sets:load_jeong2020",
+    "eegmmidb": "companion.data.eegmmidb:load_eegmmidb",
+    "eegmmidb-development": "companion.data.eegmmidb:load_development",
     "simulated-eeg": "companion.data.simulated_eeg:load_simulated_eeg",
     "nyuv2": "companion.data.nyuv2:load_nyuv2",
     "rooms": "companion.data.rooms:load_rooms",

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from importlib.metadata import version
 from numbers import Integral, Real
 
@@ -48,23 +49,12 @@ class EEGSet:
 
 
 _FISTS, _BOTH = ("left_hand", "right_hand"), ("hands", "feet")
-_FIST_PROBLEMS = {"left-right": _FISTS, "hands-feet": _BOTH, "four-class": _FISTS + _BOTH}
-_ELBOW = ("right_elbow_flexion", "right_elbow_extension")
-_FOREARM = ("right_supination", "right_pronation")
-_HAND = ("right_hand_close", "right_hand_open")
-_ARM_PROBLEMS = {"six-class": _ELBOW + _FOREARM + _HAND, "elbow": _ELBOW, "forearm": _FOREARM, "hand": _HAND}
-_GRASP_PROBLEMS = {
-    "grasping": ("grasp_cup", "grasp_ball", "grasp_card"),
-    "reaching": tuple(f"reach_{way}" for way in ("forward", "backward", "left", "right", "up", "down")),
-    "twisting": ("twist_pronation", "twist_supination"),
-}
+_PROBLEMS = {"left-right": _FISTS, "hands-feet": _BOTH, "four-class": _FISTS + _BOTH}
 DEVELOPMENT = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)  # people of EEGMMIDB on whom the training was chosen
 SETS = {
-    "eegmmidb": EEGSet(tuple(range(1, 110)), 160.0, ELECTRODES64, _FIST_PROBLEMS),
+    "eegmmidb": EEGSet(tuple(range(1, 110)), 160.0, ELECTRODES64, _PROBLEMS),
     "eegmmidb-development": EEGSet(DEVELOPMENT, 160.0, ELECTRODES64, {"left-right": _FISTS}),
-    "simulated-eeg": EEGSet(tuple(range(1, 1000)), 160.0, ELECTRODES64, _FIST_PROBLEMS),
-    "ofner2017": EEGSet(tuple(range(1, 16)), 512.0, 61, _ARM_PROBLEMS),
-    "jeong2020": EEGSet(tuple(range(1, 26)), 1000.0, 60, _GRASP_PROBLEMS),
+    "simulated-eeg": EEGSet(tuple(range(1, 1000)), 160.0, ELECTRODES64, _PROBLEMS),
 }
 
 
@@ -95,10 +85,8 @@ class MotorData:
     ----------
     mi, me : Trials or None
         Imagined and executed movements; None if the data set holds only the other task.
-    channels, classes : tuple of str
-        Names.
-    sfreq : float
-        Sampling rate (Hz).
+    channels, sfreq, classes : tuple of str, float, tuple of str
+        Names of the electrodes, sampling rate (Hz), names of the classes.
     fingerprint : str
         SHA-256 over the source files (or the seed), the options and the versions of the code that made the trials.
     truth : dict or None
@@ -129,24 +117,19 @@ class MotorData:
 
 @dataclass(frozen=True)
 class EpochOptions:
-    """How trials are cut; every EEG loader takes these keywords.
+    """How trials are cut; every EEG loader takes these keywords. Raises `SpecError` for impossible values.
 
     Parameters
     ----------
     sfreq : float
-        Sampling rate (Hz) of the result. At the data set's own rate (the default of all loaders but `load_jeong2020`)
-        nothing is resampled, and a recording with another rate is refused.
+        Sampling rate (Hz) of the result. At the data set's own rate (the default) nothing is resampled, and a recording
+        with another rate is refused.
     fmin, fmax : float
         Pass band (Hz) of a Butterworth filter of order 4, run forwards and backwards over the whole recording.
     tmin, tmax : float
         Seconds from the cue; a trial has round((tmax - tmin) * sfreq) samples.
     channels : str or tuple of str
         "all", "motor21" (`MOTOR21`), or names, which come back in that order.
-
-    Raises
-    ------
-    SpecError
-        A value is impossible.
     """
 
     sfreq: float
@@ -281,8 +264,6 @@ def _read(here, read, names, options, facts):
     except Exception as error:  # readers raise anything on damaged files
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{here} is damaged or cannot be read ({line}): fetch its file again") from error
-    # the BrainVision files of jeong2020 do not say that their EMG and EOG channels are not EEG
-    raw.set_channel_types({name: "misc" for name in raw.ch_names if name.startswith(("EMG", "EOG"))}, verbose="ERROR")
     found = [raw.ch_names[index] for index in mne.pick_types(raw.info, eeg=True)]
     names = names or tuple(found)
     wanted = len(names) if facts.channels == names else facts.channels
@@ -304,7 +285,7 @@ def _read(here, read, names, options, facts):
 
 def _cut(here, signal, rate, marks, classes, options):
     """Filter and resample a recording and cut its trials: x float32 (n, channels, samples), y."""
-    from mne.filter import filter_data, resample
+    from mne.filter import filter_data
 
     if not np.isfinite(signal).all():
         raise DataError(f"{here} holds NaN or infinite values: fetch it again, or leave the person out")
@@ -319,13 +300,25 @@ def _cut(here, signal, rate, marks, classes, options):
         )
     signal = filter_data(signal, rate, options.fmin, options.fmax, method="iir", verbose="ERROR")
     if options.sfreq != rate:
-        signal = resample(signal, options.sfreq, rate, verbose="ERROR")
+        signal = _resampled(signal, rate, options.sfreq)
     starts = [round(onset * options.sfreq) + round(options.tmin * options.sfreq) for onset, _, _ in marks]
     kept = [k for k, start in enumerate(starts) if 0 <= start <= signal.shape[1] - options.samples]
     x = np.empty((len(kept), len(signal), options.samples), np.float32)
     for row, k in zip(x, kept, strict=True):
         row[:] = signal[:, starts[k] : starts[k] + options.samples]
     return x, np.array([classes.index(marks[k][2]) for k in kept], np.int64)
+
+
+def _resampled(signal, old, new):
+    """Resample by the FFT, with a second of reflected signal on both sides; the first sample keeps its time."""
+    from scipy.signal import resample
+
+    ratio = Fraction(new / old).limit_denominator(1000)
+    step, n = ratio.denominator, signal.shape[1]  # whole steps only: else the samples would shift in time
+    margin = step * math.ceil(old / step)
+    padded = np.pad(signal, ((0, 0), (margin, margin + -n % step)), mode="reflect", reflect_type="odd")
+    start = int(margin * ratio)
+    return resample(padded, int(padded.shape[1] * ratio), axis=1)[:, start : start + int(n * ratio)]
 
 
 def _check_signal(here, x, channels):
