@@ -1,19 +1,28 @@
-"""A trained vision network to take away: an ONNX file without dead channels, in half precision, and its model card."""
+"""A trained vision network to take away: an ONNX file without dead channels, in half precision, and its model card.
 
+python examples/ship.py FOLDER --profile small --table three-tasks --hash HASH
+"""
+
+import argparse
+import sys
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from companion.choose import add_arguments, chosen
 from companion.crate import SOURCES
 from companion.engine import reproducible
-from companion.records import check_writable, written_whole
+from companion.files import write_whole
+from companion.records import check_writable, repository_root
 from companion.spec import options_of
-from export import to_onnx
 from papers.upadhyay2023 import study as study
 from papers.upadhyay2023.run import Training, load_pictures, without_record
-from sparsemtl.errors import SpecError, needs
+from sparsemtl.errors import SparseMTLError, SpecError, needs
 from sparsemtl.sparsity.compact import compact
 from torch import nn
+
+sys.path.insert(0, str(repository_root() / "benchmarks"))
+from export import to_onnx
 
 MODEL, CARD = "model.onnx", "README.md"
 OUTPUTS = {
@@ -52,7 +61,7 @@ def ship(spec, folder, root=None, device="cpu"):
     path = to_onnx(_Half(compact(training.net.cpu(), example)), example, folder / MODEL)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     training.net = _Runtime(session)
-    with written_whole(folder / CARD) as file:
+    with write_whole(folder / CARD) as file:
         file.write(card(spec, result, training.scores(), path.stat().st_size, device))
     return folder
 
@@ -82,7 +91,7 @@ class _Runtime(nn.Module):
 
 def card(spec, result, scores, size, device):
     """Text of the model card (Markdown). scores: of the shipped file; size: its bytes; device: it was trained on."""
-    p, data, source = spec.params, result["data"], SOURCES[spec.data]
+    p, data, source = spec.params, result["data"], SOURCES["data"][spec.data]
     tasks = p["tasks"].split("+")
     rows = [
         f"| {name} | {scores[name]:.4f} | {result['metrics'][name]:.4f} | {result['constant'][name]:.4f} |"
@@ -96,7 +105,7 @@ def card(spec, result, scores, size, device):
     pictures = ", ".join(f"{n} {split}" for split, n in data["pictures"].items())
     return f"""# {" + ".join(study.TASKS[t] for t in tasks)}: a channel-sparse dilated ResNet
 
-Made by `sparsemtl ship {spec.study} {options} --out FOLDER`,
+Made by `python examples/ship.py FOLDER {options}`,
 which makes it again{about}. Run `{spec.hash}` of *Sparse Multitask Learning, Re-run*, a companion to Upadhyay et al.
 (2023, arXiv 2308.12114).
 
@@ -132,3 +141,26 @@ For research on sparse networks: to look at, to compare with, to time. It is sma
 pretraining, and is no measuring instrument; what it says of a person (attributes of a face) is the annotators' guess
 and must not be used to judge anybody.
 """
+
+
+def main(argv=None):
+    """Ship the one run that the arguments choose; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where to write the file and its card")
+    add_arguments(parser, study.NAME)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
+    args = parser.parse_args(argv)
+    try:
+        specs = chosen(args)
+        if len(specs) != 1:
+            raise SpecError(f"{len(specs)} runs chosen: one is needed, such as --hash {specs[0].hash}")
+        print(f"{ship(specs[0], args.folder, args.data_dir, args.device)} written", file=sys.stderr)
+    except SparseMTLError as error:
+        print(f"ship: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,12 @@ TORCH_FREE = [
     *("companion.__main__", "companion.papers", "companion.queue"),
     *(f"papers.{name}.{part}" for name in papers.names() for part in ("study", "tables", "figures")),
 ]
-NOT_YET = {"papers.shin2023.figures", "papers.upadhyay2023.tables", "papers.upadhyay2023.figures"}
+NOT_YET = {
+    "papers.shin2023.tables",
+    "papers.shin2023.figures",
+    "papers.upadhyay2023.tables",
+    "papers.upadhyay2023.figures",
+}
 
 
 def imported(path):

@@ -18,7 +18,8 @@ from statistics import median, quantiles
 
 from sparsemtl.errors import RecordError
 
-from companion.records import compact_numbers, written_whole
+from companion.files import write_whole
+from companion.records import compact_numbers
 from companion.spec import canonical_json
 
 SCHEMA = 1
@@ -103,7 +104,7 @@ class Benchmark:
         """Write the record into `folder` and return its path; `RecordError` where that fails."""
         path = Path(folder) / f"{self.name}-{self.kind}.json"
         value = self.content() | {"schema": SCHEMA, "digest": self.digest}
-        with written_whole(path) as file:
+        with write_whole(path) as file:
             # a line for each part; sides stay in the order in which they are shown
             lines = [f'"{name}": {json.dumps(part)}' for name, part in value.items()]
             file.write("{\n" + ",\n".join(lines) + "\n}\n")

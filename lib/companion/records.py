@@ -7,10 +7,9 @@ A record is one JSON object:
     result    what was computed; on a CPU the same spec and code give the same bytes
     digest    SHA-256 of the canonical JSON of `result`: a value changed by hand does not pass
     run       when, where and how long: start, end, seconds, device, threads, packages, code revision
-Records lie as one file a run in a working store and travel as JSON lines (`export`, `import`).
+A working store keeps one file for each run; records travel as JSON lines (`export`, `import`).
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from types import MappingProxyType
 import numpy as np
 from sparsemtl.errors import RecordError, SpecError
 
+from companion.files import write_whole
 from companion.spec import RunSpec, canonical_json
 
 SCHEMA = 1
@@ -33,6 +33,8 @@ REQUIRED_RUN = MappingProxyType(
     {"started": str, "ended": str, "seconds": (int, float), "device": str, "threads": int, "python": str,
      "packages": dict, "revision": str}
 )  # fmt: skip
+ROOT = next((f for f in Path(__file__).resolve().parents if (f / "_toc.yml").exists()), Path.cwd())
+WRITE = "free space there or choose another folder; records that were finished are kept"
 MADE_HERE = "delete it and run the same command again to re-make it"
 BROUGHT_HERE = "take the file again from where it came (`git checkout`, or another copy)"
 
@@ -135,49 +137,35 @@ class UnreadableRecord(RecordError):
     """A record that may be whole, but that this machine or this code cannot read now: nothing may take its place."""
 
 
-@contextlib.contextmanager
-def written_whole(path):
-    """A text file that appears under its name only when complete; a full disk or a kill leaves the old one.
-
-    A link is followed, and what is no file but takes text (a pipe, a terminal) gets it at once.
-    """
-    named, path = path, Path(os.path.realpath(path))
-    if path.is_dir():
-        raise RecordError(f"cannot write {named}: it is a folder; name a file in it")
-    whole = path.is_file() or not path.exists()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part") if whole else path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            if whole:
-                os.fsync(file.fileno())
-        if whole:
-            part.replace(path)
-    except OSError as error:
-        raise RecordError(
-            f"cannot write {named} ({error.strerror}): free space there or choose another folder; "
-            "records that were finished are kept"
-        ) from error
-    finally:
-        if whole:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-
 def check_writable(folder):
-    """Raise `RecordError` where no file can be written in `folder`, which is made where it is absent."""
+    """Raise `RecordError` if no file can be written in `folder`, which is made if it is absent."""
     probe = Path(folder) / f".writable.{os.getpid()}"
-    with written_whole(probe):
+    with write_whole(probe, way_out=WRITE):
         pass
     probe.unlink(missing_ok=True)
 
 
-def repository_root(start=None):
-    """The folder of this checkout: the nearest one above `start` (default: here) that holds `_toc.yml`, else here."""
-    here = Path(start or Path.cwd()).resolve()
-    return next((folder for folder in (here, *here.parents) if (folder / "_toc.yml").exists()), here)
+def repository_root():
+    """The checkout that this library is part of; outside of one the working folder."""
+    return ROOT
+
+
+def results_folder():
+    """Folder of the committed records."""
+    return Path(os.path.relpath(repository_root() / "results"))
+
+
+def files_in(folder, suffix):
+    """Files FOLDER/STUDY/PROFILE/*SUFFIX, sorted; none if the folder is absent, `RecordError` if it is unreadable."""
+    found, level = [], [Path(folder)] if os.path.lexists(folder) else []
+    try:
+        for _ in range(2):
+            level = [Path(entry) for place in level for entry in os.scandir(place) if entry.is_dir()]
+        for place in level:
+            found += [Path(entry) for entry in os.scandir(place) if entry.name.endswith(suffix)]
+    except OSError as error:
+        raise RecordError(f"{error.filename}: cannot be read ({error.strerror}): mend that, or name another") from error
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 class Store:
@@ -189,10 +177,11 @@ class Store:
 
     def __init__(self, folder=None, lasting=True):
         self.lasting = lasting
-        self.folder = Path(folder or os.environ.get("SPARSEMTL_RUNS") or os.path.relpath(repository_root() / "runs"))
+        default = repository_root() / (os.environ.get("SPARSEMTL_RUNS") or "runs")  # relative to one place, always
+        self.folder = Path(folder or os.path.relpath(default))
 
     def path(self, spec):
-        """Where the record of `spec` lies or would lie."""
+        """Path of the record of `spec`, whether it exists or not."""
         return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
 
     def check_writable(self, specs):
@@ -204,7 +193,7 @@ class Store:
 
     def write(self, record):
         """Write one record: first under a temporary name, then renamed."""
-        with written_whole(self.path(record.spec)) as file:
+        with write_whole(self.path(record.spec), way_out=WRITE) as file:
             file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
 
     def read(self, spec):
@@ -213,7 +202,7 @@ class Store:
         Raises `RecordError` for one that does not validate, `UnreadableRecord` for one that may be whole.
         """
         path = self.path(spec)
-        record = _read(path) if os.path.exists(path) else None
+        record = read_record(path) if os.path.exists(path) else None
         if record is not None and record.hash != spec.hash:
             raise RecordError(f"{path}: holds run {record.hash}; delete it and run the same command again")
         return record
@@ -221,25 +210,27 @@ class Store:
     def all(self):
         """(records, problems): every valid record of the store, and one line for each invalid file."""
         records, problems = [], []
-        for path in sorted(self.folder.glob("*/*/*.json")):
+        for path in files_in(self.folder, ".json"):
             try:
-                records.append(_read(path))
+                records.append(read_record(path))
             except RecordError as error:
                 problems.append(str(error))
         return records, problems
 
 
-def _read(path):
+def read_record(path):
+    """The record in a file of a store; errors as `Store.read`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (IsADirectoryError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read ({error}); {MADE_HERE}") from error
     except OSError as error:
         raise UnreadableRecord(f"{path}: cannot be read ({error.strerror}): mend that, or delete it") from error
-    return _parse(text, path, MADE_HERE)
+    return parse(text, path, MADE_HERE)
 
 
-def _parse(text, where, remedy):
+def parse(text, where, remedy):
+    """The record in a JSON text; `RecordError` that names where it is from and a remedy."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -253,7 +244,7 @@ def _parse(text, where, remedy):
 def write_jsonl(path, records: Iterable[RunRecord]):
     """Write records as JSON lines, sorted by hash, so that equal sets give equal files; returns their number."""
     unique = {record.hash: record for record in records}
-    with written_whole(path) as file:
+    with write_whole(path, way_out=WRITE) as file:
         for name in sorted(unique):
             file.write(canonical_json(unique[name].to_dict()) + "\n")
     return len(unique)
@@ -274,7 +265,7 @@ def read_jsonl(path, problems=None):
     records = []
     for i, line in enumerate(lines, 1):
         try:
-            records += [_parse(line, f"{path} line {i}", BROUGHT_HERE)] if line.strip() else []
+            records += [parse(line, f"{path} line {i}", BROUGHT_HERE)] if line.strip() else []
         except RecordError as error:
             if problems is None:
                 raise
@@ -289,7 +280,7 @@ def committed(results="results", study="*"):
     average over both.
     """
     records, file_of = [], {}
-    for path in sorted(Path(results).glob(f"{study}/*/*.jsonl")):
+    for path in (path for path in files_in(results, ".jsonl") if study in ("*", path.parts[-3])):
         stat = path.stat() if path.exists() else None  # a link that leads nowhere: the reader says so
         for record in _read_once(path, stat and (stat.st_mtime_ns, stat.st_size)):
             if record.hash in file_of:
@@ -306,9 +297,13 @@ def _read_once(path, state):
 
 
 def set_hash(records):
-    """Name of a set of records, whatever their order: 16 hex digits of the SHA-256 of their hashes and digests."""
-    lines = sorted({f"{record.hash} {record.digest}" for record in records})
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    """Name of a set of records, whatever their order: see `name_of_set`."""
+    return name_of_set(f"{record.hash} {record.digest}" for record in records)
+
+
+def name_of_set(lines):
+    """16 hex digits of the SHA-256 of lines "HASH DIGEST", each once and sorted."""
+    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:16]
 
 
 def merge(*groups):

@@ -65,6 +65,11 @@ def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
     return checks, outcome.failures
 
 
+def failed(checks):
+    """Whether a check found another result than seeds allow, or other data."""
+    return any(check.word in (OUTSIDE, OTHER_DATA) for check in checks)
+
+
 def compare(record, again, spread, among=1):
     """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it.
 

@@ -9,7 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from companion import engine
+from companion import engine, records
 from companion.__main__ import main
 from companion.records import RunRecord, Store, read_jsonl, set_hash, write_jsonl
 from companion.spec import RunSpec
@@ -22,6 +22,8 @@ ONE = ("--subject", "1", "--seed", "0", "--method", "or", "--sparsity", "0.4")
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
     monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -53,7 +55,7 @@ def call(capsys, *words):
     return status, said.out.splitlines(), [s for s in said.err.splitlines() if s and not re.search(r"\d/\d+ \[", s)]
 
 
-COMMANDS = ("list", "run", "verify", "ship", "show", "export", "import", "queue", "crate", "data")
+COMMANDS = ("list", "run", "verify", "show", "diff", "export", "import", "queue", "crate", "data")
 
 
 @pytest.mark.parametrize(
@@ -70,9 +72,9 @@ def test_help_names_every_argument_in_words(capsys, words):
         (): COMMANDS,
         ("run",): ("shin2023", "--profile", "quick, small, full", "--workers", "--device", "--store", "SPARSEMTL_RUNS"),
         ("list",): ("shin2023", "--param", "--results", "none for nothing"),
-        ("verify",): ("--draw", "at random", "default: small"),
-        ("ship",): ("--out", "its card", "--device"),
+        ("verify",): ("--draw", "at random", "of verify: small"),
         ("show",): ("hash", "--json", "whole record"),
+        ("diff",): ("FILE:HASH", "--store"),
         ("export",): ("file", "--table", "of these seeds only"),
         ("import",): ("file", "--store"),
         ("queue",): ("--out", "print it"),
@@ -201,7 +203,7 @@ def test_show_tells_a_record_that_other_code_made(capsys, make_record, study):
     Store().write(record)
     status, out, err = call(capsys, "show", record.hash)
     assert (status, err) == (0, [])
-    assert f"make it again: not with this code, which does not know the method novel of {study}" in out
+    assert f"run it again: not with this code, which does not know the method novel of {study}" in out
 
 
 def test_show_tells_two_results_of_a_run_apart(capsys, make_record, tiny_spec):
@@ -210,12 +212,12 @@ def test_show_tells_two_results_of_a_run_apart(capsys, make_record, tiny_spec):
     Store().write(theirs)
     _, out, err = call(capsys, "show", theirs.hash)
     assert err == []
-    assert [line for line in out if "lies in" in line] == ["lies in: results and runs"]
+    assert [line for line in out if "found in" in line] == ["found in: results and runs"]
     Store().write(ours)
     _, out, err = call(capsys, "show", theirs.hash)
-    assert err == [f"sparsemtl: run {theirs.hash} has 2 results: see where each lies"]
-    told = [line.strip() for line in out if "lies in" in line or "mi_accuracy" in line]
-    assert told == ["lies in: results", "mi_accuracy: 0.5", "lies in: runs", "mi_accuracy: 0.25"]
+    assert err == [f"sparsemtl: run {theirs.hash} has 2 results: `sparsemtl diff` says why"]
+    told = [line.strip() for line in out if "found in" in line or "mi_accuracy" in line]
+    assert told == ["found in: results", "mi_accuracy: 0.5", "found in: runs", "mi_accuracy: 0.25"]
     _, out, err = call(capsys, "show", theirs.hash, "--results", "none")
     assert err == []
     assert "  mi_accuracy: 0.25" in out
@@ -226,7 +228,7 @@ def test_the_command_that_show_prints_makes_the_run_again(capsys, runner, given)
     call(capsys, "run", "shin2023", *ONE, "--table", "table1", "--param", "labels=true", "--set", *given)
     (record,) = Store("runs").all()[0]
     _, out, _ = call(capsys, "show", record.hash)
-    (command,) = [line.removeprefix("make it again: ") for line in out if line.startswith("make it again")]
+    (command,) = [line.removeprefix("run it again: ") for line in out if line.startswith("run it again")]
     words = shlex.split(command)[3:]
     assert call(capsys, *words)[2] == ["0 runs executed, 1 records in all"]
     assert call(capsys, *words, "--store", "other")[2] == ["1 runs executed, 1 records in all"]
@@ -238,7 +240,7 @@ def test_the_command_that_show_prints_names_the_device(capsys, make_record, devi
     spec = next(s for s in shin2023.all_specs("quick") if chosen(s))
     Store().write(make_record(spec, device=device))
     _, out, _ = call(capsys, "show", spec.hash)
-    assert f"make it again: sparsemtl run shin2023 --profile quick --hash {spec.hash}{end}" in out
+    assert f"run it again: sparsemtl run shin2023 --profile quick --hash {spec.hash}{end}" in out
 
 
 def test_a_backbone_or_a_rate_brings_its_own_trunk(capsys, runner):
@@ -302,7 +304,7 @@ def test_ctrl_c_is_one_line_and_status_130(capsys, runner):
     runner.fail = KeyboardInterrupt()
     status, out, err = call(capsys, "run", "shin2023", "--subject", "1", "--seed", "0", "--method", "grasp")
     assert (status, out) == (130, [])
-    assert err == ["sparsemtl: stopped; finished records are kept, the same command goes on from there"]
+    assert err == ["sparsemtl: stopped; finished records are kept, the same command resumes"]
     assert len(Store("runs").all()[0]) == 2
 
 
@@ -417,7 +419,6 @@ def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
     ("words", "said"),
     [
         (("list", "shin2023", "--table", "truth"), "shin2023 has no run in truth at the profile quick"),
-        (("ship", "shin2023", "--table", "truth", "--out", "x"), "has no run in truth"),
         (("list", "shin2023", "--param", "trunk=5"), "unknown trunk 5: this grid has"),
         (("list", "shin2023", "--set", "sfreq=abc"), "sfreq is 'abc': it must be a number above 0"),
         (("list", "upadhyay2023", "--set", "n=abc"), "n is 'abc': it must be a whole number of 3 or more, or none"),
@@ -538,7 +539,7 @@ MISTAKES = {
     ("run", "shin2023", "--device", "tpu"): "unknown device 'tpu': choose cpu or cuda",
     ("list", "shin2023", "--param", "foo=1"): "unknown parameter 'foo': these runs have",
     ("list", "shin2023", "--param", "label=1"): "unknown parameter 'label'",
-    ("show", "ffff"): "no record starts with 'ffff' in runs or results",
+    ("show", "ffff"): "no record starts with 'ffff' in results or runs",
     ("export", "shin2023", "a.jsonl"): "no record of shin2023 in runs",
     ("import", "absent.jsonl"): "absent.jsonl: no such file",
     ("import", "file"): "file line 1: damaged",

@@ -363,7 +363,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers,
     assert out == ""
     bar = f"/{TOTAL} ["
     assert [line for line in err.splitlines() if line and bar not in line] == [
-        "sparsemtl: stopped; finished records are kept, the same command goes on from there"
+        "sparsemtl: stopped; finished records are kept, the same command resumes"
     ]
     assert living(process.pid) == []
     finished, problems = store.all()

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from companion import engine
-from companion.__main__ import _chosen, _parser
+from companion.__main__ import _parser
+from companion.choose import chosen as chosen_runs
 from companion.evidence import (
     Evidence,
     committed_evidence,
@@ -19,7 +20,7 @@ from companion.evidence import (
     local_evidence,
     provenance,
 )
-from companion.records import Store, repository_root, write_jsonl
+from companion.records import Store, write_jsonl
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 from sparsemtl.errors import DataError, RecordError
@@ -162,13 +163,6 @@ def test_a_damaged_local_record_is_made_again(tmp_path, runner, capsys):
     assert str(path) in capsys.readouterr().err
 
 
-def test_the_repository_is_found_from_within(tmp_path):
-    (tmp_path / "_toc.yml").write_text("")
-    (tmp_path / "book" / "deep").mkdir(parents=True)
-    assert repository_root(tmp_path / "book" / "deep") == tmp_path.resolve()
-    assert repository_root(tmp_path) == tmp_path.resolve()
-
-
 def test_evidence_is_true_when_it_has_records(make_record):
     assert not Evidence("shin2023", "committed", "small", (), 5)
     assert Evidence("shin2023", "committed", "small", (make_record(),), 5)
@@ -201,7 +195,7 @@ def test_the_command_of_a_part_names_exactly_its_runs(name, make_record):
     study, part = PARTS[name]
     found = part(evidence_of_all(study, "small", make_record))
     args = _parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
-    assert {spec.hash for spec in _chosen(args)} == {record.hash for record in found.records}
+    assert {spec.hash for spec in chosen_runs(args)} == {record.hash for record in found.records}
     assert found.records
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from companion import engine
-from companion.__main__ import main
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 from papers.upadhyay2023.run import load_pictures, predictions
-from ship import CARD, MODEL, ship
+from ship import CARD, MODEL, main, ship
 from sparsemtl.errors import RecordError, SpecError
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -44,9 +43,8 @@ def test_the_file_computes_what_the_trained_network_computes(tmp_path, tasks, da
 
 
 def test_the_command_takes_one_vision_run(tmp_path, capsys):
-    out = ["--out", str(tmp_path / "out")]
-    assert main(["ship", "upadhyay2023", "--table", "three-tasks", *out]) == 2
-    assert "3 runs chosen: ship takes one" in capsys.readouterr().err
+    assert main([str(tmp_path / "out"), "--table", "three-tasks"]) == 2
+    assert "3 runs chosen: one is needed" in capsys.readouterr().err
     with pytest.raises(SpecError, match="is not a run of upadhyay2023"):
         ship(shin2023.specs("quick")[0], tmp_path)
 

@@ -1,0 +1,108 @@
+"""Which runs of a study a command means: filters on its grid, and values set otherwise."""
+
+import argparse
+import json
+from dataclasses import fields, replace
+
+from sparsemtl.errors import SpecError
+
+from companion.papers import names
+from companion.papers import study as study_of
+from companion.spec import PROFILES, RunSpec, check_values
+
+OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
+SOME = {"nargs": "+", "action": "extend"}
+
+
+def add_arguments(sub):
+    """Add the arguments that `specs` reads to a parser."""
+    sub.add_argument("study", help=f"one of: {', '.join(names())}")
+    text = f"one of: {', '.join(PROFILES)} (default: quick; of verify: small)"
+    sub.add_argument("--profile", default="quick", help=text)
+    sub.add_argument("--method", **SOME, help="these methods only")
+    sub.add_argument("--subject", **SOME, type=int, help="these subjects only")
+    sub.add_argument("--seed", **SOME, type=int, help="these seeds only")
+    sub.add_argument("--sparsity", **SOME, type=float, help="these sparsities only")
+    sub.add_argument("--problem", help="this classification problem only")
+    sub.add_argument("--hash", **SOME, help="runs whose hash starts with these digits only")
+    sub.add_argument("--table", **SOME, help="runs of these tables or pages only (see: queue)")
+    pair = {**SOME, "metavar": "NAME=VALUE", "type": _pair, "default": []}
+    sub.add_argument("--param", **pair, help="runs with these values of a parameter only, such as lam=1e-5")
+    sub.add_argument("--set", **pair, help="give parameters other values: other runs, which no table of the book shows")
+
+
+def _pair(text):
+    """("name", value) of "name=value"; the value is JSON, or a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+    except RecursionError:
+        raise argparse.ArgumentTypeError(f"the value of {name} is nested too deeply") from None
+
+
+def _value(spec, name):
+    return spec.params.get(name, getattr(spec, name) if name in OWN else None)
+
+
+def chosen(args):
+    """Specs of the study that pass the command line's filters; a filter that chooses nothing is an error."""
+    study = study_of(args.study)
+    specs = of_tables(study, args.profile, args.table) if args.table else study.all_specs(args.profile)
+    if not specs:
+        raise SpecError(f"{study.NAME} has no run in {' or '.join(args.table)} at the profile {args.profile}")
+    wanted = {name: getattr(args, name) for name in ("method", "subject", "seed", "sparsity")}
+    wanted["problem"] = args.problem and [args.problem]
+    for name, value in args.param:
+        wanted[name] = [*(wanted.get(name) or []), value]
+    asked = {}  # filter -> values that must remain
+    for name, values in ((name, values) for name, values in wanted.items() if values):
+        before, (specs, asked[name]) = specs, _filtered(specs, name, values)
+        for earlier, given in asked.items():
+            if lost := [v for v in given if not any(_value(s, earlier) == v for s in specs)]:
+                has = ", ".join(sorted({str(_value(s, name)) for s in before if _value(s, earlier) == lost[0]}))
+                raise SpecError(f"{earlier} {lost[0]} has no run with this {name} (it has {has}): name that as well")
+    if args.hash:
+        if unknown := [h for h in args.hash if not h or not any(s.hash.startswith(h) for s in specs)]:
+            raise SpecError(f"no run of this grid starts with {unknown[0]!r}: `list` prints the hashes")
+        specs = [s for s in specs if s.hash.startswith(tuple(args.hash))]
+    optional = getattr(study, "OPTIONAL", {})
+    for name, _ in args.set:
+        if unknown := [s for s in specs if name not in (*s.params, *optional)]:
+            raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
+    given = {name: _as_in(specs[0].params.get(name), value) for name, value in args.set}
+    check_values(given, study.RULES)
+    if given:
+        settled = getattr(study, "settled", lambda params, given: params | given)
+        specs = list(dict.fromkeys(replace(s, params=settled(dict(s.params), given)) for s in specs))
+    return specs
+
+
+def _filtered(specs, name, values):
+    """(specs with one of these values, the values as the grid has them); `SpecError` for a value that none has."""
+    if not any(name in (*s.params, *OWN) for s in specs):
+        raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*specs[0].params, *OWN))}")
+    have = {s: _value(s, name) for s in specs}
+    words = {v for v in have.values() if isinstance(v, str)}  # labels=true is a name there, not JSON's true
+    values = [text if (text := str(value).lower()) in words else value for value in values]
+    values = [tuple(value) if isinstance(value, list) else value for value in values]
+    if unknown := [value for value in values if value not in have.values()]:
+        known = ", ".join(dict.fromkeys(map(str, have.values())))
+        other = "" if name in OWN else f"; --set {name}={json.dumps(unknown[0])} makes runs outside it"
+        raise SpecError(f"unknown {name} {unknown[0]!r}: this grid has {known}{other}")
+    return [s for s in specs if have[s] in values], values
+
+
+def _as_in(known, value):
+    """A given value, as a float if the grid's is one: 0 and 0.0 would be two runs."""
+    return float(value) if isinstance(known, float) and type(value) is int else value
+
+
+def of_tables(study, profile, tables):
+    """Specs of some tables of a study, each once."""
+    if unknown := [name for name in tables if name not in study.TABLES]:
+        raise SpecError(f"unknown table {unknown[0]!r}: {study.NAME} has {', '.join(study.TABLES)}")
+    return list(dict.fromkeys(spec for name in tables for spec in study.TABLES[name](profile)))
