@@ -12,36 +12,42 @@ DEVICE ?= cpu
 JOBS ?= $(if $(filter cpu,$(DEVICE)),$(shell getconf _NPROCESSORS_ONLN),1)
 
 BIN := .venv/bin
+# .venv belongs to one Python and one place: another Python, a copy or a moved checkout gets its own.
+INSTALLED := .venv/.installed-$(shell { $(PYTHON) --version; pwd; } 2>&1 | cksum | tr -cd 0-9)
 export JUPYTER_PREFER_ENV_PATH := 1
 
 # Stamps of the build are named by the content of what goes in: a touched file rebuilds nothing, a deleted one does.
-digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+# cksum is the one checksum that every POSIX system has.
+digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 cksum | cksum | tr -cd 0-9)
 BOOK := _build/book-$(call digest,lib results requirements.lock book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
 
-.PHONY: help book test testbook pdf reproduce serve lint clean
+.PHONY: help book test test-all testbook pdf reproduce serve lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 book: $(BOOK) ## execute the notebooks (profile quick, simulated data) and build _build/html
 	@echo "The book is _build/html/index.html; 'make serve' shows it in a browser."
 
-test: .venv/.installed ## run the tests, but for those of the built book
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not browser'
+test: $(INSTALLED) ## run the tests, but for those of the built book and those that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not browser and not slow'
 
 testbook: book ## test every page of the book in Chromium, and its links; skipped where there is no Chromium
-	$(BIN)/pytest -m browser -rs tests/book
+	$(BIN)/python -m pytest -m browser -rs tests/book
 
 pdf: _build/book.pdf ## print the book to _build/book.pdf with Chromium
 	@echo "The book on paper is _build/book.pdf."
 
-reproduce: .venv/.installed ## run what a study lacks: STUDY=shin2023 PROFILE=small|full DEVICE=cpu|cuda; goes on where it stopped
+reproduce: $(INSTALLED) ## run what a study lacks: STUDY=shin2023 PROFILE=small|full DEVICE=cpu|cuda; goes on where it stopped
 	$(BIN)/sparsemtl run $(STUDY) --profile $(PROFILE) --device $(DEVICE) --workers $(JOBS)
 
 serve: book ## show the book at PORT=8000 on this machine
 	$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
 
-lint: .venv/.installed ## check style, and that the notebooks carry no outputs
+test-all: $(INSTALLED) ## run all tests, those that take minutes as well
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m ''
+
+lint: $(INSTALLED) ## check style, and that the notebooks carry no outputs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	find notebooks -maxdepth 1 -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
@@ -50,11 +56,14 @@ clean: ## remove what was built; .venv, records and caches of data stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
 
 # The lock holds uv itself: pip installs it from there, then uv installs the rest, which takes a quarter of pip's time.
-.venv/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes -r <(awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock)
+# The path to the library is relative, so that it needs no encoding and no other checkout.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer: name one, such as PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r <(awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -I -S -c 'import glob, os; [open(p, "w").write(os.path.relpath("lib", os.path.dirname(p)) + "\n") for p in glob.glob(".venv/lib/python*/site-packages/*sparsemtl*.pth")]'
 	touch $@
 
 # All chapters on one page, from the notebooks that are already executed. Sphinx writes it as if it lay at the top of its
@@ -67,8 +76,8 @@ _build/book.pdf: $(BOOK)
 # All runs of the pages come first: a page alone would train fewer networks side by side, and start its own processes.
 # Sphinx warns only about pages that it reads, so after a failure all are read again. What was executed is kept until
 # something changes that it depends on: book/_ext/inputs.py.
-$(BOOK): | .venv/.installed
-	for study in shin2023 upadhyay2023; do $(BIN)/sparsemtl run $$study --profile quick --workers $(JOBS); done
+$(BOOK): | $(INSTALLED)
+	for study in $(notdir $(patsubst %/,%,$(wildcard lib/papers/*/))); do $(BIN)/sparsemtl run $$study --profile quick --workers $(JOBS); done
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	rm -f _build/book-*
 	touch $@

@@ -4,4 +4,4 @@ The data flow in one direction: a study lists run specs, the engine executes wha
 one record, the report turns records into tables, figures and verdicts.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
