@@ -1,0 +1,60 @@
+"""A paper is one folder: the toy of tests/toy goes through every command and gets its verdict with no edit elsewhere."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from companion import claims, papers
+from companion.__main__ import main
+from companion.engine import run_missing
+
+TESTS = Path(__file__).parent
+FILES = ("study", "run", "tables")
+
+
+@pytest.fixture(autouse=True)
+def _with_the_toy(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(TESTS / "toy"))
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path / "runs"))
+
+
+def test_a_folder_on_the_path_is_a_paper():
+    assert "toy2020" in papers.names()
+    assert len(papers.names()) == 1 + len([p for p in (TESTS.parent / "lib/papers").glob("*/study.py")])
+
+
+def test_it_is_small():
+    assert sum(len(p.read_text().splitlines()) for p in (TESTS / "toy").rglob("*.py")) <= 60
+
+
+def test_list_run_and_show(capsys):
+    assert main(["list", "toy2020"]) == 0
+    hashes = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert len(hashes) == 10
+    assert main(["run", "toy2020"]) == 0
+    assert main(["show", hashes[0], "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["hash"] == hashes[0]
+    assert list(shown["result"]["metrics"]) == ["mean"]
+    assert main(["run", "toy2020", "--set", "draws=0"]) == 2
+
+
+def test_its_table_and_its_verdict():
+    evidence = run_missing(papers.study("toy2020"), "quick", workers=1)
+    table = papers.part("toy2020", "tables").table1(evidence)
+    assert table.shape == (5, 2)
+    (judged,) = claims.judge_paper("toy2020", [evidence])
+    assert judged.n == 5
+    assert judged.mean == pytest.approx(1.0)  # the same draws, shifted by one
+    assert judged.verdict == claims.REPRODUCED
+
+
+@pytest.mark.parametrize("paper", ["toy2020", *papers.names()])
+def test_the_checklist_of_contributing_names_what_every_paper_has(paper):
+    text = (TESTS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    checklist = text.partition("## Add a paper")[2].partition("\n## ")[0]
+    for what in FILES:
+        for name in re.findall(rf"`{what}\.(\w+)`", checklist):
+            assert hasattr(papers.part(paper, what), name), f"{paper}.{what} has no {name}"
+    assert {what for what in FILES if f"`{what}." in checklist} == set(FILES)
