@@ -1,4 +1,4 @@
-"""A paper is one folder: the toy of tests/toy goes through every command and gets its verdict with no edit elsewhere."""
+"""A paper is one folder: the toy of tests/toy goes through every command and gets a verdict, with no edit elsewhere."""
 
 import json
 import re

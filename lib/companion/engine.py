@@ -215,20 +215,21 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     check_device(device, here=scheduler is None)
     store, outcome, missing = store or Store(), Outcome(), []
     for spec in dict.fromkeys(specs):
-        if record := _usable(store, spec, device if scheduler is None else None):
+        if record := _usable(store, spec, device if scheduler is None or device == "cpu" else None):
             outcome.records[spec.hash] = record
         else:
             missing.append(spec)
     store.check_writable(missing)
     missing.sort(key=lambda spec: spec.seed)  # stopped early, a table has few seeds rather than holes
     keep = set() if store.lasting else set(filter(_begun, missing))  # checkpoints of runs that have no record yet
-    if scheduler and missing:
+    if scheduler is not None and missing:
         from companion.cluster import results
 
         made = results(missing, scheduler, root, device)
     else:
         made = _results(missing, workers, root, device)
-    with tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True) as bar:
+    bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
+    with bar, contextlib.closing(made):
         for spec, record, failure in made:
             if failure is None:
                 store.write(record)

@@ -1,0 +1,125 @@
+"""Runs on a Dask cluster: one that exists, "tcp://HOST:PORT", or one made here, "local:4".
+
+Workers compute and return records; the process that asked writes them. A worker needs this code, the same packages and
+the data, but not the store. On a GPU each run takes one unit of the resource "GPU" (`dask worker --resources GPU=1`).
+"""
+
+import contextlib
+import re
+
+from sparsemtl.errors import SparseMTLError, SpecError, needs, one_line
+
+from companion import engine
+
+WAIT = 60  # seconds in which a scheduler and the first worker must answer
+
+
+def results(specs, scheduler, root, device):
+    """Yield (spec, record, failure) as runs end on the cluster.
+
+    A run whose worker dies is given to another one. When the generator goes on, the record counts as written, and the
+    worker may delete its checkpoint.
+
+    Raises
+    ------
+    SpecError
+        No scheduler or no worker answers, or no worker has a GPU if `device` needs one.
+    SparseMTLError
+        A worker has other code or packages, or would run several runs at once; the scheduler is lost.
+    """
+    with _client(scheduler) as client:
+        from distributed import as_completed
+
+        here = facts()
+        _check(client, here, scheduler, device)
+        resources = {} if device == "cpu" else {"resources": {"GPU": 1}}
+        futures = {
+            client.submit(_attempt, spec, root, device, here, pure=False, **resources): spec for spec in specs
+        }  # in order: earlier ones have priority
+        try:
+            for future in as_completed(list(futures)):
+                if future.status == "finished":
+                    worker, *done = future.result()
+                    yield tuple(done)
+                    with contextlib.suppress(Exception):  # a checkpoint that stays does no harm
+                        client.run(engine.finish, done[0], workers=[worker], wait=False)
+                elif future.status == "error":
+                    yield futures[future], None, f"its worker failed: {one_line(future.exception(), 200)}"
+                else:
+                    raise SparseMTLError(
+                        f"the scheduler at {scheduler} is lost: finished records are kept; start it again with its "
+                        "workers, then run the same command"
+                    )
+                future.release()
+        finally:
+            with contextlib.suppress(Exception):  # Ctrl-C, or a scheduler that is gone
+                client.cancel(list(futures), force=True)
+
+
+@contextlib.contextmanager
+def _client(scheduler):
+    """A connected Dask client; it closes at the end, and a cluster made here with it."""
+    needs("--scheduler", "cluster", "distributed")
+    local = re.fullmatch(r"local:([1-9]\d*)", scheduler)
+    if not local and not re.fullmatch(r"(tcp|tls)://.+:\d+", scheduler):
+        raise SpecError(f"scheduler is {scheduler!r}: give tcp://HOST:PORT, or local:N for N processes here")
+    from distributed import Client, LocalCluster
+
+    with contextlib.ExitStack() as stack:
+        if local:
+            cluster = LocalCluster(
+                n_workers=int(local[1]), threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0,
+                silence_logs=50,
+            )  # fmt: skip
+            stack.enter_context(cluster)
+        try:
+            client = Client(cluster if local else scheduler, timeout=WAIT)
+        except (OSError, ValueError) as error:
+            raise SpecError(
+                f"no scheduler answers at {scheduler} ({one_line(error, 100)}): start one by `dask scheduler`"
+            ) from error
+        stack.callback(lambda: client.close(timeout=5))
+        yield client
+
+
+def facts():
+    """What workers must share with the machine that asks: Python, code and packages (dict)."""
+    made = engine.environment("cpu")
+    return {"Python": made["python"].rpartition(".")[0], "code": made["code"]} | made["packages"]
+
+
+def _differing(ours, theirs):
+    """How a worker differs, in words; "" if it does not."""
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name} {theirs.get(name, 'missing')} (here {ours.get(name, 'missing')})" for name in names)
+
+
+def _check(client, here, scheduler, device):
+    """Refuse workers that would give other results, by name, before anything is computed."""
+    try:
+        client.wait_for_workers(1, timeout=WAIT)
+        found = client.run(facts, on_error="return")
+    except TimeoutError:
+        raise SpecError(f"the scheduler at {scheduler} has no worker: start one, see examples/cluster") from None
+    except Exception as error:  # the function itself cannot be read there
+        raise SparseMTLError(f"a worker of {scheduler} lacks this library ({one_line(error, 150)})") from error
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, theirs in found.items():
+        name = f"worker {workers.get(address, {}).get('name', address)} at {address}"
+        if isinstance(theirs, BaseException):
+            raise SparseMTLError(f"{name} lacks this library ({one_line(theirs, 150)}): install it there")
+        if differs := _differing(here, theirs):
+            raise SparseMTLError(f"{name} is another version: {differs}; give both the same checkout and packages")
+        if (threads := workers.get(address, {}).get("nthreads", 1)) != 1:
+            raise SparseMTLError(f"{name} would do {threads} runs at once, in one process: start it with --nthreads 1")
+    if device != "cpu" and not any(worker["resources"].get("GPU") for worker in workers.values()):
+        raise SpecError(f"no worker of {scheduler} has a GPU: start one by `dask worker --resources GPU=1`")
+
+
+def _attempt(spec, root, device, expected):
+    """(address of the worker, spec, record, failure); runs on a worker, which may have joined after the check."""
+    from distributed import get_worker
+
+    if differs := _differing(expected, facts()):
+        return get_worker().address, spec, None, f"a worker is another version: {differs}"
+    return get_worker().address, *engine.attempt(spec, root, device)

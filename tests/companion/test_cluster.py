@@ -1,0 +1,179 @@
+"""Runs on a Dask cluster: the same records, none lost when a worker or the scheduler dies, no worker of other code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from companion import cluster
+from companion.__main__ import main
+from companion.records import Store
+from sparsemtl.errors import SpecError
+
+pytest.importorskip("distributed")
+TOY = Path(__file__).parents[1] / "toy" / "papers" / "toy2020"
+PATIENCE = 240  # seconds, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """Folder for PYTHONPATH with the paper slow2020: the toy, whose runs take a moment."""
+    folder = tmp_path_factory.mktemp("path")
+    written(folder, "")
+    return folder
+
+
+def written(folder, more):
+    target = folder / "papers" / "slow2020"
+    target.mkdir(parents=True)
+    for path in TOY.glob("*.py"):
+        text = path.read_text().replace("toy2020", "slow2020").replace("import numpy", "import time\nimport numpy")
+        target.joinpath(path.name).write_text(
+            text.replace("    draws = np", "    time.sleep(0.4)\n    draws = np") + more
+        )
+
+
+def environment(folder):
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+class Cluster:
+    """A scheduler and workers in processes of their own, on loopback."""
+
+    def __init__(self, folder):
+        self.file, self.processes = folder / "scheduler.json", []
+        self.scheduler = self._start(folder, "scheduler", "--scheduler-file", str(self.file))
+        deadline = time.monotonic() + PATIENCE
+        while not (self.file.exists() and self.file.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def worker(self, folder, name):
+        words = ("--nthreads", "1", "--no-nanny", "--name", name, "--local-directory", str(self.file.parent))
+        return self._start(folder, "worker", self.address, *words)
+
+    def _start(self, folder, what, *words):
+        command = [
+            sys.executable,
+            "-m",
+            f"distributed.cli.dask_{what}",
+            "--host",
+            "127.0.0.1",
+            "--no-dashboard",
+            *words,
+        ]
+        if what == "scheduler":
+            command += ["--port", "0"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.processes.append(subprocess.Popen(command, env=environment(folder), **quiet))
+        return self.processes[-1]
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def dask(paper, tmp_path):
+    made = Cluster(tmp_path)
+    yield made
+    made.stop()
+
+
+def ask(paper, store, *words):
+    command = [sys.executable, "-m", "companion", "run", "slow2020", "--store", str(store), *words]
+    return subprocess.Popen(command, env=environment(paper), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def when_some_are_done(store, process, count):
+    deadline = time.monotonic() + PATIENCE
+    while len(list(store.rglob("*.json"))) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def digests(store):
+    records, problems = Store(store).all()
+    assert problems == []
+    return {record.hash: record.digest for record in records}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_no_run_and_the_records_are_those_of_the_local_engine(paper, dask, tmp_path):
+    first, _ = dask.worker(paper, "first"), dask.worker(paper, "second")
+    here = ask(paper, tmp_path / "here", "--profile", "small")
+    there = ask(paper, tmp_path / "there", "--profile", "small", "--scheduler", dask.address)
+    when_some_are_done(tmp_path / "there", there, 4)
+    first.send_signal(signal.SIGKILL)
+    errors = there.communicate(timeout=PATIENCE)[1]
+    assert there.returncode == 0, errors
+    assert "40 runs executed, 40 records in all" in errors
+    assert here.wait(timeout=PATIENCE) == 0
+    assert len(digests(tmp_path / "there")) == 40
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_when_the_scheduler_dies_the_finished_records_are_there(paper, dask, tmp_path):
+    dask.worker(paper, "only")
+    process = ask(paper, tmp_path / "runs", "--profile", "small", "--scheduler", dask.address)
+    when_some_are_done(tmp_path / "runs", process, 3)
+    dask.scheduler.kill()
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 2, errors
+    said = [line for line in errors.splitlines() if line.startswith("sparsemtl:")]
+    assert len(said) == 1
+    assert "is lost: finished records are kept" in said[0]
+    assert 3 <= len(digests(tmp_path / "runs")) < 40
+
+
+@pytest.mark.slow
+def test_a_worker_of_other_code_is_refused_by_name_before_it_computes(paper, dask, tmp_path):
+    written(tmp_path / "other", "\n# another version\n")
+    dask.worker(tmp_path / "other", "stranger")
+    process = ask(paper, tmp_path / "runs", "--scheduler", dask.address)
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 2, errors
+    assert "worker stranger at tcp://127.0.0.1" in errors
+    assert "code" in errors
+    assert list((tmp_path / "runs").rglob("*.json")) == []
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_ends_with_the_command(paper, tmp_path):
+    process = ask(paper, tmp_path / "runs", "--scheduler", "local:2")
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 0, errors
+    assert len(digests(tmp_path / "runs")) == 10
+    process = ask(paper, tmp_path / "gpu", "--scheduler", "local:1", "--device", "cuda")
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert (process.returncode, "has a GPU: start one" in errors) == (2, True), errors
+
+
+@pytest.mark.parametrize("scheduler", ["local:0", "local:x", "localhost", "tcp://host", "http://host:1", ""])
+def test_what_is_no_scheduler_is_one_line(scheduler):
+    with (
+        pytest.raises(SpecError, match=r"scheduler is .*: give tcp://HOST:PORT, or local:N"),
+        cluster._client(scheduler),
+    ):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "WAIT", 0.5)
+    monkeypatch.syspath_prepend(str(TOY.parents[1]))
+    assert main(["run", "toy2020", "--store", str(tmp_path), "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sparsemtl")]
+    assert "no scheduler answers at tcp://127.0.0.1:9" in line
+
+
+def test_a_worker_differs_by_version_or_by_what_it_lacks():
+    ours = {"Python": "3.11", "code": "a", "torch": "2.11.0"}
+    assert cluster._differing(ours, dict(ours)) == ""
+    assert cluster._differing(ours, ours | {"torch": "2.10.0"}) == "torch 2.10.0 (here 2.11.0)"
+    assert cluster._differing(ours, {"Python": "3.11", "code": "a"}) == "torch missing (here 2.11.0)"
