@@ -403,12 +403,10 @@ def _data(args):
         if not hasattr(data, "channels"):
             print(data)
             continue
-        which = "" if subject is None else f" subject {subject}"
-        print(f"{args.name}{which}: {len(data.channels)} channels, {data.sfreq:g} Hz")
+        print(f"{data.name}: {len(data.channels)} channels, {data.sfreq:g} Hz, classes {', '.join(data.classes)}")
         print(f"  fingerprint: {data.fingerprint}")
-        for task, runs in data.runs.items():
-            trials, runs = len(getattr(data, task).y), ", ".join(map(str, runs))
-            print(f"  {task}: {trials} trials of {', '.join(data.classes)} (runs {runs})")
+        for task, recordings in data.recordings.items():
+            print(f"  {task}: {len(getattr(data, task).y)} trials, recordings {', '.join(map(str, recordings))}")
 
 
 if __name__ == "__main__":

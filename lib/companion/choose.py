@@ -17,7 +17,7 @@ SOME = {"nargs": "+", "action": "extend"}
 def add_arguments(sub):
     """Add the arguments that `specs` reads to a parser."""
     sub.add_argument("study", help=f"one of: {', '.join(names())}")
-    text = f"one of: {', '.join(PROFILES)} (default: quick; of verify: small)"
+    text = f"one of: {', '.join(PROFILES)} (default: %(default)s)"
     sub.add_argument("--profile", default="quick", help=text)
     sub.add_argument("--method", **SOME, help="these methods only")
     sub.add_argument("--subject", **SOME, type=int, help="these subjects only")

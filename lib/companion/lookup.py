@@ -20,7 +20,7 @@ def find(start, place):
     place: a store, a folder of committed records, or one file. Only files and lines that name such a hash are parsed.
     Raises `RecordError` for a damaged one of them.
     """
-    place, found = Path(place), []
+    place, found, file_of = Path(place), [], {}
     if not re.fullmatch("[0-9a-f]{1,16}", start):
         return []
     for path in [place] if place.is_file() else [*files_in(place, ".json"), *files_in(place, ".jsonl")]:
@@ -30,6 +30,10 @@ def find(start, place):
         for i, line in enumerate(_lines(path), 1):
             if f'"hash":"{start}' in line:
                 found.append(parse(line, f"{path} line {i}", BROUGHT_HERE))
+                if file_of.setdefault(found[-1].hash, path) != path:
+                    raise RecordError(
+                        f"run {found[-1].hash} is in {file_of[found[-1].hash]} and in {path}: keep it once"
+                    )
     return [(record, place) for record in found if record.hash.startswith(start)]
 
 

@@ -72,7 +72,7 @@ def test_help_names_every_argument_in_words(capsys, words):
         (): COMMANDS,
         ("run",): ("shin2023", "--profile", "quick, small, full", "--workers", "--device", "--store", "SPARSEMTL_RUNS"),
         ("list",): ("shin2023", "--param", "--results", "none for nothing"),
-        ("verify",): ("--draw", "at random", "of verify: small"),
+        ("verify",): ("--draw", "at random", "small"),
         ("show",): ("hash", "--json", "whole record"),
         ("diff",): ("FILE:HASH", "--store"),
         ("export",): ("file", "--table", "of these seeds only"),
@@ -229,7 +229,7 @@ def test_the_command_that_show_prints_makes_the_run_again(capsys, runner, given)
     (record,) = Store("runs").all()[0]
     _, out, _ = call(capsys, "show", record.hash)
     (command,) = [line.removeprefix("run it again: ") for line in out if line.startswith("run it again")]
-    words = shlex.split(command)[3:]
+    words = shlex.split(command)[1:]
     assert call(capsys, *words)[2] == ["0 runs executed, 1 records in all"]
     assert call(capsys, *words, "--store", "other")[2] == ["1 runs executed, 1 records in all"]
     assert [r.hash for r in Store("other").all()[0]] == [record.hash]
@@ -416,6 +416,97 @@ def test_values_that_are_set_are_checked_before_anything_runs(capsys, runner):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [("--sparsity", "0.6"), ("--param", "epochs=50"), ("--subject", "9"), ("--problem", "six"), ("--param", "lr=1e-9")],
+)
+def test_a_value_outside_the_grid_names_the_option_that_takes_it(capsys, words):
+    status, out, (line,) = call(capsys, "run", "shin2023", *words)
+    assert (status, out) == (2, [])
+    name, value = (words[0][2:], words[1]) if words[0] != "--param" else words[1].split("=")
+    assert re.search(rf"--set {name}=[\"']?{re.escape(str(json.loads(value)) if value != 'six' else value)}", line), (
+        line
+    )
+
+
+def test_a_filter_that_drops_what_another_asked_for_is_refused_by_name(capsys):
+    """--sparsity 0.4 would leave no dense network, as that runs at 0 alone."""
+    for words in (("--method", "or", "dense-multi", "--sparsity", "0.4"), ("--seed", "0", "1", "--table", "backbones")):
+        status, out, (line,) = call(capsys, "list", "shin2023", *words)
+        assert (status, out) == (2, [])
+        assert re.search("method dense-multi has no run|unknown seed 1", line), line
+    both = call(capsys, "list", "shin2023", "--method", "or", "dense-multi", "--sparsity", "0.4", "0.0")[1]
+    assert {word for line in both for word in line.split() if word in ("or", "dense-multi")} == {"or", "dense-multi"}
+
+
+@pytest.mark.parametrize("words", [("--table", "table1"), ("--table", "table1", "--param", "labels=true")])
+def test_show_knows_the_record_set_that_a_page_cites(capsys, make_record, words):
+    records = [make_record(s) for s in shin2023.all_specs("quick")[::3]]
+    write_jsonl("results/shin2023/quick/a.jsonl", records)
+    _, listed, err = call(capsys, "list", "shin2023", *words)
+    name = err[0].split()[-1]
+    status, out, _ = call(capsys, "show", name)
+    assert status == 0
+    assert out[0].startswith(f"record set {name}")
+    with_record = {line.split()[0] for line in listed if line.split()[1] == "committed"}
+    assert {line.split()[0] for line in out[1:] if line.split()[1] == "committed"} == with_record
+
+
+def test_show_reads_records_without_torch(make_record):
+    write_jsonl("results/shin2023/quick/a.jsonl", [record := make_record()])
+    code = "import sys; from companion.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    words = [sys.executable, "-c", code, "show", record.hash, "--results", "results"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert record.digest in done.stdout
+
+
+def test_the_working_folder_does_not_decide_which_records_count(capsys, make_record, monkeypatch, tmp_path):
+    Store("runs").write(make_record())
+    write_jsonl("results/shin2023/quick/a.jsonl", [other := make_record(shin2023.all_specs("quick")[0])])
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    for name in (make_record().hash, other.hash):
+        assert call(capsys, "show", name)[0] == 0
+    monkeypatch.setenv("SPARSEMTL_RUNS", "runs")  # relative to the repository
+    assert call(capsys, "show", make_record().hash)[0] == 0
+    (tmp_path / "results").rename(tmp_path / "elsewhere")
+    assert "there is no folder" in call(capsys, "list", "shin2023")[2][0]
+
+
+def test_a_store_that_cannot_be_read_is_one_line(capsys):
+    with open("file", "w") as file:
+        file.write("no folder")
+    os.symlink("nowhere", "dangling")
+    os.symlink("loop", "loop")
+    for place in ("file", "loop", "loop/runs"):
+        for words in (("export", "shin2023", "a.jsonl"), ("queue", "--results", "none"), ("show", "abc")):
+            status, _, err = call(capsys, *words, "--store", place)
+            assert status == 2
+            assert len(err) == 1
+    assert call(capsys, "queue", "--results", "none", "--store", "dangling")[0] in (0, 2)
+
+
+def test_diff_says_why_two_records_differ(capsys, make_record, tiny_spec):
+    result = {"metrics": {"a": 0.5, "b": [1, 2]}, "data": {"fingerprint": "f" * 64}}
+    other = {"metrics": {"a": 0.5, "b": [1, 3]}, "data": {"fingerprint": "f" * 64}}
+    ours = make_record(tiny_spec(), result)
+    Store("runs").write(ours)
+    Store("theirs").write(make_record(tiny_spec(), other, device="NVIDIA H200", packages={"torch": "2.10.0"}))
+    name = ours.hash[:8]
+    status, out, _ = call(capsys, "diff", f"runs:{name}", f"theirs:{name}")
+    assert status == 0
+    assert out[0] == "the results differ in metrics (1 values), because of:"
+    assert any("device is cpu and NVIDIA H200" in line for line in out)
+    assert any("torch is 2.11.0 and 2.10.0" in line for line in out)
+    assert not any("spec" in line or "data:" in line for line in out)
+    Store("runs").write(again := make_record(tiny_spec(seed=1), result))
+    out = call(capsys, "diff", ours.hash, again.hash)[1]
+    assert out[0].startswith("the results are the same to the bit")
+    assert "spec: seed is 0 and 1" in out
+    assert "no record with these digits" in call(capsys, "diff", ours.hash, "ffff")[2][0]
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("list", "shin2023", "--table", "truth"), "shin2023 has no run in truth at the profile quick"),
@@ -488,9 +579,10 @@ def test_a_full_disk_under_the_output_is_one_line():
 
 
 def test_a_queue_without_results_is_a_mistake(capsys):
+    os.rmdir("results")
     status, out, err = call(capsys, "queue")
     assert (status, out) == (2, [])
-    assert "no committed records at results: run this in the repository" in err[0]
+    assert "no committed records at results: name their folder" in err[0]
 
 
 def test_export_leaves_out_what_is_damaged_and_says_so(capsys, make_record, tiny_spec):
@@ -503,7 +595,7 @@ def test_export_leaves_out_what_is_damaged_and_says_so(capsys, make_record, tiny
     assert status == 0
     assert err[0].startswith(f"sparsemtl: left out: runs/shin2023/quick/{bad.hash}.json: damaged")
     assert read_jsonl("a.jsonl") == [good]
-    assert "damaged" in call(capsys, "show", good.hash)[2][0]
+    assert "damaged" in call(capsys, "show", bad.hash)[2][0]
 
 
 def test_an_export_of_nothing_leaves_an_older_file_alone(capsys, make_record):
@@ -518,7 +610,7 @@ def test_data_says_what_is_in_a_set(capsys):
     status, out, err = call(capsys, "data", "simulated-eeg")
     assert (status, err) == (0, [])
     text = "\n".join(out)
-    for word in ("subject 1", "64 channels", "160 Hz", "42 trials", "left_hand, right_hand", "runs 2, 4, 6"):
+    for word in ("64 channels", "160 Hz", "42 trials", "left_hand, right_hand", "recordings 2, 4, 6"):
         assert word in text
 
 
@@ -543,8 +635,8 @@ MISTAKES = {
     ("export", "shin2023", "a.jsonl"): "no record of shin2023 in runs",
     ("import", "absent.jsonl"): "absent.jsonl: no such file",
     ("import", "file"): "file line 1: damaged",
-    ("data", "eegmmdb"): "unknown data set 'eegmmdb': choose one of eegmmidb, ofner2017",
-    ("data", "simulated-eeg", "--subject", "0"): "simulated-eeg has no subject 0",
+    ("data", "eegmmdb"): "unknown data set 'eegmmdb': choose one of eegmmidb",
+    ("data", "simulated-eeg", "--subject", "0"): "simulated-eeg has no person 0",
     ("data", "eegmmidb"): "no recordings of eegmmidb S001",
 }
 
@@ -564,8 +656,8 @@ def test_a_damaged_committed_file_is_named(capsys):
     os.makedirs("results/shin2023/small")
     with open("results/shin2023/small/a.jsonl", "w") as file:
         file.write('{"schema": 1}\n')
-    status, _, err = call(capsys, "show", "ab")
-    assert status == 2
+    status, _, err = call(capsys, "list", "shin2023")
+    assert (status, len(err)) == (2, 1)
     assert "results/shin2023/small/a.jsonl line 1: lacks hash" in err[0]
 
 
