@@ -91,7 +91,8 @@ def _filtered(specs, name, values):
     values = [tuple(value) if isinstance(value, list) else value for value in values]
     if unknown := [value for value in values if value not in have.values()]:
         known = ", ".join(dict.fromkeys(map(str, have.values())))
-        other = "" if name in OWN else f"; --set {name}={json.dumps(unknown[0])} makes runs outside it"
+        value = unknown[0] if isinstance(unknown[0], str) else json.dumps(unknown[0])
+        other = "" if name in OWN else f"; --set {name}={value} makes runs outside it"
         raise SpecError(f"unknown {name} {unknown[0]!r}: this grid has {known}{other}")
     return [s for s in specs if have[s] in values], values
 

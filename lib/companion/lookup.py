@@ -30,10 +30,9 @@ def find(start, place):
         for i, line in enumerate(_lines(path), 1):
             if f'"hash":"{start}' in line:
                 found.append(parse(line, f"{path} line {i}", BROUGHT_HERE))
-                if file_of.setdefault(found[-1].hash, path) != path:
-                    raise RecordError(
-                        f"run {found[-1].hash} is in {file_of[found[-1].hash]} and in {path}: keep it once"
-                    )
+                name = found[-1].hash
+                if file_of.setdefault(name, path) != path:
+                    raise RecordError(f"run {name} is in {file_of[name]} and in {path}: keep it once")
     return [(record, place) for record in found if record.hash.startswith(start)]
 
 
