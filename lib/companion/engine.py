@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -29,13 +29,13 @@ from sparsemtl.sparsity.compact import exact_convolutions
 from tqdm import tqdm
 
 from companion.evidence import Evidence
-from companion.papers import label, part
+from companion.papers import label, names, part
 from companion.records import RunRecord, Store, UnreadableRecord, compact_numbers
 
 # Modules that only read records: a change in them changes no result, so they are not in the fingerprint of the code.
 DOWNSTREAM = (
-    "__main__.py", "benchmarks.py", "claims.py", "cluster.py", "crate.py", "evidence.py", "figures.py", "findings.py",
-    "page.py", "queue.py", "scorecard.py", "statistics.py", "style.py", "tables.py", "verify.py",
+    "__main__.py", "benchmarks.py", "choose.py", "claims.py", "cluster.py", "crate.py", "evidence.py", "figures.py", "findings.py",
+    "lookup.py", "page.py", "queue.py", "scorecard.py", "statistics.py", "style.py", "tables.py", "verify.py",
 )  # fmt: skip
 PACKAGES = ("sparsemtl", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "mne", "moabb")
 
@@ -164,11 +164,12 @@ def revision():
 def code_fingerprint():
     """SHA-256 (16 hex digits) over the source files behind a result, without `DOWNSTREAM`."""
     digest = hashlib.sha256()
-    for package in ("sparsemtl", "companion", "papers"):
-        files = {path.relative_to(f): path for f in import_module(package).__path__ for path in Path(f).rglob("*.py")}
-        for name in sorted(files):
-            if name.name not in DOWNSTREAM:
-                digest.update(f"{package}/{name.as_posix()}".encode() + b"\0" + files[name].read_bytes() + b"\0")
+    for package in ("sparsemtl", "companion", *(f"papers.{name}" for name in names())):
+        folder = Path(find_spec(package).submodule_search_locations[0])
+        for path in sorted(folder.rglob("*.py")):
+            if path.name not in DOWNSTREAM:
+                name = f"{package}/{path.relative_to(folder).as_posix()}"
+                digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

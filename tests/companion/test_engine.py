@@ -261,15 +261,15 @@ def test_a_record_says_when_where_and_with_what(calls, tiny_spec):
 
 
 def test_the_code_fingerprint_covers_every_source_file_but_those_that_only_read_records():
-    lib = Path(sparsemtl.__file__).parents[1]
-    parts = b""
-    for package in ("sparsemtl", "companion", "papers"):
-        names = sorted(p.relative_to(lib / package) for p in (lib / package).rglob("*.py"))
-        for name in (n for n in names if n.name not in engine.DOWNSTREAM):
-            parts += f"{package}/{name.as_posix()}\0".encode() + (lib / package / name).read_bytes() + b"\0"
+    lib, parts = Path(sparsemtl.__file__).parents[1], b""
+    for package in ("sparsemtl", "companion", "papers.shin2023", "papers.upadhyay2023"):
+        folder = lib / package.replace(".", "/")
+        for path in (p for p in sorted(folder.rglob("*.py")) if p.name not in engine.DOWNSTREAM):
+            parts += f"{package}/{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0"
     assert engine.code_fingerprint.__wrapped__() == hashlib.sha256(parts).hexdigest()[:16]
 
 
+@pytest.mark.slow
 def test_no_run_imports_what_the_fingerprint_leaves_out():
     code = """
 import sys
@@ -310,6 +310,7 @@ def test_another_seed_gives_another_result(tiny_runs, tiny_spec):
     assert run(tiny_spec("or", seed=1)).result != tiny_runs[1].records[tiny_spec("or").hash].result
 
 
+@pytest.mark.slow
 def test_two_workers_which_are_new_processes_give_the_same_bits(tiny_runs, tmp_path):
     specs, outcome = tiny_runs
     networks = [s for s in specs if s.method != "csp-lda"]
@@ -319,6 +320,7 @@ def test_two_workers_which_are_new_processes_give_the_same_bits(tiny_runs, tmp_p
     assert digests(pool.records.values()) == digests(Store(tmp_path).all()[0]) == expected
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_is_reported_and_the_others_go_on(tiny_spec, tmp_path):
     specs = [tiny_spec("random"), tiny_spec("random", folds=99)]
     outcome = execute(specs, Store(tmp_path), workers=2, progress=False)
@@ -342,6 +344,7 @@ def first():
     return run(shin2023.specs("quick", methods=("dense-single",), subjects=(1,), seeds=(0,))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "sent"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)])
 def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers, sent, first, capsys):
     store, give_up = Store(tmp_path / "runs"), time.monotonic() + 300
