@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import sparsemtl
 import torch
-from companion import engine
+from companion import engine, fingerprint
 from companion.__main__ import main
 from companion.engine import execute, run
 from companion.records import REQUIRED_RUN, Store, validate
@@ -150,7 +150,7 @@ def test_a_library_inside_another_project_has_no_revision(tmp_path):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path / "project")]
     for words in (["init", "-q"], ["add", ".gitignore"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
-    code = "from companion.engine import revision; print(revision())"
+    code = "from companion.fingerprint import revision; print(revision())"
     env = os.environ | {"PYTHONPATH": str(package)}
     found = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path
@@ -166,8 +166,8 @@ def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeyp
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
-    found = engine.revision.__wrapped__
+    monkeypatch.setattr(fingerprint, "__file__", str(package / "engine.py"))
+    found = fingerprint.revision.__wrapped__
     assert found() == head
     (tmp_path / "a page.md").write_text("no part of the library")
     assert found() == head
@@ -264,7 +264,7 @@ def test_the_code_fingerprint_covers_every_source_file_but_those_that_only_read_
     lib, parts = Path(sparsemtl.__file__).parents[1], b""
     for package in ("sparsemtl", "companion", "papers.shin2023", "papers.upadhyay2023"):
         folder = lib / package.replace(".", "/")
-        for path in (p for p in sorted(folder.rglob("*.py")) if p.name not in engine.DOWNSTREAM):
+        for path in (p for p in sorted(folder.rglob("*.py")) if p.name not in fingerprint.DOWNSTREAM):
             parts += f"{package}/{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0"
     assert engine.code_fingerprint.__wrapped__() == hashlib.sha256(parts).hexdigest()[:16]
 
@@ -280,7 +280,9 @@ print(*[m for m in sys.modules if m.startswith("papers.")])
 """
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"papers.upadhyay2023.run", "papers.shin2023.run"} <= set(loaded)
-    left_out = {name.removesuffix(".py") for name in engine.DOWNSTREAM} - {"claims"}  # plain data, imported by study
+    left_out = {name.removesuffix(".py") for name in fingerprint.DOWNSTREAM} - {
+        "claims"
+    }  # plain data, imported by study
     assert not [name for name in loaded if name.rpartition(".")[2] in left_out]
 
 
