@@ -85,7 +85,8 @@ def _load(name, tasks, root, subject, problem, allow_missing_runs, download, epo
         if len(missing) == len(paths):
             raise DataError(f"no recordings of {who} in {folder}: set SPARSEMTL_DATA to where they are, or {FETCH}")
         if missing and not allow_missing_runs:
-            raise DataError(f"{who} lacks {', '.join(missing)}: {FETCH}, or pass allow_missing_runs=True")
+            how = "use the others by allow_missing_runs=True (on the command line --allow-missing-runs)"
+            raise DataError(f"{who} lacks {', '.join(missing)}: {FETCH}, or {how}")
         found = {
             task: {run: kind for run, kind in runs.items() if paths[run].is_file()} for task, runs in wanted.items()
         }
