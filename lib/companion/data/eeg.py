@@ -25,6 +25,7 @@ MOTOR21 = (
     *("C5", "C3", "C1", "Cz", "C2", "C4", "C6"),
     *("CP5", "CP3", "CP1", "CPz", "CP2", "CP4", "CP6"),
 )
+MOTOR9 = tuple(name for name in MOTOR21 if name[-1] in "34z")  # FC3 to CP4, three in a row
 ELECTRODES64 = (  # of EEGMMIDB, in the order of its files
     *MOTOR21,
     *("Fp1", "Fpz", "Fp2", "AF7", "AF3", "AFz", "AF4", "AF8", "F7", "F5", "F3", "F1", "Fz", "F2", "F4", "F6", "F8"),
@@ -129,7 +130,7 @@ class EpochOptions:
     tmin, tmax : float
         Seconds from the cue; a trial has round((tmax - tmin) * sfreq) samples.
     channels : str or tuple of str
-        "all", "motor21" (`MOTOR21`), or names, which come back in that order.
+        "all", "motor21" (`MOTOR21`), "motor9" (`MOTOR9`), or names, which come back in that order.
     """
 
     sfreq: float
@@ -150,10 +151,12 @@ class EpochOptions:
             raise SpecError(f"fmin={self.fmin:g}, fmax={self.fmax:g}: 0 < fmin < fmax < {self.sfreq / 2:g} must hold")
         if not self.samples > 0:
             raise SpecError(f"trials from {self.tmin:g} to {self.tmax:g} s: tmin must be below tmax")
-        channels = MOTOR21 if self.channels == "motor21" else self.channels
+        channels = {"motor21": MOTOR21, "motor9": MOTOR9}.get(str(self.channels), self.channels)
         if channels != "all":
             if isinstance(channels, str) or not channels or len(set(channels)) < len(channels):
-                raise SpecError(f"channels={channels!r}: pass 'all', 'motor21' or a tuple of different electrode names")
+                raise SpecError(
+                    f"channels={channels!r}: pass 'all', 'motor21', 'motor9' or a tuple of different electrode names"
+                )
             channels = tuple(channels)
         object.__setattr__(self, "channels", channels)
 

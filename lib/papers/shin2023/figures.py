@@ -1,60 +1,38 @@
-"""Figures of the EEG study, from records alone; each function returns a matplotlib figure."""
+"""Figures of the EEG study, from records and tables alone; each function returns a matplotlib figure."""
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from companion.statistics import NOT_RUN, chance_interval, estimate
-from companion.style import HIGHLIGHT, LINES, MUTED, TASK_COLOURS, empty_figure, method_style
+from companion.statistics import chance_interval, estimate
+from companion.style import HIGHLIGHT, LINES, MUTED, TASK_COLOURS, empty_figure, method_style, percent
 from matplotlib.ticker import PercentFormatter
-from papers.shin2023.study import (
-    BACKBONES,
-    CLAIMS,
-    METHODS,
-    PROBLEMS,
-    PROPOSED,
-    PUBLISHED,
-    PUBLISHED_SPARSITY,
-    SPARSITIES,
-    TASKS,
-)
-from papers.shin2023.tables import (
-    KINDS,
-    SOURCES,
-    VOTE_COLUMNS,
-    accuracy_by_subject,
-    cell,
-    electrode_maps,
-    frame,
-    per_subject,
-    select,
-    vote_frame,
-)
+from papers.shin2023.claims import AT_40, LEVELS, MULTI, of_kind
+from papers.shin2023.study import CLASSICAL, METHODS, PROBLEMS, PROPOSED, PUBLISHED, SPARSITIES, TASKS
+from papers.shin2023.tables import KINDS, VOTE_COLUMNS, cell, select, vote_frame
 
 
 def accuracy_against_sparsity(records, problem, title=""):
-    """Accuracy of every method against nominal sparsity, a panel a task; the proposed one with its 95 % interval."""
-    table = select(frame(records), problem)
-    if table.empty:
+    """Accuracy of every method against realised sparsity, a panel a task; the proposed one with its 95 % interval."""
+    table = select(records, problem)
+    if "realised_whole" not in table:
         return empty_figure(PROBLEMS.get(problem, problem))
-    values, classes = per_subject(table), table.classes.iloc[0]
     sparse = [m for m, info in METHODS.items() if info.sparse]
-    styles = method_style(sparse, (PROPOSED,))
+    styles, realised = method_style(sparse, (PROPOSED,)), table.groupby(["method", "sparsity"]).realised_whole.mean()
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
     for ax, task in zip(axes, TASKS, strict=True):
         for method in sparse:
-            found = [estimate(cell(values, task, method, s)) for s in SPARSITIES]
-            ax.plot(SPARSITIES, [e.mean for e in found], label=METHODS[method].label, **styles[method])
+            found = [estimate(cell(table, task, method, s)) for s in SPARSITIES]
+            x = [realised.get((method, s), np.nan) if s else 0.0 for s in SPARSITIES]
+            ax.plot(x, [e.mean for e in found], label=METHODS[method].label, **styles[method])
             if method == PROPOSED:
-                low, high = ([getattr(e, end) for e in found] for end in ("low", "high"))
-                ax.fill_between(SPARSITIES, low, high, color=styles[method]["color"], alpha=0.15, lw=0)
-        classical = estimate(cell(values, task, "csp-lda", 0.0))
-        ax.axhline(classical.mean, color=MUTED, ls="-.", lw=1.2, label=METHODS["csp-lda"].label)
-        ax.axhline(1 / classes, color=MUTED, ls=":", lw=1.2, label="chance")
-        ax.plot(
-            PUBLISHED_SPARSITY, PUBLISHED[task, "accuracy"], "*", ms=14, color=HIGHLIGHT, label="published", zorder=4
-        )
-        ax.set(title=TASKS[task], xlabel="nominal sparsity", xticks=SPARSITIES)
-        ax.set_ylim(max(0, ax.get_ylim()[0]), min(1, ax.get_ylim()[1]))
+                ends = ([getattr(e, end) for e in found] for end in ("low", "high"))
+                ax.fill_between(x, *ends, color=styles[method]["color"], alpha=0.15, lw=0)
+        for method, line in zip(CLASSICAL, LINES[1:], strict=False):
+            mean = cell(table, task, method, 0.0).mean()
+            ax.axhline(mean, color=MUTED, ls=line, lw=1.2, label=METHODS[method].label)
+        ax.axhline(1 / table.classes.iloc[0], color=MUTED, ls=":", lw=1.2, label="chance")
+        where = realised.get(AT_40, AT_40[1])
+        ax.plot(where, PUBLISHED[task, "accuracy"], "*", ms=14, color=HIGHLIGHT, label="published", zorder=4)
+        ax.set(title=TASKS[task], xlabel="realised sparsity")
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].set_ylabel("accuracy on unseen trials")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
@@ -62,112 +40,57 @@ def accuracy_against_sparsity(records, problem, title=""):
     return fig
 
 
-def variation_over_subjects(records, problem, title=""):
-    """Each subject's accuracy, dense against proposed at 40 %, with the range that guessing gives."""
-    table = select(frame(records), problem)
+def people(records, problem, title=""):
+    """Each person's accuracy by classical decoder, dense and proposed network, with the range of guessing."""
+    table = select(records, problem)
     if table.empty:
         return empty_figure(PROBLEMS.get(problem, problem))
-    values, classes = per_subject(table), table.classes.iloc[0]
+    shown = {(CLASSICAL[-1], 0.0): "s", MULTI: "o", AT_40: "^"}
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True)
     for ax, task in zip(axes, TASKS, strict=True):
-        people = table[table.task == task].groupby("subject")[["trials", "commonest"]].first()
-        trials = people.trials
-        for x, (subject, n, commonest) in enumerate(people.itertuples()):
-            low, high = chance_interval(n, classes, commonest)
-            ax.fill_between(
-                [x - 0.4, x + 0.4], low, high, color=MUTED, alpha=0.2, lw=0, label="guessing, 95 %" if x == 0 else None
-            )
-            dense = cell(values, task, "dense-multi", 0.0).get(subject, np.nan)
-            sparse = cell(values, task, PROPOSED, PUBLISHED_SPARSITY).get(subject, np.nan)
-            ax.plot([x, x], [dense, sparse], color=TASK_COLOURS[task], lw=1)
-            ax.plot(
-                x, dense, "o", mfc="none", mec=TASK_COLOURS[task], ms=8, label="dense, multi-task" if x == 0 else None
-            )
-            ax.plot(x, sparse, "o", color=TASK_COLOURS[task], ms=8, label="proposed, 40 %" if x == 0 else None)
-        ax.axhline(1 / classes, color=MUTED, ls=":", lw=1.2)
-        labels = [f"S{subject:03d}\n{n} trials" for subject, n in trials.items()]
-        ax.set(title=TASKS[task], xticks=range(len(trials)))
-        ax.set_xticklabels(labels, fontsize="small")
+        own = table[table.task == task].groupby("person")[["trials", "classes", "commonest"]].first()
+        ends = [chance_interval(int(r.trials), int(r.classes), r.commonest) for r in own.itertuples()]
+        x, (low, high) = np.arange(len(own)), zip(*ends, strict=True)
+        ax.bar(x, np.subtract(high, low), 0.8, low, color=MUTED, alpha=0.2, label="guessing, 95 %")
+        for shift, ((method, sparsity), mark) in zip((-0.2, 0, 0.2), shown.items(), strict=True):
+            values = cell(table, task, method, sparsity).reindex(own.index)
+            name = METHODS[method].label + (f", {percent(sparsity)}" if sparsity else "")
+            colour = MUTED if method in CLASSICAL else TASK_COLOURS[task]
+            face = "none" if (method, sparsity) == MULTI else colour
+            ax.plot(x + shift, values, mark, ms=7, color=colour, mfc=face, label=name)
+        ax.set_title(TASKS[task])
+        ax.set_xticks(x, [f"S{person:03d}\n{n} trials" for person, n in own.trials.items()], fontsize="small")
         ax.legend(fontsize="small")
     axes[0].set_ylabel("accuracy on unseen trials")
     fig.suptitle(title)
     return fig
 
 
-def all_methods_by_subject(records, problem, title=""):
-    """Heat map of accuracy, method by subject, at 40 % (dense methods at 0), a panel a task."""
-    table = accuracy_by_subject(records, problem)
-    if table.empty:
-        return empty_figure(PROBLEMS.get(problem, problem))
-    classes = next(len(r.result["data"]["classes"]) for r in records if r.spec.params["problem"] == problem)
-    fig, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
-    for ax, task in zip(axes, TASKS.values(), strict=True):
-        grid = table.loc[task]
-        image = ax.imshow(grid, cmap="cividis", vmin=1 / classes - 0.1, vmax=1, aspect="auto")
-        for (i, j), value in np.ndenumerate(grid.to_numpy()):
-            ink, said = "black" if value > 0.7 else "white", f"{value:.2f}" if np.isfinite(value) else NOT_RUN
-            ax.text(j, i, said, ha="center", va="center", fontsize=8, color=ink)
-        ax.set(title=task, xticks=range(grid.shape[1]), yticks=range(len(grid)))
-        ax.set_xticklabels(grid.columns)
-        ax.set_yticklabels(grid.index)
-        ax.grid(False)
-    fig.colorbar(image, ax=axes, label="accuracy")
-    fig.suptitle(title)
-    return fig
-
-
 def vote_agreement(records, title=""):
-    """IoU of the two tasks' votes in each shared layer, beside its nulls, a panel a sparsity."""
+    """IoU of the two tasks' votes in each shared layer beside its nulls, and the share that each vote keeps."""
     votes = vote_frame(records)
     if votes.empty:
         return empty_figure("votes")
-    layers = list(votes.layer.unique())
-    sparsities = sorted(votes.sparsity.unique())
-    fig, axes = plt.subplots(1, len(sparsities), figsize=(3.6 * len(sparsities), 4.2), sharey=True, squeeze=False)
-    styles = method_style(VOTE_COLUMNS, ("iou", "half"))
-    for ax, sparsity in zip(axes[0], sparsities, strict=True):
-        chosen = votes[votes.sparsity == sparsity].groupby("layer")[list(VOTE_COLUMNS)].mean().loc[layers]
-        for name, label in VOTE_COLUMNS.items():
-            line = ":" if name == "chance" else "-"
-            ax.plot(range(len(layers)), chosen[name], ls=line, label=label, **styles[name])
-        ax.set(title=f"each vote prunes {sparsity:.0%}", xticks=range(len(layers)), ylim=(0, 1.02))
-        ax.set_xticklabels(layers, rotation=30, ha="right")
-    axes[0][0].set_ylabel("IoU of the kept weights")
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    layers, styles = list(votes.layer.unique()), method_style(VOTE_COLUMNS, ("iou", "half"))
+    means = votes.groupby("layer")[[*VOTE_COLUMNS, "mi", "me", "or"]].mean().loc[layers]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
+    for name, label in VOTE_COLUMNS.items():
+        left.plot(range(len(layers)), means[name], ls=":" if name == "chance" else "-", label=label, **styles[name])
+    for name, colour, hatch, shift in (("mi", "mi", "", -0.27), ("me", "me", "//", 0), ("or", "both", "..", 0.27)):
+        x = np.arange(len(layers)) + shift
+        right.bar(x, means[name], 0.25, color=TASK_COLOURS[colour], hatch=hatch, ec="white", label=name.upper())
+    for ax, what in ((left, "IoU of the kept weights"), (right, "share of weights kept")):
+        ax.set(ylabel=what, ylim=(0, 1.02), xlim=(-0.5, len(layers) - 0.5))
+        ax.set_xticks(range(len(layers)), layers)
+        ax.legend(fontsize="x-small", loc="lower left")
     fig.suptitle(title)
     return fig
 
 
-def densities(records, title=""):
-    """Share of weights that MI, ME and their OR keep in each shared layer, a panel a sparsity."""
-    votes = vote_frame(records)
-    if votes.empty:
-        return empty_figure("votes")
-    layers, sparsities = list(votes.layer.unique()), sorted(votes.sparsity.unique())
-    fig, axes = plt.subplots(1, len(sparsities), figsize=(3.6 * len(sparsities), 3.8), sharey=True, squeeze=False)
-    for ax, sparsity in zip(axes[0], sparsities, strict=True):
-        chosen = votes[votes.sparsity == sparsity].groupby("layer")[["mi", "me", "or"]].mean().loc[layers]
-        bars = zip(("mi", "me", "or"), ("mi", "me", "both"), ("", "//", ".."), (-0.27, 0, 0.27), strict=True)
-        for name, colour, hatch, shift in bars:
-            x = np.arange(len(layers)) + shift
-            ax.bar(x, chosen[name], 0.25, color=TASK_COLOURS[colour], hatch=hatch, ec="white", label=name.upper())
-        ax.axhline(1 - sparsity, color=MUTED, ls=":", lw=1.2, label="each vote, over all layers")
-        ax.set(title=f"each vote prunes {sparsity:.0%}", xticks=range(len(layers)), ylim=(0, 1.02))
-        ax.set_xticklabels(layers, rotation=30, ha="right")
-    axes[0][0].set_ylabel("share of weights kept")
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    fig.suptitle(title)
-    return fig
-
-
-def scalp_maps(records, title="", truth=False):
-    """Scalp maps of the spatial weights that both, MI only and ME only keep; with `truth`, the true sources below.
-
-    A map of weights shows each electrode relative to the mean electrode; one of sources, relative to the largest.
-    """
+def scalp_maps(maps, title=""):
+    """Scalp maps of `electrode_maps`: spatial weights that both, MI only and ME only keep; below, true sources."""
     import mne
 
-    maps = electrode_maps(records, truth)
     if maps.empty:
         return empty_figure("scalp maps")
     info = mne.create_info(list(maps.index), 100.0, "eeg")
@@ -175,8 +98,9 @@ def scalp_maps(records, title="", truth=False):
     kept = {name: maps[kind] / (maps[kind].mean() or 1) for kind, name in KINDS.items()}
     span = max(abs(values - 1).max() for values in kept.values()) or 1
     rows = [(kept, {"cmap": "RdBu_r", "vlim": (1 - span, 1 + span)}, "relative to the mean electrode")]
-    if truth:
-        sources = {name: maps[f"true_{s}"] / maps[f"true_{s}"].max() for s, name in SOURCES.items()}
+    if "true_common" in maps:
+        names = {"common": "sources common to both", "mi": "sources of MI only", "me": "sources of ME only"}
+        sources = {name: maps[f"true_{s}"] / (maps[f"true_{s}"].max() or 1) for s, name in names.items()}
         rows.append((sources, {"cmap": "Reds", "vlim": (0, 1)}, "relative to the largest"))
     fig, axes = plt.subplots(len(rows), len(KINDS), figsize=(9, 3.1 * len(rows)), squeeze=False)
     for line, (panels, look, unit) in zip(axes, rows, strict=True):
@@ -188,45 +112,66 @@ def scalp_maps(records, title="", truth=False):
     return fig
 
 
-def training_history(records, problem, title=""):
-    """Training loss by epoch, mean over runs, of the dense and the proposed network."""
-    fig, ax = plt.subplots(figsize=(6, 3.6))
-    shown = (("dense-multi", 0.0), *((PROPOSED, s) for s in SPARSITIES[1:]))
-    for (method, sparsity), style in zip(shown, LINES, strict=True):
+def training_curves(records, title=""):
+    """Cross-entropy on unseen trials against that on training trials, as training goes on (mean over runs)."""
+    fig, ax = plt.subplots(figsize=(6, 4))
+    for cell_, style in zip((MULTI, *((PROPOSED, s) for s in LEVELS)), LINES, strict=True):
         runs = [
-            r.result["history"]
-            for r in records
-            if (r.spec.method, r.spec.params["sparsity"]) == (method, sparsity)
-            and r.spec.params["problem"] == problem and r.spec.params["labels"] == "true"
+            r.result["curve"] for r in of_kind(records)
+            if (r.spec.method, r.spec.params["sparsity"]) == cell_ and r.spec.params["labels"] == "true"
         ]  # fmt: skip
         if runs:
-            ax.plot(np.mean(runs, axis=0), ls=style, label=f"{METHODS[method].label}, {sparsity:.0%}")
+            train, test = (np.mean([run[part] for run in runs], axis=0) for part in ("train", "test"))
+            ax.plot(train, test, ls=style, marker=".", label=f"{METHODS[cell_[0]].label}, {percent(cell_[1])}")
     if not ax.lines:
         plt.close(fig)
         return empty_figure("training")
-    ax.set(xlabel="epoch", ylabel="training loss (sum of both tasks)", title=title)
+    ax.invert_xaxis()
+    ax.axhline(np.log(2), color=MUTED, ls=":", lw=1, label="chance, two classes")
+    ax.set(xlabel="training loss (falls to the right)", ylabel="loss on unseen trials", title=title)
     ax.legend(fontsize="small")
     return fig
 
 
-def backbone_effects(table, problem, title=""):
-    """Effect of each claim with its 95 % interval, a mark for each backbone. table: of `report.backbone_claims`."""
-    rows = table[table.index.get_level_values("problem") == problem].droplevel("problem") if len(table) else table
-    known = [c for c in CLAIMS if len(rows) and rows.effect.get(c.id, pd.Series(dtype=float)).notna().any()]
-    if not known:
-        return empty_figure(PROBLEMS.get(problem, problem))
-    styles = method_style(BACKBONES.values(), ())
-    fig, ax = plt.subplots(figsize=(10.5, 0.75 * len(known) + 1.4))
-    for y, claim in enumerate(known):
-        for shift, (name, look) in zip((-0.22, 0, 0.22), styles.items(), strict=True):
-            if (claim.id, name) in rows.index:
-                row = rows.loc[(claim.id, name)]
-                ax.plot([100 * row.low, 100 * row.high], [y + shift] * 2, color=look["color"], lw=2)
-                ax.plot(100 * row.effect, y + shift, look["marker"], ms=8, color=look["color"])
-    for name, look in styles.items():
-        ax.plot([], [], look["marker"], color=look["color"], label=name)
-    ax.axvline(0, color=MUTED, lw=1)
-    ax.set_yticks(range(len(known)), [claim.short for claim in known])
-    ax.set(xlabel="points of accuracy (right of zero: as claimed)", ylim=(len(known) - 0.4, -0.6), title=title)
-    fig.legend(loc="outside lower center", ncols=len(BACKBONES), fontsize="small")
+def effects(table, title=""):
+    """Effects of a table with two index levels as points with intervals, a panel for each name of the first level."""
+    if table.empty:
+        return empty_figure(title or "effects")
+    names = table.index.unique(0)
+    lines = -(-len(names) // 3)
+    fig, axes = plt.subplots(lines, 3, figsize=(10.5, 2.4 * lines), squeeze=False)
+    for ax, name in zip(axes.flat, names, strict=False):
+        rows = table.loc[name]
+        y = np.arange(len(rows))[::-1]
+        ax.hlines(y, rows["95 % from"], rows["to"], color=TASK_COLOURS["both"], lw=2)
+        ax.plot(rows.effect, y, "o", color=TASK_COLOURS["both"])
+        ax.axvline(0, color=MUTED, lw=1)
+        ax.set_yticks(y, rows.index, fontsize="small")
+        ax.set_title(name, fontsize="small")
+    for ax in axes.flat[len(names) :]:
+        ax.axis("off")
+    fig.supxlabel("points, with 95 % interval", fontsize="small")
+    fig.suptitle(title)
+    return fig
+
+
+def development(table, title=""):
+    """Accuracy of every setting tried on the development people, beside the best of each classical decoder."""
+    network = METHODS["dense-single"].label
+    if network not in table:
+        return empty_figure("development")
+    rows = table.dropna(subset=[network])
+    fig, ax = plt.subplots(figsize=(10.5, 0.2 * len(rows) + 1.4))
+    y = np.arange(len(rows))[::-1]
+    ax.scatter(
+        rows[network], y, c=[HIGHLIGHT if n == "the recipe" else TASK_COLOURS["mi"] for n in rows.index], zorder=3
+    )
+    for method, line in zip(CLASSICAL, LINES[1:], strict=False):
+        if METHODS[method].label in table:
+            best = table[METHODS[method].label].max()
+            ax.axvline(best, color=MUTED, ls=line, label=f"{METHODS[method].label}, best")
+    ax.axvline(0.5, color=MUTED, ls=":", label="chance")
+    ax.set_yticks(y, rows.index, fontsize="x-small")
+    ax.set(xlabel="accuracy on unseen trials, mean over people", title=title)
+    ax.legend(fontsize="small", loc="lower left")
     return fig

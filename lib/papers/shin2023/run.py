@@ -1,10 +1,10 @@
-"""One run of the EEG study: a subject's folds, a method, a sparsity; what each network got right on unseen trials.
+"""One run of the EEG study: every trial of a person is predicted by a network that was trained on other trials.
 
-Nothing of a test fold touches scaling, masks or training, and nothing is chosen by its score: every network is
-trained for a fixed number of epochs and tested once, at the end.
+Nothing of a test fold touches alignment, masks or training, and no choice is made by its score: every network is
+trained for a fixed number of epochs. The loss on unseen trials along the way is only written down.
 """
 
-import contextlib
+import base64
 import copy
 from dataclasses import replace
 from functools import partial
@@ -12,198 +12,273 @@ from functools import partial
 import numpy as np
 import torch
 from companion.data import load
-from companion.data.eeg import stratified_folds
-from companion.spec import canonical_json, check_values
-from papers.shin2023.study import METHODS, RULES, TASKS
-from sparsemtl.errors import SparseMTLError, SpecError, needs
-from sparsemtl.models.eeg import DualTaskNet
+from companion.data.eeg import recording_folds, stratified_folds
+from companion.spec import check_values
+from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, PROPOSED, PUBLISHED_SPARSITY, RULES, TASKS
+from scipy.special import logsumexp
+from sparsemtl.errors import DataError, SpecError, needs
+from sparsemtl.models.eeg import DualTaskNet, init_weights
+from sparsemtl.models.power import PowerNet, lag_moments
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.training.fit import fit_stack
-from sparsemtl.training.metrics import accuracy, cohen_kappa, confusion_matrix, macro_f1
+from sparsemtl.training.metrics import accuracy, confusion_matrix, macro_f1
 from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
 from torch.nn.functional import cross_entropy
 
 SINGLE = ("dense-single", "snip-single")  # one network for each task
-CLASSICAL = "csp-lda"
-METRICS = {"accuracy": accuracy, "f1": macro_f1, "kappa": cohen_kappa}
+CURVES = ("dense-multi", PROPOSED)  # methods whose records keep the losses along the training
+POINTS = 10  # of a curve
+POWER = ("power", "mixed")  # trunks that take moments of trials
+HOP = 0.25  # seconds between the crops of a trial that are averaged at test
 EPOCH_OPTIONS = ("subject", "problem", "fmin", "fmax", "tmin", "tmax", "sfreq", "channels")
+OWN_OPTIONS = ("allow_missing_runs", "trials_per_class", "shared")
 
 
 def run(spec, root=None, device="cpu"):
-    """Result dict of one spec: metrics, confusion matrices, sparsity, history, and for "or" the tasks' votes."""
-    result = run_many([spec], root, device)[0]
-    if isinstance(result, SparseMTLError):
-        raise result
-    return result
+    """Result of one spec (dict): metrics, prediction and loss of each trial, and of networks their sparsity and layers.
 
-
-def batches(specs, device="cpu"):
-    """Lists of specs for `run_many`: those that share all but method and sparsity, no more than train together."""
-    cases = {}
-    for spec in specs:
-        shared = spec.to_dict() | {"method": "single" if spec.method in SINGLE else spec.method == CLASSICAL}
-        shared["params"].pop("sparsity", None)
-        cases.setdefault(canonical_json(shared), []).append(spec)
-    lists = []
-    for case in cases.values():
-        lists += [[spec] for spec in case]
-    return lists
-
-
-def run_many(specs, root=None, device="cpu"):
-    """Results of specs that are one of `batches`, in their order; for one that failed its `SparseMTLError` instead.
-
-    Where all together do not fit into the GPU's memory they run by halves.
+    Raises `SpecError` for a spec that cannot run, `DataError` for recordings that do not fit it.
     """
-    with contextlib.suppress(torch.cuda.OutOfMemoryError):
-        return _run_many(specs, root, device)
-    if len(specs) > 1:  # outside the handler, whose traceback would keep the memory
-        half = len(specs) // 2
-        return run_many(specs[:half], root, device) + run_many(specs[half:], root, device)
-    batch = specs[0].params["batch"]
-    return [
-        SparseMTLError(f"out of GPU memory with batch={batch}: take a smaller one, such as --set batch={batch // 2}")
+    p = spec.params
+    if spec.method not in CLASSICAL and spec.method not in PROCEDURES:
+        raise SpecError(f"unknown method {spec.method!r}: choose one of {', '.join(METHODS)}")
+    check_values(p, RULES)
+    if p["sparsity"] and not METHODS[spec.method].sparse:
+        raise SpecError(f"sparsity is {p['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
+    data = relabelled(load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p}), spec)
+    four = p["problem"] == "four-class"  # its classes do not share their recordings
+    repeats = p.get("repeats", 1)
+    folds = [
+        fold
+        for k in range(repeats)
+        for fold in (recording_folds(data) if four else stratified_folds(data, p["folds"], repeats * spec.seed + k))
     ]
+    if spec.method in CLASSICAL:
+        return assembled([{"logits": classified(spec.method, data, fold)} for fold in folds], data, folds, repeats)
+    groups = [(task,) for task in data.tasks] if spec.method in SINGLE else [data.tasks]
+    found = [trained(spec, data, folds, tasks, device) for tasks in groups]
+    return assembled([joined(parts) for parts in zip(*found, strict=True)], data, folds, repeats)
 
 
-def _run_many(specs, root, device):
-    failures = {i: error for i, spec in enumerate(specs) if (error := _wrong(spec))}
-    outcomes = {i: [] for i in range(len(specs)) if i not in failures}
-    if not outcomes:
-        return list(failures.values())
-    try:
-        data = _data(specs[0], root)
-        for k, fold in enumerate(stratified_folds(data, specs[0].params["folds"], specs[0].seed)):
-            arrays = {task: _scaled_split(data, task, fold) for task in TASKS}
-            well = [i for i in outcomes if i not in failures]
-            found = _run_fold([specs[i] for i in well], data, arrays, 1000 * specs[0].seed + k, device)
-            for i, outcome in zip(well, found, strict=True):
-                if isinstance(outcome, SparseMTLError):
-                    failures[i] = outcome
-                outcomes[i].append(outcome)
-    except SparseMTLError as error:  # in what they share
-        failures = {i: error for i in outcomes} | failures
-    return [failures.get(i) or _assemble(outcomes[i], data, spec.params) for i, spec in enumerate(specs)]
-
-
-def _wrong(spec):
-    """The `SpecError` of a spec that cannot run, or None."""
-    if spec.method != CLASSICAL and spec.method not in PROCEDURES:
-        return SpecError(f"unknown method {spec.method!r}: choose one of {CLASSICAL}, {', '.join(PROCEDURES)}")
-    try:
-        check_values(spec.params, RULES)
-    except SpecError as error:
-        return error
-    if spec.params["sparsity"] and not METHODS[spec.method].sparse:
-        return SpecError(f"sparsity is {spec.params['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
-    return None
-
-
-def _data(spec, root):
-    own = "trials_per_class" if spec.data.startswith("simulated") else "allow_missing_runs"
-    options = {k: spec.params[k] for k in (*EPOCH_OPTIONS, own) if k in spec.params}
-    data = load(spec.data, root, **options)
-    return _shuffled(data, spec.seed) if spec.params["labels"] == "shuffled" else data
-
-
-def _shuffled(data, seed):
-    """The same trials with labels permuted within each task: what is left is what chance gives."""
-    rng = np.random.default_rng(seed)
-    mi, me = (replace(t, y=rng.permutation(t.y)) for t in (data.mi, data.me))
-    return replace(data, mi=mi, me=me)
-
-
-def _scaled_split(data, task, fold):
-    """(x_train, y_train, x_test, y_test) of one task; each channel scaled by its training trials of both tasks."""
-    mean, deviation = scaling(np.concatenate([getattr(data, t).x[fold[t][0]] for t in TASKS]))
-    trials, (train, test) = getattr(data, task), fold[task]
-    x = ((trials.x - mean) / deviation).astype(np.float32)
-    return x[train], trials.y[train], x[test], trials.y[test]
-
-
-def scaling(trials):
-    """Mean and standard deviation of each channel, float64 (channels, 1), of trials (n, channels, samples)."""
-    mean = trials.mean(axis=(0, 2), dtype=np.float64)[:, None]
-    return mean, trials.std(axis=(0, 2), dtype=np.float64)[:, None]
-
-
-def _run_fold(specs, data, arrays, seed, device):
-    """Train on one fold; for each spec its confusion matrices by task and, for networks, sparsity, history and votes.
-
-    A `SparseMTLError` takes the place of what failed. The specs are one of `batches`, or none of them is left.
-    """
-    if not specs:
-        return []
-    if specs[0].method == CLASSICAL:
-        return [{"confusion": {t: _csp_lda(*arrays[t], len(data.classes)) for t in TASKS}} for _ in specs]
-    tensors = {t: tuple(torch.as_tensor(a, device=device) for a in arrays[t]) for t in TASKS}
-    groups = [(task,) for task in TASKS] if specs[0].method in SINGLE else [TASKS]
-    found = [_train_networks(specs, data, {t: tensors[t] for t in group}, seed, device) for group in groups]
-    return [_joined(parts) for parts in zip(*found, strict=True)]
-
-
-def _joined(parts):
-    """One outcome of those of a spec's networks, one of them for each task or one for both; or an error of theirs."""
-    for part in parts:
-        if isinstance(part, SparseMTLError):
-            return part
-    out = {
-        "confusion": {t: c for part in parts for t, c in part["confusion"].items()},
-        "train_accuracy": {t: a for part in parts for t, a in part["train_accuracy"].items()},
-        "history": np.sum([part["history"] for part in parts], axis=0),
-        "sparsity": _mean([part["sparsity"] for part in parts]),
-        "weights": parts[0]["weights"],  # of one network; the single-task methods train two of them
-        "layers": _mean([part["layers"] for part in parts]),
+def joined(parts):
+    """The outcome of a fold from those of its networks: one for both tasks, or one for each."""
+    first = {key: parts[0][key] for key in ("weights", "curve", "votes") if key in parts[0]}
+    return first | {
+        "logits": {task: logits for part in parts for task, logits in part["logits"].items()},
+        "train": {task: numbers for part in parts for task, numbers in part["train"].items()},
+        "sparsity": mean_of([part["sparsity"] for part in parts]),
     }
-    return out | {"votes": parts[0]["votes"]} if "votes" in parts[0] else out
 
 
-def _train_networks(specs, data, tensors, seed, device):
-    """Train a network for each spec, all side by side; for each its outcome or its `SparseMTLError`."""
-    p = specs[0].params
-    build = partial(
-        DualTaskNet,
-        len(data.channels),
-        data.mi.x.shape[2],
-        len(data.classes),
-        sfreq=data.sfreq,
-        backbone=p["backbone"],
-        tasks=tuple(tensors),
-        **p.get("trunk", {}),
-    )
-    inputs, targets = ({t: tensors[t][i] for t in tensors} for i in (0, 1))
-    steps = _steps(targets, p["batch"])
-    if steps > (fewest := min(map(len, targets.values()))):
-        least = -(-max(map(len, targets.values())) // fewest)
-        raise SpecError(f"batch is {p['batch']}: some of {steps} batches would lack a task; take {least} or more")
-    train = partial(_train, p=p, data=(inputs, targets), seed=seed)
-    found = []
-    for spec in specs:
-        job = Job(inputs, targets, multitask_loss, p["epochs"], steps * p["epochs"], spec.params["sparsity"], seed)
-        try:
-            found.append(_train_network(spec.method, job, build, data, tensors, device, train))
-        except SparseMTLError as error:
-            found.append(error)
+def relabelled(data, spec):
+    """The data with the labels that the spec asks for: true, shuffled within recordings, or the recording itself."""
+    labels, made = spec.params["labels"], {}
+    if labels == "true":
+        return data
+    rng = np.random.default_rng(spec.seed)
+    for task in data.tasks:
+        trials = getattr(data, task)
+        numbers, y = np.unique(trials.recording, return_inverse=True)
+        if labels == "shuffled":
+            y = trials.y.copy()
+            for number in numbers:
+                own = trials.recording == number
+                y[own] = rng.permutation(y[own])
+        made[task] = replace(trials, y=y.astype(np.int64))
+    most = max(int(trials.y.max()) + 1 for trials in made.values())
+    if most < 2:
+        raise DataError(f"{data.name} has one recording of each task: there is no recording to decode")
+    return replace(data, **made, classes=data.classes if labels == "shuffled" else tuple(map(str, range(most))))
+
+
+def aligned(train, test, how):
+    """Training and test trials, float32 (n, electrodes, samples), after a map that only the training trials decide.
+
+    how: "none" scales all by one number, "electrode" standardises each electrode, "euclidean" whitens by the mean
+    covariance of the trials (He and Wu 2020, doi:10.1109/TBME.2019.2913914). The labels play no part.
+    """
+    x = train.astype(np.float64)
+    shift, matrix = 0.0, np.eye(x.shape[1])
+    if how == "electrode":
+        shift, matrix = x.mean((0, 2))[:, None], np.diag(1 / x.std((0, 2)))
+    elif how == "euclidean":
+        values, vectors = np.linalg.eigh(np.einsum("net,nft->ef", x, x) / (x.shape[0] * x.shape[2]))
+        matrix = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max())) @ vectors.T
+    scale = (matrix @ (x - shift)).std()
+    return tuple((matrix @ (part - shift) / scale).astype(np.float32) for part in (train, test))
+
+
+def classified(method, data, fold):
+    """Logits of the test trials of a fold by a classical decoder, by task."""
+    found = {}
+    for task, (train, test) in fold.items():
+        trials = getattr(data, task)
+        found[task] = decoded(method, trials.x[train], trials.y[train], trials.x[test], len(data.classes))
     return found
 
 
-def _train_network(method, job, build, data, tensors, device, train):
-    """Procedure of one network, from its initial weights to what it gets right."""
-    net = build(generator=torch.Generator().manual_seed(job.seed)).to(device)
-    extra = {"votes": vote_analysis(net, job, data, build, job.seed)} if method == "or" and job.sparsity > 0 else {}
-    (history,) = PROCEDURES[method if job.sparsity > 0 else "dense-multi"]([net], [job], train)
-    test = predict(net, {t: tensors[t][2] for t in tensors})
-    seen = predict(net, job.inputs)
-    n_classes = len(data.classes)
-    return extra | {
-        "confusion": {t: confusion_matrix(tensors[t][3].cpu().numpy(), test[t], n_classes) for t in tensors},
-        "train_accuracy": {t: float((seen[t] == job.targets[t].cpu().numpy()).mean()) for t in tensors},
-        "history": np.array(history),
-        "sparsity": _realised(net),
-        "weights": _sizes(net),
-        "layers": {name: float((w == 0).float().mean()) for name, w in prunable(net).items()},
-    }
+def decoded(method, x, y, x_test, n_classes):
+    """Logits (n, classes) of a classical decoder: its log-probabilities, no probability below 1e-6.
+
+    csp-lda: six common spatial patterns, linear discriminant (Blankertz et al. 2008); covariances shrunk after Ledoit
+    and Wolf. tangent-space: covariances shrunk by the oracle approximation, tangent space of their Riemannian mean,
+    logistic regression (Barachant et al. 2012).
+    """
+    needs(method, "eeg", "pyriemann")
+    from pyriemann.estimation import Covariances
+    from pyriemann.spatialfilters import CSP
+    from pyriemann.tangentspace import TangentSpace
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    if method == "csp-lda":
+        steps = Covariances("lwf"), CSP(6), LinearDiscriminantAnalysis()
+    else:
+        steps = Covariances("oas"), TangentSpace(), LogisticRegression(max_iter=1000)
+    out = np.full((len(x_test), n_classes), 1e-6)
+    if len(set(y.tolist())) == 1:  # one recording alone
+        out[:, y[0]] = 1.0
+        return np.log(out)
+    line = make_pipeline(*steps).fit(x.astype(np.float64), y)
+    out[:, line.classes_] = np.maximum(line.predict_proba(x_test.astype(np.float64)), 1e-6)
+    return np.log(out)
+
+
+def trained(spec, data, folds, tasks, device):
+    """Train one network a fold, side by side, on some tasks, and test each: list of outcomes (dicts), one a fold."""
+    p, labels = spec.params, {t: torch.as_tensor(getattr(data, t).y, device=device) for t in tasks}
+    seeds = [1000 * spec.seed + k for k in range(len(folds))]
+    seen, unseen = [], []  # for each fold: task -> crops of the trials, as the network takes them
+    for fold in folds:
+        parts = {t: aligned(*(getattr(data, t).x[rows] for rows in fold[t]), p["align"]) for t in tasks}
+        seen.append({t: crops(torch.as_tensor(train, device=device), p) for t, (train, _) in parts.items()})
+        unseen.append({t: crops(torch.as_tensor(test, device=device), p) for t, (_, test) in parts.items()})
+    y, y_test = ([{t: labels[t][fold[t][part]] for t in tasks} for fold in folds] for part in (0, 1))
+    fewest = {t: min(len(own[t]) for own in y) for t in tasks}
+    steps = max(-(-n // p["batch"]) for n in fewest.values())
+    if steps > min(fewest.values()):
+        raise SpecError(f"batch is {p['batch']}: some of {steps} batches would lack a task; take a larger one")
+    make = partial(built, p, data, tasks, seen[0][tasks[0]][0].shape[1:])
+    nets = [make(seed).to(device) for seed in seeds]
+    jobs = [
+        Job({t: own[t][len(own[t]) // 2] for t in tasks}, wanted, multitask_loss, p["epochs"], steps * p["epochs"],
+            p["sparsity"], seed)
+        for own, wanted, seed in zip(seen, y, seeds, strict=True)
+    ]  # fmt: skip
+    outcomes = [{} for _ in folds]
+    if spec.method == PROPOSED and p["sparsity"] == PUBLISHED_SPARSITY and p["labels"] == "true":
+        for outcome, net, job in zip(outcomes, nets, jobs, strict=True):
+            outcome["votes"] = vote_analysis(net, job, make(job.seed + 500).to(device))
+    losses = partial(mean_losses, nets, ((seen, y), (unseen, y_test)))
+    curve = Curve(losses) if spec.method in CURVES else None
+    train = partial(_train, data=(seen, y), fewest=fewest, steps=steps, p=p, seed=seeds[0], curve=curve)
+    PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
+    for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
+        kept = {name: weight != 0 for name, weight in prunable(net).items()}
+        before, test = predicted(net, seen[k]), predicted(net, unseen[k])
+        parts = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in tasks}
+        outcome |= {
+            "logits": {t: own.double().cpu().numpy() for t, own in test.items()},
+            "train": {t: _on_training_trials(own, y[k][t]) for t, own in before.items()},
+            "sparsity": {part: sparsity_of(kept, start) for part, start in parts.items()},
+            "weights": sum(mask.numel() for mask in kept.values()),
+            **({"curve": curve.points} if curve else {}),
+        }  # fmt: skip
+    return outcomes
+
+
+def built(p, data, tasks, shape, seed):
+    """The network of a spec, with initial weights that depend on the seed alone; shape: of a trial as it takes it."""
+    generator, trunk, options = torch.Generator().manual_seed(seed), p["trunk"], p["options"]
+    if trunk in POWER:
+        trunk, options = PowerNet(len(data.channels), **options, mixed=trunk == "mixed"), {}
+        init_weights(trunk, generator)
+    return DualTaskNet(
+        *shape, len(data.classes), sfreq=data.sfreq, backbone=trunk, tasks=tasks, generator=generator, **options
+    )
+
+
+def crops(x, p):
+    """Crops of trials (n, electrodes, samples) as the network takes them, `HOP` seconds apart (list of tensors)."""
+    size = round(p["crop"] * p["sfreq"]) or x.shape[2]
+    starts = range(0, x.shape[2] - size + 1, max(1, round(HOP * p["sfreq"])))
+    parts = [x[..., start : start + size] for start in starts]
+    return [lag_moments(part, p["options"]["taps"]) for part in parts] if p["trunk"] in POWER else parts
+
+
+def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, curve):
+    """AdamW with a cosine schedule; every batch has trials of all tasks, and each step takes one crop of them all.
+
+    A fold with a trial more than another leaves one out in each epoch, drawn by chance, as all folds train together.
+    """
+    rng = np.random.default_rng(seed)
+
+    def batches(epoch):
+        dealt = [
+            {t: np.array_split(rng.permutation(len(own[t]))[:n], steps) for t, n in fewest.items()} for own in data[1]
+        ]
+        for i in range(steps):
+            step = []
+            crop = rng.integers(len(next(iter(data[0][0].values()))))
+            for x, y, rows in zip(*data, dealt, strict=True):
+                chosen = {t: torch.as_tensor(rows[t][i], device=y[t].device) for t in fewest}
+                step.append(({t: x[t][crop][r] for t, r in chosen.items()}, {t: y[t][r] for t, r in chosen.items()}))
+            yield step
+
+    def optimizer(parameters):
+        made = torch.optim.AdamW(parameters, lr=p["lr"], weight_decay=p["weight_decay"])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps * epochs)
+        made.register_step_post_hook(lambda *_: schedule.step())
+        return made
+
+    def after(number, step):
+        if after_step is not None:
+            after_step(number, step)
+        if curve is not None and (number + 1) % steps == 0:
+            curve.note((number + 1) // steps, epochs)
+
+    return fit_stack(nets, batches, multitask_loss, optimizer, epochs, seed=seed, after_step=after)
+
+
+class Curve:
+    """Losses along a training, at `POINTS` epochs evenly apart: `points` has lists "epochs", "train" and "test"."""
+
+    def __init__(self, losses):
+        """losses: function () -> (training loss, loss on unseen trials)."""
+        self.losses, self.points = losses, {"epochs": [], "train": [], "test": []}
+
+    def note(self, epoch, epochs):
+        """Take a point if this epoch is one of them."""
+        if epoch in {round(epochs * (k + 1) / POINTS) for k in range(POINTS)}:
+            for name, value in zip(self.points, (epoch, *self.losses()), strict=True):
+                self.points[name].append(value)
+
+
+def mean_losses(nets, parts):
+    """Mean cross-entropy over tasks and networks, for each of `parts`, pairs of (crops, labels) with one a network."""
+    found = []
+    for part in parts:
+        outs = [(predicted(net, x), y) for net, x, y in zip(nets, *part, strict=True)]
+        found.append(float(np.mean([[cross_entropy(own[t], y[t]).item() for t in own] for own, y in outs])))
+    return found
+
+
+def _on_training_trials(logits, y):
+    return {
+        "train_accuracy": (logits.argmax(1) == y).float().mean().item(), "train_loss": cross_entropy(logits, y).item()
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def predicted(net, x):
+    """Logits of trials by task, the mean over their crops. x: task -> `crops`."""
+    was = net.training
+    net.eval()
+    found = [net(dict(zip(x, crop, strict=True))) for crop in zip(*x.values(), strict=True)]
+    net.train(was)
+    return {t: torch.stack([logits[t] for logits in found]).mean(0) for t in x}
 
 
 def multitask_loss(outputs, targets):
@@ -211,115 +286,41 @@ def multitask_loss(outputs, targets):
     return sum(cross_entropy(outputs[task], targets[task]) for task in targets)
 
 
-def _steps(targets, batch):
-    """Batches of an epoch."""
-    return max(-(-len(y) // batch) for y in targets.values())
-
-
-def dealt(inputs, targets, batch, seed, epoch):
-    """Yield the (inputs, targets) of an epoch: every batch holds all tasks, at most `batch` trials of each.
-
-    Each task's trials are shuffled, by `seed` and `epoch` alone, and dealt over the same number of steps.
-    """
-    rng, steps = np.random.default_rng([seed, epoch]), _steps(targets, batch)
-    shuffled = {t: np.array_split(rng.permutation(len(y)), steps) for t, y in targets.items()}
-    for i in range(steps):
-        rows = {t: torch.as_tensor(d[i], device=targets[t].device) for t, d in shuffled.items()}
-        yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
-
-
-def _train(nets, epochs, after_step=None, *, p, data, seed):
-    """Adam on batches that hold both tasks."""
-
-    def batches(epoch):
-        return ([batch] for batch in dealt(*data, p["batch"], seed, epoch))
-
-    adam = partial(torch.optim.Adam, lr=p["lr"])
-    return fit_stack(nets, batches, multitask_loss, adam, epochs, seed=seed, after_step=after_step)
-
-
-@torch.no_grad()
-def predict(net, inputs):
-    """Class index of every trial, by task (int64 arrays); the network is left in eval mode."""
-    net.eval()
-    return {task: logits.argmax(1).cpu().numpy() for task, logits in net(inputs).items()}
-
-
-def _csp_lda(x_train, y_train, x_test, y_test, n_classes):
-    """Confusion matrix of common spatial patterns with linear discriminant analysis (Blankertz et al. 2008)."""
-    needs("csp-lda", "eeg", "mne")
-    from mne.decoding import CSP
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.pipeline import make_pipeline
-
-    # shrinkage: with as many channels as trials the covariance is near singular
-    csp = CSP(n_components=6, reg="ledoit_wolf", log=True, cov_est="epoch")
-    from mne.utils import use_log_level
-
-    with use_log_level("error"):
-        line = make_pipeline(csp, LinearDiscriminantAnalysis()).fit(x_train.astype(np.float64), y_train)
-        return confusion_matrix(y_test, line.predict(x_test.astype(np.float64)), n_classes)
-
-
-def _realised(net):
-    """Share of zero weights: whole network, shared part, and each head."""
-    masks = {name: weight != 0 for name, weight in prunable(net).items()}
-    return {"whole": sparsity_of(masks)} | {part: sparsity_of(masks, f"{part}.") for part in ("shared", *net.tasks)}
-
-
-def _sizes(net):
-    """Number of prunable weights: whole network, shared part, and each head."""
-    sizes = {name: weight.numel() for name, weight in prunable(net).items()}
-    parts = {part: sum(n for k, n in sizes.items() if k.startswith(f"{part}.")) for part in ("shared", *net.tasks)}
-    return {"whole": sum(sizes.values())} | parts
-
-
-def vote_analysis(net, job, data, build, seed):
+def vote_analysis(net, job, other):
     """How far the two tasks' votes on the shared part agree, by layer and over the electrodes.
 
     For each shared layer: the votes' densities, the IoU of the two kept sets, what independent votes of these
     densities would give (`chance`), and comparisons on masks of the same sparsity: the tasks on half of their trials
-    (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task with two
-    initialisations (`reinit`). The two heads start from different random weights, which alone makes votes differ, so
+    (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task with the initial
+    weights of `other` (`reinit`). The two heads start from different random weights, which alone makes votes differ, so
     two of these are made again with ME's head starting as MI's does (`half_one_head`, `null_me_one_head`). Over the
     electrodes: weights of the spatial convolution that are kept by MI only, ME only and both, and each task's scores,
     summed over filters and scaled to sum to one.
     """
-    vote = votes(net, job)
-    other = build(generator=torch.Generator().manual_seed(seed + 500)).to(next(net.parameters()).device)
-    reinit = votes(other, job)
-    halves = [votes(net, _half(job, k)) for k in (0, 1)]
-    one_head = [votes(_with_one_head(net), _half(job, k)) for k in (0, 1)]
+    vote, reinit = votes(net, job), votes(other, job)
+    one = copy.deepcopy(net)
+    one.me.load_state_dict(one.mi.state_dict())
+    halves, one_head = ([votes(own, _half(job, k)) for k in (0, 1)] for own in (net, one))
     layers = {}
     for name in (n for n in prunable(net) if n.startswith("shared.")):
         mi, me = (vote[t][name] for t in TASKS)
         d_mi, d_me = (m.float().mean().item() for m in (mi, me))
         layers[name] = {
-            "mi": d_mi,
-            "me": d_me,
-            "or": (mi | me).float().mean().item(),
-            "iou": iou(mi, me),
+            "mi": d_mi, "me": d_me, "or": (mi | me).float().mean().item(), "iou": iou(mi, me),
             "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 1.0,
-            "half": _mean_iou(halves, halves, name),
-            "half_one_head": _mean_iou(halves, one_head, name),
+            "half": np.mean([iou(a["mi"][name], b["me"][name]) for a in halves for b in halves]),
+            "half_one_head": np.mean([iou(a["mi"][name], b["me"][name]) for a in halves for b in one_head]),
             "null_mi": iou(halves[0]["mi"][name], halves[1]["mi"][name]),
             "null_me": iou(halves[0]["me"][name], halves[1]["me"][name]),
             "null_me_one_head": iou(one_head[0]["me"][name], one_head[1]["me"][name]),
             "reinit": iou(mi, reinit["mi"][name]),
-        }
-    return {"layers": layers, "electrodes": _electrodes(net, job, vote)}
-
-
-def _with_one_head(net):
-    """A copy of the network whose head for ME has the weights of that for MI."""
-    net = copy.deepcopy(net)
-    net.me.load_state_dict(net.mi.state_dict())
-    return net
-
-
-def _mean_iou(halves, others, name):
-    """Agreement of MI on each half of its trials with ME on each of its own."""
-    return np.mean([iou(one["mi"][name], other["me"][name]) for one in halves for other in others])
+        }  # fmt: skip
+    name, axis = net.spatial_weight()
+    mi, me = (vote[t][name] for t in TASKS)
+    maps = {"mi_only": mi & ~me, "me_only": me & ~mi, "both": mi & me}
+    maps |= {f"{t}_score": task_scores(net, job, t)[name] for t in TASKS}
+    maps = {key: own.double().transpose(0, axis).flatten(1).sum(1).cpu().numpy() for key, own in maps.items()}
+    return {"layers": layers, "electrodes": {k: v / v.sum() if k.endswith("score") else v for k, v in maps.items()}}
 
 
 def _half(job, k):
@@ -329,56 +330,53 @@ def _half(job, k):
     return replace(job, inputs=inputs, targets=targets)
 
 
-def _electrodes(net, job, vote):
-    name, axis = net.spatial_weight()
-
-    def by_electrode(tensor):
-        return tensor.double().transpose(0, axis).flatten(1).sum(1).cpu()
-
-    mi, me = (vote[t][name] for t in TASKS)
-    scores = {t: by_electrode(task_scores(net, job, t)[name]) for t in TASKS}
-    return {
-        "mi_only": by_electrode(mi & ~me),
-        "me_only": by_electrode(me & ~mi),
-        "both": by_electrode(mi & me),
-        "mi_score": scores["mi"] / scores["mi"].sum(),
-        "me_score": scores["me"] / scores["me"].sum(),
-    }
-
-
-def _mean(values):
-    """Mean over a list of equal structures (dicts of dicts of numbers or arrays); keys that some lack are averaged."""
+def mean_of(values):
+    """Mean over a list of equal structures (dicts of dicts of numbers or arrays); each key, over those that have it."""
     if isinstance(values[0], dict):
         keys = dict.fromkeys(k for v in values for k in v)
-        return {k: _mean([v[k] for v in values if k in v]) for k in keys}
+        return {k: mean_of([v[k] for v in values if k in v]) for k in keys}
     return np.mean([np.asarray(v, dtype=np.float64) for v in values], axis=0)
 
 
-def _assemble(outcomes, data, p):
-    confusion = {t: [o["confusion"][t] for o in outcomes] for t in TASKS}
-    pooled = {t: np.sum(confusion[t], axis=0) for t in TASKS}
-    result = {
-        "metrics": {f"{t}_{name}": metric(pooled[t]) for t in TASKS for name, metric in METRICS.items()},
-        "confusion": confusion,
-        "data": {
-            "fingerprint": data.fingerprint,
-            "classes": data.classes,
-            "runs": data.recordings,
-            "trials": {t: np.bincount(getattr(data, t).y, minlength=len(data.classes)) for t in TASKS},
-            "channels": data.channels,
-            "sfreq": data.sfreq,
-            "n_times": data.mi.x.shape[2],
-        },
-    }
-    if data.truth is not None:
-        result["data"]["truth"] = {k: v for k, v in data.truth.items() if k in ("common", *TASKS)}
-    if "history" not in outcomes[0]:
-        return result
-    for task, value in _mean([o["train_accuracy"] for o in outcomes]).items():
-        result["metrics"][f"{task}_train_accuracy"] = value
-    result["weights"] = outcomes[0]["weights"]
-    result["sparsity"] = {"nominal": p["sparsity"]} | _mean([o["sparsity"] for o in outcomes])
-    for key in ("layers", "history", "votes"):
-        if key in outcomes[0]:
-            result[key] = _mean([o[key] for o in outcomes])
+def short(value, digits=4):
+    """The value with its floats rounded to so many decimals: there are thousands of records."""
+    if isinstance(value, dict):
+        return {k: short(v, digits) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [short(v, digits) for v in value]
+    return round(float(value), digits) if isinstance(value, float | np.floating) else value
+
+
+def assembled(outcomes, data, folds, repeats):
+    """The result of a run from the outcomes of its folds; each of the repeats predicts every trial again."""
+    n, result = len(data.classes), {"metrics": {}, "labels": {}, "predicted": {}, "losses": {}}
+    for task in data.tasks:
+        y = np.tile(getattr(data, task).y, repeats)
+        logits = np.full((len(y), n), np.nan)
+        for k, (outcome, fold) in enumerate(zip(outcomes, folds, strict=True)):
+            first = k // (len(folds) // repeats) * (len(y) // repeats)
+            logits[first + fold[task][1]] = outcome["logits"][task]
+        guess, losses = logits.argmax(1), logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]
+        confusion = confusion_matrix(y, guess, n)
+        for name, value in (("accuracy", accuracy(confusion)), ("f1", macro_f1(confusion)), ("loss", losses.mean())):
+            result["metrics"][f"{task}_{name}"] = value
+        steps = np.minimum(np.rint(losses / LOSS_STEP), 255).astype(np.uint8)
+        result["labels"][task] = "".join(map(str, getattr(data, task).y.tolist()))
+        result["predicted"][task] = "".join(map(str, guess.tolist()))
+        result["losses"][task] = base64.b64encode(steps.tobytes()).decode()
+    result["data"] = {"fingerprint": data.fingerprint, "recordings": data.recordings}
+    if "sparsity" in outcomes[0]:
+        for task in data.tasks:
+            means = mean_of([outcome["train"][task] for outcome in outcomes])
+            result["metrics"] |= {f"{task}_{name}": value for name, value in means.items()}
+        result["sparsity"], result["weights"] = mean_of([o["sparsity"] for o in outcomes]), outcomes[0]["weights"]
+    if "curve" in outcomes[0]:  # one for all folds
+        result["curve"] = outcomes[0]["curve"]
+    result = short(result)
+    if "votes" in outcomes[0]:
+        found = short(mean_of([outcome["votes"] for outcome in outcomes]))
+        layers = [[name.removeprefix("shared.").removesuffix(".weight"), own] for name, own in found["layers"].items()]
+        result["votes"] = {"layers": layers, "electrodes": found["electrodes"], "channels": data.channels}
+        if data.truth is not None:
+            result["data"]["truth"] = short({k: v for k, v in data.truth.items() if k in ("common", *TASKS)})
     return result

@@ -1,0 +1,289 @@
+"""What the records say on each claim: contrasts of accuracy, paired over people (no torch)."""
+
+# ruff: isort: skip_file
+import base64
+import math
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from companion.claims import Effects
+from companion.style import percent
+from papers.shin2023.study import (
+    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, LOSS_STEP, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS,
+    SPARSITIES, TASKS, TRUNKS,
+)  # fmt: skip
+from scipy.stats import spearmanr
+
+SINGLE, MULTI = ("dense-single", 0.0), ("dense-multi", 0.0)
+AT_40, LEVELS = (PROPOSED, PUBLISHED_SPARSITY), SPARSITIES[1:]
+DRAWS = 2000  # of the bootstrap
+
+
+def kind_of(record):
+    """What a record is evidence for: "main", "trunk" (another trunk), "truth" or "development"."""
+    if record.spec.data == DEVELOPMENT:
+        return "development"
+    if "shared" in record.spec.params:
+        return "truth"
+    return "main" if record.spec.params["trunk"] == next(iter(TRUNKS)) else "trunk"
+
+
+def of_kind(records, kind="main"):
+    """The records of one kind (list)."""
+    return [r for r in records if kind_of(r) == kind]
+
+
+def tasks_of(record):
+    """The tasks of a record, MI first."""
+    return [task for task in TASKS if task in record.result["labels"]]
+
+
+def hits(record, task):
+    """Whether each trial of a task was classified correctly (bool array, in the order of the recordings)."""
+    labels, predicted = record.result["labels"][task], record.result["predicted"][task]
+    return np.array([p == y for p, y in zip(predicted, labels, strict=True)])
+
+
+def trial_losses(record, task):
+    """Cross-entropy of each trial of a task, nats in steps of `LOSS_STEP`, 8 at most (float array)."""
+    return LOSS_STEP * np.frombuffer(base64.b64decode(record.result["losses"][task]), np.uint8)
+
+
+def dense_of(method, sparsity):
+    """(method, sparsity) of a cell's runs: at 0 a method with masks is the dense network."""
+    if sparsity or not METHODS[method].sparse:
+        return method, sparsity
+    return SINGLE if method == "snip-single" else MULTI
+
+
+def cells_of(records):
+    """(problem, person) -> (task, method, sparsity, labels) -> seed -> `hits`, for records of one kind."""
+    found = {}
+    for r in records:
+        p = r.spec.params
+        for task in tasks_of(r):
+            cells = found.setdefault((p["problem"], p["subject"]), {})
+            cells.setdefault((task, r.spec.method, p["sparsity"], p["labels"]), {})[r.spec.seed] = hits(r, task)
+    return found
+
+
+def differences(cells, weights):
+    """(problem, person) -> task -> weighted sum of hits, float (seeds, trials), over the seeds that all cells have.
+
+    cells: of `cells_of`. weights: (task, method, sparsity, labels) -> number. Whoever lacks a cell is left out.
+    """
+    out = {}
+    for who, own in cells.items():
+        seeds = sorted(set.intersection(*(set(own.get(key, ())) for key in weights)))
+        if seeds:
+            out[who] = {}
+            for key, weight in weights.items():
+                hit = np.array([own[key][seed] for seed in seeds], dtype=float)
+                out[who][key[0]] = out[who].get(key[0], 0) + weight * hit
+    return out
+
+
+def both(cells, labels="true"):
+    """Weights for `differences` of the mean of both tasks. cells: (method, sparsity) -> number."""
+    weights = {}
+    for (method, sparsity), weight in cells.items():
+        for task in TASKS:
+            key = (task, *dense_of(method, sparsity), labels)
+            weights[key] = weights.get(key, 0) + weight / len(TASKS)
+    return weights
+
+
+def minus(first, *others, levels=LEVELS):
+    """Weights of one method minus the mean of others, mean over the levels of sparsity."""
+    share = 1 / len(levels)
+    cells = {(first, s): share for s in levels}
+    return both(cells | {(m, s): -share / len(others) for m, s in product(others, levels)})
+
+
+def by_person(found):
+    """Mean over problems of the tasks' summed `differences`, by person (Series)."""
+    sums = pd.Series({who: sum(d.mean() for d in tasks.values()) for who, tasks in found.items()}, dtype=float)
+    return sums.groupby(level=1).mean() if len(sums) else sums
+
+
+def contrast(records, weights, parts=(), limits="", not_tested="", shift=0.0):
+    """`Effects` of weights for `differences`, plus a shift; parts: name -> weights, for the fold-out."""
+    cells = cells_of(records)
+    found = differences(cells, weights)
+    shown = {name: by_person({k: v for k, v in found.items() if k[0] == p}) for p, name in PROBLEMS.items()}
+    if len({frozenset(key[1:] for key in weights if key[0] == task) for task in TASKS}) == 1:
+        shown |= {name: by_person({k: {t: 2 * d[t]} for k, d in found.items()}) for t, name in TASKS.items()}
+    shown = {name: values + shift for name, values in shown.items()}
+    shown |= {name: by_person(differences(cells, own)) for name, own in dict(parts).items()}
+    within = tuple(end + shift for end in resampled(found)) if found else None
+    return Effects(by_person(found) + shift, {k: v for k, v in shown.items() if len(v)}, limits, not_tested, within)
+
+
+def resampled(found, seed=0):
+    """95 % interval (low, high) of the mean effect for these very people: their trials and seeds are drawn again."""
+    rng, people = np.random.default_rng(seed), {}
+    for (_, person), tasks in sorted(found.items()):
+        drawn = 0
+        for d in tasks.values():
+            seeds, trials = (rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in d.shape)
+            drawn = drawn + ((seeds @ d) * trials).sum(1)
+        people.setdefault(person, []).append(drawn)
+    ends = np.quantile(np.mean([np.mean(d, axis=0) for d in people.values()], axis=0), (0.025, 0.975))
+    return tuple(map(float, ends))
+
+
+def above_chance(records):
+    """How far the dense multi-task network decodes, which bounds what masks can do (a sentence)."""
+    found = by_person(differences(cells_of(records), both({MULTI: 1})))
+    return f"The dense network is {100 * (found.mean() - 0.5):.1f} points above chance." if len(found) else ""
+
+
+def multitask(records):
+    """Dense multi-task minus dense single-task."""
+    return contrast(records, both({MULTI: 1, SINGLE: -1}), limits=above_chance(records))
+
+
+def sparse_over_dense(records):
+    """Proposed at 40 % minus dense multi-task."""
+    return contrast(records, both({AT_40: 1, MULTI: -1}), limits=above_chance(records))
+
+
+def best_method(records, levels=LEVELS):
+    """Proposed at an exact budget minus the mean of the other pruning methods, mean over the levels of sparsity."""
+    parts = {f"over {METHODS[m].label}": minus(EXACT, m, levels=levels) for m in RIVALS}
+    parts |= {f"at {percent(s)}": minus(EXACT, *RIVALS, levels=(s,)) for s in levels}
+    parts["the OR itself, at equal nominal sparsity"] = minus(PROPOSED, *RIVALS, levels=levels)
+    compared = [r for r in records if r.spec.method in (EXACT, *RIVALS)]
+    off = max((abs(r.result["sparsity"]["whole"] - r.spec.params["sparsity"]) for r in compared), default=0)
+    why = f"realised sparsities differ from the nominal ones by up to {100 * off:.1f} points" if off > 0.01 else ""
+    return contrast(records, minus(EXACT, *RIVALS, levels=levels), parts, above_chance(records), why)
+
+
+def robust(records):
+    """Change of the proposed network from dense to 80 %, plus the margin: the points that it has to spare."""
+    margin = next(c.smallest for c in CLAIMS if c.id == "shin-robust")
+    parts = {
+        f"change of {METHODS[m].label}": both({(m, LEVELS[-1]): 1, (m, 0.0): -1}) for m in (PROPOSED, EXACT, *RIVALS)
+    }
+    weights = both({(PROPOSED, LEVELS[-1]): 1, MULTI: -1})
+    return contrast(records, weights, parts, above_chance(records), shift=margin)
+
+
+def best_at_40(records):
+    """Proposed at 40 % minus the mean of its other levels, dense included."""
+    others = [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
+    parts = {f"over {percent(s)}": both({AT_40: 1, (PROPOSED, s): -1}) for s in others}
+    weights = both({AT_40: 1} | {(PROPOSED, s): -1 / len(others) for s in others})
+    return contrast(records, weights, parts, above_chance(records))
+
+
+def execution_over_imagery(records):
+    """Execution minus imagery of the proposed network, mean over the levels, dense included."""
+
+    def weights(levels):
+        signs = {"me": 1 / len(levels), "mi": -1 / len(levels)}
+        return {(task, *dense_of(PROPOSED, s), "true"): w for s in levels for task, w in signs.items()}
+
+    parts = {f"at {percent(s)}": weights([s]) for s in SPARSITIES}
+    return contrast(records, weights(SPARSITIES), parts, above_chance(records))
+
+
+def over_random(records):
+    """Proposed at an exact budget minus random masks of equal size, mean over the sparsities."""
+    parts = {f"at {percent(s)}": minus(EXACT, "random", levels=(s,)) for s in LEVELS}
+    return contrast(records, minus(EXACT, "random"), parts, above_chance(records))
+
+
+def over_shuffled(records):
+    """Dense multi-task on true labels minus the same on labels shuffled within recordings."""
+    return contrast(records, both({MULTI: 1}) | both({MULTI: -1}, "shuffled"))
+
+
+def better_classical(records):
+    """The classical decoder with the higher mean accuracy over people, problems and tasks."""
+    cells = cells_of(records)
+    means = {c: by_person(differences(cells, both({(c, 0.0): 1}))).mean() for c in CLASSICAL}
+    return max(CLASSICAL, key=lambda c: -math.inf if math.isnan(means[c]) else means[c])
+
+
+def over_classical(records):
+    """Dense single-task minus the better classical decoder."""
+    pairs = product((SINGLE, MULTI), CLASSICAL)
+    parts = {f"{METHODS[n[0]].label} over {METHODS[c].label}": both({n: 1, (c, 0.0): -1}) for n, c in pairs}
+    return contrast(records, both({SINGLE: 1, (better_classical(records), 0.0): -1}), parts)
+
+
+def less_overfitting(records):
+    """Test cross-entropy of dense multi-task minus that of the proposed at 40 %, as a share of the former.
+
+    Both are read at the lowest training loss that both networks reach, from the curve that each record keeps.
+    """
+    curves, found = {}, {}
+    for r in records:
+        p = r.spec.params
+        if (r.spec.method, p["sparsity"]) in (MULTI, AT_40) and p["labels"] == "true":
+            curves.setdefault((p["problem"], p["subject"], r.spec.seed), {})[r.spec.method] = r.result["curve"]
+    for key, pair in curves.items():
+        if len(pair) == 2:
+            level = max(min(curve["train"]) for curve in pair.values())
+            dense, sparse = (test_loss_at(pair[method], level) for method in (MULTI[0], PROPOSED))
+            found[key] = 1 - sparse / dense
+    values = pd.Series(found, dtype=float)
+    if values.empty:
+        return Effects(values)
+    values = values.groupby(level=[0, 1]).mean()
+    parts = {PROBLEMS.get(p, p): values[p] for p in values.index.unique(0)}
+    return Effects(values.groupby(level=1).mean(), parts, above_chance(records))
+
+
+def test_loss_at(curve, level):
+    """Test cross-entropy (float) when the training loss first falls to `level`, linear between the epochs kept."""
+    return float(np.interp(-level, -np.minimum.accumulate(curve["train"]), curve["test"]))
+
+
+def recovered(records):
+    """Do scores follow the true sources of simulated people? (share, person) -> rank correlations over electrodes.
+
+    private: of the tasks' difference in score with that of their private sources (NaN if all sources are common).
+    common: of the weights that both votes keep with the sources common to both (NaN if there are none).
+    """
+    found = {}
+    for r in records:
+        if "votes" in r.result and (true := r.result["data"].get("truth")):
+            kept, true = ({k: np.array(v) for k, v in d.items()} for d in (r.result["votes"]["electrodes"], true))
+            pairs = {
+                "private": (kept["mi_score"] - kept["me_score"], true["mi"] - true["me"]),
+                "common": (kept["both"], true["common"]),
+            }
+            found[r.spec.params["shared"], r.spec.params["subject"]] = {
+                name: spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else math.nan
+                for name, (a, b) in pairs.items()
+            }
+    return found
+
+
+def votes_find_sources(records):
+    """Rank correlation over electrodes of the tasks' difference in score with that of their private sources."""
+    values = pd.Series({who: rho["private"] for who, rho in recovered(records).items()}, dtype=float).dropna()
+    if values.empty:
+        return Effects(values)
+    parts = {f"{percent(share)} shared": values[share] for share in values.index.unique(0)}
+    return Effects(values.groupby(level=1).mean(), parts)
+
+
+QUANTITIES = {
+    "shin-multitask": multitask, "shin-sparse-beats-dense": sparse_over_dense, "shin-overfitting": less_overfitting,
+    "shin-best-method": best_method, "shin-robust": robust, "shin-best-at-40": best_at_40,
+    "shin-me-above-mi": execution_over_imagery, "shin-control-labels": over_shuffled,
+    "shin-control-classical": over_classical, "shin-control-random": over_random,
+    "shin-control-truth": votes_find_sources,
+}  # fmt: skip
+
+
+def _effects_of(claim):
+    kind = "truth" if claim == "shin-control-truth" else "main"
+    return lambda evidence: QUANTITIES[claim](of_kind(evidence.records, kind))
+
+
+EFFECTS = {claim: _effects_of(claim) for claim in QUANTITIES}

@@ -1,0 +1,44 @@
+"""The log-power network on moments is the plain network on signals."""
+
+import copy
+
+import pytest
+import torch
+from sparsemtl.models.power import PowerNet, lag_moments
+from torch.nn import functional as F
+
+
+def plain(net, x):
+    """The network layer by layer, as it reads."""
+    y = net.norm(net.spatial(net.temporal(x[:, None]))[:, :, 0])
+    return y.square().mean(2).clamp(min=1e-6).log()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("taps", "filters", "depth"), [(3, 4, 10), (1, 1, 5), (7, 2, 3)])
+def test_features_gradients_and_running_statistics_are_those_of_the_network_on_signals(mixed, taps, filters, depth):
+    torch.manual_seed(0)
+    fast = PowerNet(5, taps, filters, depth, mixed=mixed, bn_momentum=0.3).double()
+    torch.nn.init.normal_(fast.norm.bias)
+    slow, x = copy.deepcopy(fast), torch.randn(12, 5, 40, dtype=torch.float64) + 0.5
+    for _ in range(2):
+        one, other = fast(lag_moments(x, taps)), plain(slow, x)
+        torch.testing.assert_close(one, other)
+        weights = torch.randn_like(one)
+        for net, out in ((fast, one), (slow, other)):
+            net.zero_grad()
+            (out * weights).sum().backward()
+        for p, q in zip(fast.parameters(), slow.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad)
+    unbiased = 12 * (40 - taps + 1)
+    torch.testing.assert_close(fast.norm.running_mean, slow.norm.running_mean)
+    torch.testing.assert_close(fast.norm.running_var, slow.norm.running_var, rtol=1 / unbiased * 2, atol=1e-9)
+    slow.norm.running_var.copy_(fast.norm.running_var)
+    torch.testing.assert_close(fast.eval()(lag_moments(x, taps)), plain(slow.eval(), x))
+
+
+def test_moments_are_those_of_all_windows():
+    x = torch.randn(2, 3, 10)
+    windows = F.unfold(x[:, :, None], (1, 4)).unflatten(1, (3, 4)).flatten(1, 2)
+    torch.testing.assert_close(lag_moments(x, 4)[..., :-1], torch.einsum("nit,njt->nij", windows, windows) / 7)
+    torch.testing.assert_close(lag_moments(x, 4)[..., -1], windows.mean(2))
