@@ -8,7 +8,7 @@ from PIL import Image
 from companion.data.celebamask import PARTS, load_folder
 from companion.data.images import simulated
 
-VERSION = 1  # raise it when the pictures change
+VERSION = 2  # raise it when the images change
 SKIN_TONES = np.array([(0.95, 0.80, 0.70), (0.85, 0.65, 0.50), (0.65, 0.45, 0.32), (0.42, 0.28, 0.20)])
 HAIR_TONES = np.array([(0.12, 0.09, 0.08), (0.35, 0.22, 0.12), (0.80, 0.65, 0.35), (0.55, 0.25, 0.12), (0.6, 0.6, 0.6)])
 
@@ -16,15 +16,14 @@ HAIR_TONES = np.array([(0.12, 0.09, 0.08), (0.35, 0.22, 0.12), (0.80, 0.65, 0.35
 def load_faces(root=None, size=64, n=200, seed=0):
     """Make `n` faces of `size` px from `seed` (or take them from the cache) and load them as `load_celebamask` does.
 
-    root is not used: the files lie in the cache folder. seed also cuts the 60-20-20 split.
+    root is not used. seed also cuts the 60-20-20 split.
     """
     return simulated("faces", VERSION, write_faces, load_folder, size, n, seed)
 
 
 def write_faces(out, n, size, seed):
     """Write `n` faces as the folder layout of `companion.data.celebamask`, with merged masks and two attributes."""
-    out = Path(out)
-    lines = [str(n), "Male Smiling"]
+    out, lines = Path(out), [str(n), "Male Smiling"]
     for folder in ("CelebA-HQ-img", "CelebAMaskHQ-mask"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for i in range(n):
@@ -38,21 +37,18 @@ def write_faces(out, n, size, seed):
 
 
 def render(rng, size, male, smile):
-    """Draw one head. Returns image uint8 (size, size, 3) and mask uint8 (size, size), numbered as `celebamask.PARTS`.
+    """Draw one head: image uint8 (size, size, 3) and mask uint8 (size, size), numbered as `celebamask.PARTS`.
 
     male shows, but not surely: short hair in 95 % (else 10 %) and a beard in 80 % (else none) of the heads.
-    smile bends the corners of the mouth up and opens it. Coordinates: x right, y down, the picture is -1 .. 1.
+    smile bends the corners of the mouth up and opens it. Coordinates: x right, y down, the image is -1 .. 1.
     """
     y, x = (np.mgrid[:size, :size] + 0.5) * 2 / size - 1
-    tilt, cx, cy = rng.normal(0, 0.06), rng.normal(0, 0.05), rng.normal(-0.05, 0.04)
-    x, y = x - cx + tilt * y, y - cy - tilt * x  # head axes, the centre of the head at 0
+    x, y = x - rng.normal(0, 0.05), y - rng.normal(-0.05, 0.04)
     a, b = rng.uniform(0.40, 0.50), rng.uniform(0.55, 0.65)
-    short_hair, beard = rng.random() < (0.95 if male else 0.1), male and rng.random() < 0.8
+    short, beard = rng.random() < (0.95 if male else 0.1), male and rng.random() < 0.8
     skin = SKIN_TONES[rng.integers(len(SKIN_TONES))] * rng.uniform(0.9, 1.05)
     hair = HAIR_TONES[rng.integers(len(HAIR_TONES))] * rng.uniform(0.8, 1.1)
-
-    slope = rng.normal(0, 0.15, (2, 3))
-    image = rng.uniform(0.1, 0.9, 3) + x[..., None] * slope[0] + y[..., None] * slope[1]
+    image = rng.uniform(0.1, 0.9, 3) + (x * rng.normal(0, 0.15))[..., None] * np.ones(3)
     mask = np.zeros((size, size), np.uint8)
 
     def paint(where, part, colour):
@@ -63,43 +59,26 @@ def render(rng, size, male, smile):
         return ((x - x0) / rx) ** 2 + ((y - y0) / ry) ** 2 < 1
 
     head = ellipse(0, 0, a, b)
-    paint(ellipse(0, b + 0.65, 2.0 * a, 0.45), "cloth", rng.uniform(0.1, 0.9, 3))
-    behind = ellipse(0, -0.1 if short_hair else 0.12, 1.22 * a, 1.12 * b if short_hair else 1.25 * b)
-    strands = 1 + 0.12 * np.sin(rng.uniform(25, 45) * x + rng.uniform(0, 6))[..., None]
-    hairy = (hair * strands).clip(0, 1)
-    behind &= y < (-0.15 * b if short_hair else b + 0.2)
-    paint(behind, "hair", hairy[behind])
+    paint(ellipse(0, b + 0.65, 2 * a, 0.45), "cloth", rng.uniform(0.1, 0.9, 3))
+    behind = ellipse(0, -0.1 if short else 0.12, 1.22 * a, (1.12 if short else 1.25) * b)
+    paint(behind & (y < (-0.15 * b if short else b + 0.2)), "hair", hair)
     paint((np.abs(x) < 0.45 * a) & (y > 0.5 * b) & (y < b + 0.3), "neck", 0.85 * skin)
-    for side, part in ((-1, "l_ear"), (1, "r_ear")):
-        if short_hair:
-            paint(ellipse(side * a, 0, 0.07, 0.13), part, 0.9 * skin)
-    shade = 1 - 0.25 * (x / a) ** 2 * (0.5 + rng.random()) - 0.1 * y
-    paint(head, "skin", (skin * shade[..., None])[head])
+    paint(head, "skin", skin)
     if beard:  # on the skin, as in CelebAMask-HQ's masks
-        where = head & (y > 0.22 * b) & ((np.abs(x) > 0.5 * a) | (y > 0.36 * b))
-        image[where] = 0.35 * image[where] + 0.65 * hairy[where]
-    fringe = head & (y < -b * rng.uniform(0.45, 0.65) + 0.15 * np.sin(3 * x + rng.uniform(0, 6)))
-    paint(fringe, "hair", hairy[fringe])
-    eye_y, eye_x = -0.12 * b, 0.45 * a
-    for side, eye, brow in ((-1, "l_eye", "l_brow"), (1, "r_eye", "r_brow")):
-        paint(ellipse(side * eye_x, eye_y - 0.13, 0.11, 0.03), brow, 0.7 * hair)
-        paint(ellipse(side * eye_x, eye_y, 0.09, 0.05), eye, (0.95, 0.95, 0.95))
-        image[ellipse(side * eye_x, eye_y, 0.04, 0.045)] = rng.uniform(0.05, 0.3, 3)
+        image[head & (y > 0.22 * b) & ((np.abs(x) > 0.5 * a) | (y > 0.36 * b))] = 0.35 * skin + 0.65 * hair
+    paint(head & (y < -b * rng.uniform(0.45, 0.65)), "hair", hair)
+    for side, eye in ((-1, "l_eye"), (1, "r_eye")):
+        paint(ellipse(side * 0.45 * a, -0.12 * b, 0.09, 0.05), eye, (0.95, 0.95, 0.95))
+        image[ellipse(side * 0.45 * a, -0.12 * b, 0.04, 0.045)] = rng.uniform(0.05, 0.3, 3)
     paint(ellipse(0, 0.15 * b, 0.06, 0.12), "nose", 0.88 * skin)
-    _mouth(rng, paint, x, y - 0.52 * b, smile)
-
-    image += rng.normal(0, 0.02, image.shape)
-    return (255 * image.clip(0, 1)).round().astype(np.uint8), mask
-
-
-def _mouth(rng, paint, x, y, smile):
-    """Two lips along a parabola, open and with the corners up in a smile, else shut and straight or bent down."""
+    # Two lips along a parabola: open and with the corners up in a smile, else shut and straight or bent down.
     half = rng.uniform(0.20, 0.25) if smile else rng.uniform(0.14, 0.20)
     bend = rng.uniform(0.07, 0.13) if smile else rng.uniform(-0.05, 0.01)
     gap = rng.uniform(0.02, 0.06) if smile else 0.0
-    line = y - bend * (0.5 - (x / half) ** 2)  # height below the line of the mouth
-    across = np.abs(x) < half
-    lips = np.array([0.72, 0.25, 0.28]) * rng.uniform(0.8, 1.2)
+    line = y - 0.52 * b - bend * (0.5 - (x / half) ** 2)  # height below the line of the mouth
+    across, lips = np.abs(x) < half, np.array([0.72, 0.25, 0.28]) * rng.uniform(0.8, 1.2)
     paint(across & (np.abs(line) <= gap), "mouth", (0.93, 0.92, 0.88))
     paint(across & (line < -gap) & (line > -gap - 0.05), "u_lip", lips)
     paint(across & (line > gap) & (line < gap + 0.05), "l_lip", lips)
+    image += rng.normal(0, 0.02, image.shape)
+    return (255 * image.clip(0, 1)).round().astype(np.uint8), mask

@@ -1,0 +1,199 @@
+"""The simulated twins: exact geometry, attributes that show, and files that the real loaders read."""
+
+import numpy as np
+import pytest
+import torch
+from companion.data import faces, load, rooms
+from companion.data.celebamask import PARTS, load_celebamask
+from companion.data.nyuv2 import CLASSES, intrinsics, load_nyuv2, normals_from_depth
+from companion.data.rooms import FURNITURE
+from sklearn.linear_model import LogisticRegression
+from sparsemtl.errors import DataError, SpecError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+
+
+def points(depth):
+    fx, fy, cx, cy = intrinsics(len(depth))
+    v, u = np.mgrid[: len(depth), : len(depth)]
+    return depth[..., None] * np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(depth.shape)], axis=-1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_depth_normals_and_camera_agree(seed):
+    """All floor points lie on one plane, all ceiling points on another above it, in a room of plausible height."""
+    image, labels, depth, normals = rooms.render(np.random.default_rng(seed), 64)
+    assert (image.shape, image.dtype, depth.dtype) == ((64, 64, 3), np.uint8, np.float32)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-5)
+    seen = points(depth.astype(float))
+    offset = (normals * seen).sum(-1)
+    assert (offset < 0).all()  # normals point to the camera
+    heights = {}
+    for name in ("floor", "ceiling"):
+        where = labels == CLASSES.index(name) + 1
+        if where.any():
+            assert np.ptp(normals[where], axis=0).max() < 1e-5
+            assert np.ptp(offset[where]) < 1e-4
+            heights[name] = -offset[where].mean()
+    assert heights.get("floor", 1.4) == pytest.approx(1.4, abs=0.21)
+    if len(heights) == 2:
+        assert 2.29 < sum(heights.values()) < 2.91
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_normals_match_those_computed_from_the_exact_depth(seed):
+    _, _, depth, normals = rooms.render(np.random.default_rng(seed), 128)
+    found = normals_from_depth(depth, intrinsics(128), radius=2)
+    # Where all of the 5 x 5 window lies on one plane, that is, where normal and n . P are the same.
+    plane = np.concatenate([normals, (normals * points(depth)).sum(-1, keepdims=True)], axis=-1)
+    windows = np.lib.stride_tricks.sliding_window_view(plane, (5, 5), axis=(0, 1))
+    one_plane = np.ptp(windows, axis=(3, 4)).max(-1) < 1e-3
+    assert one_plane.mean() > 0.6
+    angle = np.degrees(np.arccos(np.clip((found * normals).sum(-1)[2:-2, 2:-2], -1, 1)))
+    assert angle[one_plane].max() < 0.5
+
+
+def test_every_class_shows_and_the_floor_is_below():
+    labels = np.stack([rooms.render(np.random.default_rng(seed), 24)[1] for seed in range(60)])
+    names = {CLASSES[value - 1] for value in np.unique(labels)}
+    assert names == {"wall", "floor", "ceiling", *FURNITURE}
+    rows = np.arange(24)[:, None] * np.ones(24)
+    floor, ceiling = ((labels == CLASSES.index(name) + 1).sum(0) for name in ("floor", "ceiling"))
+    assert (rows * floor).sum() / floor.sum() > 15
+    assert (rows * ceiling).sum() / ceiling.sum() < 8
+
+
+def test_colours_tell_classes_apart():
+    """Nearest class mean in RGB does better than the largest class: the labels are learnable from the pixels."""
+    drawn = [rooms.render(np.random.default_rng(seed), 24) for seed in range(60)]
+    rgb = np.concatenate([room[0].reshape(-1, 3) for room in drawn]).astype(float)
+    labels = np.concatenate([room[1].ravel() for room in drawn])
+    half, wall = len(rgb) // 2, CLASSES.index("wall") + 1
+    things = labels != wall
+    values = np.unique(labels[:half])
+    means = np.stack([rgb[:half][labels[:half] == value].mean(0) for value in values])
+    guess = values[((rgb[half:, None] - means) ** 2).sum(-1).argmin(1)]
+    truth = labels[half:][things[half:]]
+    largest = np.bincount(truth).max() / len(truth)
+    assert (guess[things[half:]] == truth).mean() > largest + 0.1
+
+
+def where(mask, *parts):
+    return np.argwhere(np.isin(mask, [PARTS.index(part) for part in parts]))
+
+
+def test_a_face_is_put_together_like_one():
+    for seed in range(20):
+        image, mask = faces.render(np.random.default_rng(seed), 64, male=seed % 2, smile=seed % 3 == 0)
+        assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((64, 64, 3), np.uint8, (64, 64), np.uint8)
+        hair, eyes, nose, lips = (
+            where(mask, *parts).mean(0) for parts in (["hair"], ["l_eye", "r_eye"], ["nose"], ["u_lip", "l_lip"])
+        )
+        assert where(mask, "hair")[:, 0].min() < eyes[0] < nose[0] < lips[0]  # rows, from the top
+        assert where(mask, "l_eye")[:, 1].max() < nose[1] < where(mask, "r_eye")[:, 1].min()
+        assert len(where(mask, "skin")) > 400
+        assert hair[0] < lips[0]
+
+
+def test_corners_of_the_mouth_are_up_in_a_smile():
+    for seed in range(40):
+        for smile in (False, True):
+            mask = faces.render(np.random.default_rng(seed), 96, male=False, smile=smile)[1]
+            rows, columns = where(mask, "mouth", "u_lip", "l_lip").T
+            middle = np.median(columns)
+            far = np.abs(columns - middle) > 0.75 * np.abs(columns - middle).max()
+            near = np.abs(columns - middle) < 0.3 * np.abs(columns - middle).max()
+            assert (rows[near].mean() - rows[far].mean() > 1) == smile
+
+
+def test_men_have_short_hair_and_beards_more_often():
+    # Hair below the eyes' row by more than a quarter of the image is long.
+    def long_hair(male):
+        masks = [faces.render(np.random.default_rng(seed), 48, male, False)[1] for seed in range(100)]
+        return np.mean([where(mask, "hair")[:, 0].max() > where(mask, "l_eye")[:, 0].mean() + 12 for mask in masks])
+
+    assert long_hair(male=True) < 0.25
+    assert long_hair(male=False) > 0.7
+
+
+def test_attributes_can_be_learnt_from_the_pixels():
+    """A linear model of the contrast to the middle of the face does much better than the larger class."""
+    found = load("faces", size=24, n=500)
+    colours = found.images.float() / 255
+    middle = colours[:, :, 10:14, 9:15].mean((2, 3), keepdim=True)
+    contrast = (colours - middle).abs().sum(1).flatten(1).numpy()
+    train, test = found.splits["train"], torch.cat([found.splits["val"], found.splits["test"]])
+    for task in ("male", "smile"):
+        truth = found.targets[task].numpy()
+        model = LogisticRegression(C=0.05, max_iter=300).fit(contrast[train], truth[train])
+        majority = max(truth[test].mean(), 1 - truth[test].mean())
+        assert majority < 0.6
+        assert model.score(contrast[test], truth[test]) > majority + 0.1
+
+
+# Both sets
+
+TWINS = {
+    "rooms": (rooms, "write_rooms", load_nyuv2, {"border": 0}),
+    "faces": (faces, "write_faces", load_celebamask, {}),
+}
+both = pytest.mark.parametrize("name", TWINS)
+
+
+@both
+def test_an_image_depends_on_its_seed_and_number_alone(name, tmp_path):
+    module, write, *_ = TWINS[name]
+    for folder, n, seed in (("a", 3, 5), ("b", 4, 5), ("c", 3, 6)):
+        getattr(module, write)(tmp_path / folder, n, 16, seed)
+    for path in (tmp_path / "a").rglob("*.*g"):  # JPEG and PNG
+        a, b, c = ((tmp_path / folder / path.relative_to(tmp_path / "a")).read_bytes() for folder in "abc")
+        assert a == b
+        assert a != c or path.suffix == ".png"
+
+
+@both
+def test_it_is_the_real_loader_on_the_written_files(name, tmp_path):
+    module, write, real, options = TWINS[name]
+    found = load(name, size=16, n=12, seed=2)
+    getattr(module, write)(tmp_path / "files", 12, 16, 2)
+    expected = real(tmp_path / "files", size=16, seed=2, **options)
+    assert torch.equal(found.images, expected.images)
+    assert found.targets.keys() == expected.targets.keys()
+    assert all(torch.equal(found.targets[task], expected.targets[task]) for task in found.targets)
+    assert all(torch.equal(found.splits[split], expected.splits[split]) for split in ("train", "val", "test"))
+
+
+@both
+def test_made_once_named_by_what_made_it_and_made_again_if_a_file_is_lost(name, tmp_path, monkeypatch):
+    module, write, *_ = TWINS[name]
+    first = load(name, size=16, n=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, write, None)
+        assert load(name, size=16, n=20).fingerprint == first.fingerprint
+    next((tmp_path / "cache").glob(f"{name}-*/**/*.jpg")).unlink()
+    for decoded in (tmp_path / "cache").glob("*.npz"):
+        decoded.unlink()
+    again = load(name, size=16, n=20)
+    assert torch.equal(again.images, first.images)
+    assert again.fingerprint == first.fingerprint != load(name, size=16, n=20, seed=1).fingerprint
+
+
+def test_making_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(out, *_):
+        (out / "images").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rooms, "write_rooms", fail)
+        with pytest.raises(KeyboardInterrupt):
+            load("rooms", size=16, n=5)
+    assert not list((tmp_path / "cache").iterdir())
+    with pytest.raises(SpecError, match="n=1"):
+        load("rooms", n=1)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="SPARSEMTL_CACHE"):
+        load("rooms", size=16, n=5)
