@@ -31,8 +31,9 @@ def find(start, place):
             if f'"hash":"{start}' in line:
                 found.append(parse(line, f"{path} line {i}", BROUGHT_HERE))
                 name = found[-1].hash
-                if file_of.setdefault(name, path) != path:
+                if name in file_of:
                     raise RecordError(f"run {name} is in {file_of[name]} and in {path}: keep it once")
+                file_of[name] = path
     return [(record, place) for record in found if record.hash.startswith(start)]
 
 

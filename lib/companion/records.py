@@ -157,12 +157,14 @@ def results_folder():
 
 def files_in(folder, suffix):
     """Files FOLDER/STUDY/PROFILE/*SUFFIX, sorted; none if the folder is absent, `RecordError` if it is unreadable."""
-    found, level = [], [Path(folder)] if os.path.lexists(folder) else []
+    found, level = [], [Path(folder)]
     try:
         for _ in range(2):
             level = [Path(entry) for place in level for entry in os.scandir(place) if entry.is_dir()]
         for place in level:
             found += [Path(entry) for entry in os.scandir(place) if entry.name.endswith(suffix)]
+    except FileNotFoundError:  # no store yet
+        return []
     except OSError as error:
         raise RecordError(f"{error.filename}: cannot be read ({error.strerror}): mend that, or name another") from error
     return sorted(path for path in found if not path.name.startswith("."))
