@@ -1,0 +1,73 @@
+"""The minutes of a GPU are spent in order, and a cut loses one step; rehearsed on the CPU with tiny steps."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from companion.__main__ import _parser
+from companion.choose import chosen
+from companion.records import Store
+from gpu_run import Step, perform, plan
+
+TOY = Path(__file__).parents[1] / "toy"
+
+
+def python(code):
+    return sys.executable, "-c", code
+
+
+def test_every_step_of_the_plan_exists(tmp_path):
+    steps = plan(tmp_path)
+    assert [step.name for step in steps][0] == "smoke"
+    assert steps[0].must
+    for step in steps:
+        if "companion" in step.command:
+            args = _parser().parse_args(step.command[step.command.index("companion") + 1 :])
+            assert chosen(args)
+        else:
+            script = next(Path(word) for word in step.command if word.endswith(".py"))
+            assert script.is_file()
+
+
+def test_a_step_that_must_pass_stops_the_rest(tmp_path):
+    steps = [Step("smoke", python("raise SystemExit(1)"), 60, must=True), Step("next", python("pass"), 60)]
+    assert [entry["step"] for entry in perform(steps, tmp_path, 60)] == ["smoke"]
+    lenient = [Step("a benchmark", python("raise SystemExit(1)"), 60), Step("next", python("pass"), 60)]
+    assert [entry["status"] for entry in perform(lenient, tmp_path / "b", 60)] == [1, 0]
+
+
+def test_each_step_says_what_it_wrote_and_a_cut_keeps_the_steps_before(tmp_path):
+    write = f"open({str(tmp_path / 'made.txt')!r}, 'w').write('x')"
+    steps = [
+        Step("writes", python(write), 60),
+        Step("hangs", python("import time; time.sleep(600)"), 1.0),
+        Step("never", python("pass"), 60),
+    ]
+    start = time.monotonic()
+    entries = perform(steps[:2], tmp_path, 60)
+    assert time.monotonic() - start < 60
+    assert [(e["step"], e["status"]) for e in entries] == [("writes", 0), ("hangs", "stopped")]
+    assert entries[0]["wrote"] == ["made.txt"]
+    assert [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()] == entries
+    assert perform(steps, tmp_path / "late", 0) == []
+
+
+@pytest.mark.slow
+def test_runs_are_kept_when_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TOY))
+    words = (
+        sys.executable,
+        "-m",
+        "companion",
+        "run",
+        "toy2020",
+        "--profile",
+        "quick",
+        "--store",
+        str(tmp_path / "runs"),
+    )
+    (entry,) = perform([Step("table1", words, 120)], tmp_path, 120)
+    assert entry["status"] == 0
+    assert len(entry["wrote"]) == len(Store(tmp_path / "runs").all()[0]) == 10
