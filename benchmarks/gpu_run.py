@@ -47,7 +47,7 @@ def plan(out, device="cuda", profile="full"):
 
 
 def perform(steps, out, seconds):
-    """Run steps until the seconds are over; writes OUT/steps.jsonl after each and returns its entries (list of dict)."""
+    """Run steps until the seconds are over; writes OUT/steps.jsonl after each, returns its entries (list of dict)."""
     out.mkdir(parents=True, exist_ok=True)
     end, done = time.monotonic() + seconds, []
     path = os.pathsep.join(filter(None, (str(ROOT / "lib"), os.environ.get("PYTHONPATH"))))

@@ -20,8 +20,7 @@ def python(code):
 
 def test_every_step_of_the_plan_exists(tmp_path):
     steps = plan(tmp_path)
-    assert [step.name for step in steps][0] == "smoke"
-    assert steps[0].must
+    assert (steps[0].name, steps[0].must) == ("smoke", True)
     for step in steps:
         if "companion" in step.command:
             args = _parser().parse_args(step.command[step.command.index("companion") + 1 :])

@@ -1,45 +1,24 @@
 """Runs on a Dask cluster: the same records, none lost when a worker or the scheduler dies, no worker of other code."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from companion import cluster
 from companion.__main__ import main
 from companion.records import Store
+from slow_paper import PATIENCE, TOY, environment, run, wait_for, written
 from sparsemtl.errors import SpecError
 
 pytest.importorskip("distributed")
-TOY = Path(__file__).parents[1] / "toy" / "papers" / "toy2020"
-PATIENCE = 240  # seconds, on a busy machine
 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory):
-    """Folder for PYTHONPATH with the paper slow2020: the toy, whose runs take a moment."""
-    folder = tmp_path_factory.mktemp("path")
-    written(folder, "")
-    return folder
-
-
-def written(folder, more):
-    target = folder / "papers" / "slow2020"
-    target.mkdir(parents=True)
-    for path in TOY.glob("*.py"):
-        text = path.read_text().replace("toy2020", "slow2020").replace("import numpy", "import time\nimport numpy")
-        target.joinpath(path.name).write_text(
-            text.replace("    draws = np", "    time.sleep(0.4)\n    draws = np") + more
-        )
-
-
-def environment(folder):
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return written(tmp_path_factory.mktemp("path"))
 
 
 class Cluster:
@@ -80,21 +59,10 @@ class Cluster:
 
 
 @pytest.fixture
-def dask(paper, tmp_path):
+def drun(paper, tmp_path):
     made = Cluster(tmp_path)
     yield made
     made.stop()
-
-
-def ask(paper, store, *words):
-    command = [sys.executable, "-m", "companion", "run", "slow2020", "--store", str(store), *words]
-    return subprocess.Popen(command, env=environment(paper), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def when_some_are_done(store, process, count):
-    deadline = time.monotonic() + PATIENCE
-    while len(list(store.rglob("*.json"))) < count and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def digests(store):
@@ -106,9 +74,9 @@ def digests(store):
 @pytest.mark.slow
 def test_a_killed_worker_loses_no_run_and_the_records_are_those_of_the_local_engine(paper, dask, tmp_path):
     first, _ = dask.worker(paper, "first"), dask.worker(paper, "second")
-    here = ask(paper, tmp_path / "here", "--profile", "small")
-    there = ask(paper, tmp_path / "there", "--profile", "small", "--scheduler", dask.address)
-    when_some_are_done(tmp_path / "there", there, 4)
+    here = run(paper, tmp_path / "here", "--profile", "small")
+    there = run(paper, tmp_path / "there", "--profile", "small", "--scheduler", dask.address)
+    wait_for(tmp_path / "there", there, 4)
     first.send_signal(signal.SIGKILL)
     errors = there.communicate(timeout=PATIENCE)[1]
     assert there.returncode == 0, errors
@@ -121,8 +89,8 @@ def test_a_killed_worker_loses_no_run_and_the_records_are_those_of_the_local_eng
 @pytest.mark.slow
 def test_when_the_scheduler_dies_the_finished_records_are_there(paper, dask, tmp_path):
     dask.worker(paper, "only")
-    process = ask(paper, tmp_path / "runs", "--profile", "small", "--scheduler", dask.address)
-    when_some_are_done(tmp_path / "runs", process, 3)
+    process = run(paper, tmp_path / "runs", "--profile", "small", "--scheduler", dask.address)
+    wait_for(tmp_path / "runs", process, 3)
     dask.scheduler.kill()
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 2, errors
@@ -134,9 +102,9 @@ def test_when_the_scheduler_dies_the_finished_records_are_there(paper, dask, tmp
 
 @pytest.mark.slow
 def test_a_worker_of_other_code_is_refused_by_name_before_it_computes(paper, dask, tmp_path):
-    written(tmp_path / "other", "\n# another version\n")
+    written(tmp_path / "other", more="\n# another version\n")
     dask.worker(tmp_path / "other", "stranger")
-    process = ask(paper, tmp_path / "runs", "--scheduler", dask.address)
+    process = run(paper, tmp_path / "runs", "--scheduler", dask.address)
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 2, errors
     assert "worker stranger at tcp://127.0.0.1" in errors
@@ -146,11 +114,11 @@ def test_a_worker_of_other_code_is_refused_by_name_before_it_computes(paper, das
 
 @pytest.mark.slow
 def test_a_cluster_of_this_machine_ends_with_the_command(paper, tmp_path):
-    process = ask(paper, tmp_path / "runs", "--scheduler", "local:2")
+    process = run(paper, tmp_path / "runs", "--scheduler", "local:2")
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0, errors
     assert len(digests(tmp_path / "runs")) == 10
-    process = ask(paper, tmp_path / "gpu", "--scheduler", "local:1", "--device", "cuda")
+    process = run(paper, tmp_path / "gpu", "--scheduler", "local:1", "--device", "cuda")
     errors = process.communicate(timeout=PATIENCE)[1]
     assert (process.returncode, "has a GPU: start one" in errors) == (2, True), errors
 

@@ -21,6 +21,7 @@ from companion.engine import execute, run
 from companion.records import REQUIRED_RUN, Store, validate
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
+from slow_paper import living
 from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 
 
@@ -382,26 +383,6 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers,
     assert len(whole) == TOTAL
     assert all(record in whole for record in finished)
     assert digests(whole)[first.hash] == first.digest  # another process made it, or this one again
-
-
-def living(group):
-    """Processes of a group that are still at work, a moment after its leader ended."""
-    deadline = time.monotonic() + 30
-    while (left := _members(group)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
-
-
-def _members(group):
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
-        except (OSError, ValueError):
-            continue
-        if pgrp == str(group) and state not in "ZX":
-            found.append(stat.parent.name)
-    return found
 
 
 def test_float32_stays_float32_on_a_gpu(monkeypatch):

@@ -1,0 +1,61 @@
+"""The toy paper under another name, with runs that take a moment: something to interrupt."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOY = Path(__file__).parent / "toy" / "papers" / "toy2020"
+PATIENCE = 300  # seconds, on a busy machine
+
+
+def written(folder, seconds=0.4, more=""):
+    """Write the paper slow2020 below a folder for PYTHONPATH. more: lines that make it another version."""
+    target = folder / "papers" / "slow2020"
+    target.mkdir(parents=True)
+    for path in TOY.glob("*.py"):
+        text = path.read_text().replace("toy2020", "slow2020").replace("import numpy", "import time\nimport numpy")
+        text = text.replace("    draws = np", f"    time.sleep({seconds})\n    draws = np") + more
+        (target / path.name).write_text(text)
+    return folder
+
+
+def environment(folder):
+    """Variables for a process that shall find the paper."""
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def run(folder, store, *words):
+    """A process of `sparsemtl run slow2020`, in a process group of its own."""
+    command = [sys.executable, "-m", "companion", "run", "slow2020", "--store", str(store), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(folder), start_new_session=True, **pipes)
+
+
+def wait_for(store, process, count):
+    """Until a store has so many records, or the process has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while len(list(store.rglob("[0-9a-f]*.json"))) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def living(group):
+    """Processes of a group that are still there half a minute after its leader ended."""
+    deadline = time.monotonic() + 30
+    while (left := _members(group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _members(group):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if pgrp == str(group) and state not in "ZX":
+            found.append(stat.parent.name)
+    return found
