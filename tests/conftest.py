@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
+# Compiled loops outlive the session: to compile them takes as long as half of the tests.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 
 import pytest
 from companion.records import RunRecord

@@ -1,60 +1,95 @@
 """How sparse a network is, counted on the zeros that are in its weights.
 
-Each function takes an nn.Module, whose convolution weights it looks at (give it the backbone: heads are not
-penalised and not counted by Upadhyay et al. 2023), or an iterable of weight tensors. A group is a slice of a
-weight along `dim`, by default an input channel, theta[:, c]; it counts as zero if every entry is exactly zero.
-All raise DataError where there is no weight to count.
+Each function takes a network, whose convolution weights it counts (give it the backbone: heads are not penalised and
+not counted by Upadhyay et al. 2023), or an iterable of weight tensors. A group is a slice of a weight along `dim`, by
+default an input channel: dimension 1, of transposed convolutions 0. It counts as zero if every entry is exactly zero.
 """
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 
 from sparsemtl.errors import DataError
 
 
-def group_sparsity(weights, dim=1):
-    """Share of all groups of all weights that are zero; a float in [0, 1]."""
-    alive = [_alive(weight, dim) for weight in _weights(weights).values()]
+def group_sparsity(weights: nn.Module | Iterable[Tensor], dim: int | None = None) -> float:
+    """Share of all groups of all weights that are zero.
+
+    Parameters
+    ----------
+    weights : torch.nn.Module or iterable of Tensor
+        A network, or weights.
+    dim : int, optional
+        Dimension of the groups; by default that of the input channels.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    DataError
+        There is no weight to count.
+    """
+    alive = [_alive(weight, d) for weight, d in _weights(weights, dim).values()]
     return _share(sum(int((~a).sum()) for a in alive), sum(a.numel() for a in alive))
 
 
-def parameter_sparsity(weights, dim=1):
-    """Share of all entries of the weights that lie in zero groups; a float in [0, 1]."""
-    counts = [(w.numel(), w.shape[dim], int((~_alive(w, dim)).sum())) for w in _weights(weights).values()]
+def parameter_sparsity(weights: nn.Module | Iterable[Tensor], dim: int | None = None) -> float:
+    """Share of all entries of the weights that are in zero groups; parameters and errors as `group_sparsity`."""
+    counts = [(w.numel(), w.shape[d], int((~_alive(w, d)).sum())) for w, d in _weights(weights, dim).values()]
     return _share(sum(n // groups * zero for n, groups, zero in counts if groups), sum(n for n, _, _ in counts))
 
 
-def zero_fraction(weights):
-    """Share of all entries that are zero, in a zero group or not (unstructured sparsity); a float in [0, 1]."""
-    tensors = _weights(weights).values()
+def zero_fraction(weights: nn.Module | Iterable[Tensor]) -> float:
+    """Share of all entries that are zero, in a zero group or not; parameters and errors as `group_sparsity`."""
+    tensors = [weight for weight, _ in _weights(weights, None).values()]
     return _share(sum(int((w == 0).sum()) for w in tensors), sum(w.numel() for w in tensors))
 
 
-def channels_per_layer(weights, dim=1):
-    """Groups of each weight as (not zero, all): dict name -> (int, int), in the order of the network.
+def channels_per_layer(weights: nn.Module | Iterable[Tensor], dim: int | None = None) -> dict[str, tuple[int, int]]:
+    """Groups of each weight as (not zero, all), the two numbers that Fig. 3 of Upadhyay et al. 2023 draws.
 
-    Names are the module's ("layer1.0.conv1"), or "0", "1", ... for an iterable of tensors. Fig. 3 of Upadhyay et
-    al. 2023 draws the two numbers.
+    Parameters
+    ----------
+    weights, dim
+        As for `group_sparsity`.
+
+    Returns
+    -------
+    dict of str to (int, int)
+        By the module's name ("layer1.0.conv1"), or "0", "1", ... for an iterable, in the order of the network.
+
+    Raises
+    ------
+    DataError
+        There is no weight to count.
     """
-    alive = {name: _alive(weight, dim) for name, weight in _weights(weights).items()}
+    alive = {name: _alive(weight, d) for name, (weight, d) in _weights(weights, dim).items()}
     return {name: (int(a.sum()), a.numel()) for name, a in alive.items()}
 
 
-def _weights(weights):
+def _weights(weights: nn.Module | Iterable[Tensor], dim: int | None) -> dict[str, tuple[Tensor, int]]:
+    """Each weight with the dimension of its groups."""
+    found: dict[str, tuple[Tensor, int]] = {}
     if isinstance(weights, nn.Module):
-        convs = {name: m for name, m in weights.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-        found = {name: conv.weight.detach() for name, conv in convs.items()}
+        for name, module in weights.named_modules():
+            if isinstance(module, nn.modules.conv._ConvNd):
+                channels = 0 if module.transposed else 1
+                found[name] = module.weight.detach(), channels if dim is None else dim
     else:
-        found = {str(i): weight.detach() for i, weight in enumerate(weights)}
+        found = {str(i): (weight.detach(), 1 if dim is None else dim) for i, weight in enumerate(weights)}
     if not found:
         raise DataError("no convolution weights to count; give a network that has some, or a list of weights")
     return found
 
 
-def _alive(weight, dim):
+def _alive(weight: Tensor, dim: int) -> Tensor:
     return (weight != 0).movedim(dim, 0).unsqueeze(-1).flatten(1).any(1)
 
 
-def _share(part, whole):
+def _share(part: int, whole: int) -> float:
     if whole == 0:
         raise DataError("the weights to count have no entries; give weights with at least one")
     return part / whole

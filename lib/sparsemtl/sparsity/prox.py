@@ -7,21 +7,39 @@ weight along `dim`, by default one input channel of a convolution, theta[:, c]. 
 import inspect
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from sparsemtl.errors import SpecError
 
 
 @torch.no_grad()
-def prox_group_lasso(theta, threshold, dim=1):
+def prox_group_lasso(theta: Tensor, threshold: float | Tensor, dim: int = 1) -> Tensor:
     """Shrink each group to norm max(||theta_g|| - threshold, 0): Eq. 5 of Upadhyay et al. 2023.
 
-    `theta`: float tensor; its groups are the slices along `dim`. `threshold` >= 0 is already
-    alpha * lambda * sqrt(n_g): a number, or a tensor with one entry per group. Returns a new tensor like `theta`;
-    a group with ||theta_g|| <= threshold is exactly zero, one that holds NaN stays NaN.
+    Parameters
+    ----------
+    theta : Tensor
+        Real floating tensor; its groups are the slices along `dim`.
+    threshold : float or Tensor
+        alpha * lambda * sqrt(n_g) >= 0: a number, or one entry for each group.
+    dim : int
+        Dimension of the groups.
 
-    Raises SpecError for a negative or NaN threshold or one that fits neither form.
+    Returns
+    -------
+    Tensor
+        New tensor like `theta`; a group with ||theta_g|| <= threshold is exactly zero, one that holds NaN stays NaN.
+
+    Raises
+    ------
+    SpecError
+        A threshold that is negative, NaN or of another length; a theta that is not real and floating.
     """
     rows, threshold = theta.movedim(dim, 0), _per_group(threshold, theta, dim)
     norm = torch.linalg.vector_norm(rows.unsqueeze(-1).flatten(1), dim=1, dtype=torch.float64)
@@ -31,16 +49,33 @@ def prox_group_lasso(theta, threshold, dim=1):
 
 
 @torch.no_grad()
-def prox_group_lasso_scaled(theta, scale, threshold, dim=1):
+def prox_group_lasso_scaled(theta: Tensor, scale: Tensor, threshold: float | Tensor, dim: int = 1) -> Tensor:
     """argmin_x 1/2 sum_i scale_i (x_i - theta_i)^2 + threshold * sum_g ||x_g||_2, the step in a diagonal metric.
 
-    `scale`: positive, of theta's shape; the rest as `prox_group_lasso`, whose result this is for scale 1. Where
-    ||scale * theta||_g <= threshold the group is exactly zero; else x_i = theta_i * nu / (nu + threshold / scale_i)
-    with nu = ||x||_g > 0 the root of ||theta / (nu + threshold / scale)||_g = 1 (Deleu and Bengio 2021,
-    "Structured sparsity inducing adaptive optimizers for deep learning"). Solved for all groups at once, to
-    about the rounding error of theta's dtype.
+    If ||scale * theta||_g <= threshold the group is exactly zero; else x_i = theta_i * nu / (nu + threshold / scale_i)
+    with nu = ||x||_g > 0 the root of ||theta / (nu + threshold / scale)||_g = 1 (Deleu and Bengio 2021, "Structured
+    sparsity inducing adaptive optimizers for deep learning"). For scale 1 this is `prox_group_lasso`.
 
-    Raises SpecError as `prox_group_lasso`, and for a scale of another shape.
+    Parameters
+    ----------
+    theta : Tensor
+        Real floating tensor; its groups are the slices along `dim`.
+    scale : Tensor
+        Positive, of theta's shape.
+    threshold : float or Tensor
+        Number >= 0, or one entry for each group.
+    dim : int
+        Dimension of the groups.
+
+    Returns
+    -------
+    Tensor
+        New tensor like `theta`, to about the rounding error of its dtype.
+
+    Raises
+    ------
+    SpecError
+        As `prox_group_lasso`; a scale of another shape.
     """
     if scale.shape != theta.shape:
         raise SpecError(f"scale has shape {tuple(scale.shape)}, theta {tuple(theta.shape)}; they must be equal")
@@ -50,10 +85,25 @@ def prox_group_lasso_scaled(theta, scale, threshold, dim=1):
 
 
 @torch.no_grad()
-def prox_l1(theta, threshold):
-    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise; `threshold` a number or a tensor.
+def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
+    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise.
 
-    Raises SpecError for a negative or NaN threshold.
+    Parameters
+    ----------
+    theta : Tensor
+        Real floating tensor.
+    threshold : float or Tensor
+        Number >= 0, or a tensor that broadcasts with theta.
+
+    Returns
+    -------
+    Tensor
+        New tensor like `theta`.
+
+    Raises
+    ------
+    SpecError
+        A negative or NaN threshold; a theta that is not real and floating.
     """
     threshold = _nonnegative(threshold, theta).to(theta.dtype)
     return theta - theta.clamp(-threshold, threshold)
@@ -62,63 +112,164 @@ def prox_l1(theta, threshold):
 class ProxAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter 2019) followed by the penalty's proximal step in Adam's metric.
 
-    A param group may have "penalty" ("group_lasso", "l1" or None) and "lam" >= 0. With
-    s = sqrt(v_hat) + eps, AdamW goes to u = (1 - lr * weight_decay) * theta - lr * m_hat / s, and then
+    With s = sqrt(v_hat) + eps, AdamW goes to u = (1 - lr * weight_decay) * theta - lr * m_hat / s, and then
     theta = argmin_x 1/(2 lr) sum_i s_i (x_i - u_i)^2 + lam * penalty(x) (Eq. 4 of Upadhyay et al. 2023; Deleu and
-    Bengio 2021), where penalty is sum_g sqrt(n_g) ||x_g||_2 over the input channels (dim 1) of each weight of the
-    group, or ||x||_1. The bias corrections of step and metric are the same; with corrected_metric=False the metric is
-    s = sqrt(v) + eps, as in the code that Upadhyay et al. released. Without penalty, or with lam = 0, a step is that of
-    `torch.optim.AdamW`. State is AdamW's; `state_dict` holds penalty and lam with the groups.
+    Bengio 2021), where penalty is sum_g sqrt(n_g) ||x_g||_2 over the groups of each weight, or ||x||_1. The bias
+    corrections of step and metric are the same. Without penalty, or with lam = 0, a step is that of
+    `torch.optim.AdamW`. When `torch.amp.GradScaler` skips a step, nothing changes.
 
-    Raises SpecError for an unknown penalty, a lam that is negative or not finite, or "group_lasso" on a parameter
-    with less than two dimensions.
+    Parameters
+    ----------
+    params : iterable
+        As for any torch optimizer. A param group may have its own "penalty", "lam" and "dim"; see `penalty_groups`.
+    lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused
+        As for `torch.optim.AdamW`; with amsgrad the metric takes the largest v, as the step does.
+    penalty : {"group_lasso", "l1", None}
+        Of param groups that have no "penalty".
+    lam : float
+        Strength >= 0 of the penalty, of param groups that have no "lam".
+    dim : int
+        Dimension of each weight whose slices are the groups: 1 for the input channels of a convolution or linear
+        layer, 0 for those of a transposed convolution.
+    corrected_metric : bool
+        False takes the metric s = sqrt(v) + eps, as the code that Upadhyay et al. released.
+
+    Raises
+    ------
+    SpecError
+        When it is set, and at the step: an unknown penalty, a lam that is not a finite number >= 0, a penalty on
+        complex weights or with differentiable=True, "group_lasso" on a parameter without dimension `dim`.
     """
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, *, corrected_metric=True, foreach=None,
-        fused=None,
-    ):  # fmt: skip
-        self.corrected_metric = corrected_metric
-        super().__init__(params, lr, betas, eps, weight_decay, foreach=foreach, fused=fused)
+        self,
+        params: Iterable,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        penalty: str | None = None,
+        lam: float = 0.0,
+        dim: int = 1,
+        corrected_metric: bool = True,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ):
+        own = {"penalty": penalty, "lam": lam, "dim": dim, "corrected_metric": corrected_metric}
+        if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
+            params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
+        options = {"amsgrad": amsgrad, "maximize": maximize, "foreach": foreach, "fused": fused}
+        super().__init__(params, lr, betas, eps, weight_decay, **options)
+        self.defaults.update(own)
 
-    def add_param_group(self, param_group):
-        """Add a group as `torch.optim.Optimizer` does, after checking its "penalty" and "lam"."""
-        penalty, lam = param_group.setdefault("penalty", None), param_group.setdefault("lam", 0.0)
-        if penalty not in ("group_lasso", "l1", None):
-            raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
-        if not 0 <= lam < math.inf:
-            raise SpecError(f"ProxAdamW: lam is {lam}; it must be zero or positive, and finite")
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group as `torch.optim.Optimizer` does, and check its "penalty", "lam" and "dim"."""
         super().add_param_group(param_group)
-        for p in param_group["params"]:
-            if penalty == "group_lasso" and p.ndim < 2:
-                raise SpecError(
-                    f"ProxAdamW: group_lasso needs weights with input channels, got shape {tuple(p.shape)}; "
-                    "put biases and norms in a group without penalty"
-                )
+        try:
+            _check_penalty(self.param_groups[-1])
+        except SpecError:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict:
+        """State as AdamW's; the groups hold their penalty as plain numbers and strings."""
+        for group in self.param_groups:
+            _check_penalty(group)
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state of this optimizer, or of AdamW: settings that its groups lack stay as they are."""
+        names = ("penalty", "lam", "dim", "corrected_metric")
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        for own, group in zip(self.param_groups, groups, strict=False):
+            for name in names:
+                group.setdefault(name, own[name])
+            _check_penalty(group | {"params": own["params"]})
+        super().load_state_dict(state_dict | {"param_groups": groups})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable | None = None) -> Any:
         """One AdamW step, then the proximal step of each penalised parameter that has a gradient."""
+        for group in self.param_groups:
+            _check_penalty(group)
         loss = _adamw_step(self, closure)
+        overflow = getattr(self, "found_inf", None)  # set by GradScaler if fused: AdamW then did nothing
+        if overflow is not None and overflow.item():
+            return loss
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if group["penalty"] is None or group["lam"] == 0 or not params:
                 continue
-            strength = float(group["lr"]) * group["lam"]
+            strength, dim = float(group["lr"]) * group["lam"], group["dim"]
             steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
-            corrections = [math.sqrt(1 - group["betas"][1] ** step) if self.corrected_metric else 1.0 for step in steps]
-            moments = [self.state[p]["exp_avg_sq"] for p in params]
+            beta = group["betas"][1] if group["corrected_metric"] else 0.0
+            corrections = [math.sqrt(1 - beta**step) for step in steps]
+            moments = [self.state[p]["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for p in params]
             if group["penalty"] == "l1":
                 for p, scale in zip(params, _metric(moments, corrections, group["eps"]), strict=True):
                     p.copy_(prox_l1(p, strength / scale))
-            else:
-                sizes = [p[:, :1].numel() for p in params]
-                thresholds = [
-                    p.new_full([p.shape[1]], strength * math.sqrt(n), dtype=torch.float64)
-                    for p, n in zip(params, sizes, strict=True)
-                ]
-                _prox_scaled_(params, moments, thresholds, 1, (corrections, group["eps"]))
+                continue
+            by_dim = [(p, v, c) for p, v, c in zip(params, moments, corrections, strict=True) if p.numel()]
+            thresholds = [
+                p.new_full([p.shape[dim]], strength * math.sqrt(p.numel() / p.shape[dim]), dtype=torch.float64)
+                for p, _, _ in by_dim
+            ]
+            if by_dim:
+                params, moments, corrections = map(list, zip(*by_dim, strict=True))
+                _prox_scaled_(params, moments, thresholds, dim, (corrections, group["eps"]))
         return loss
+
+
+def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -> list[dict]:
+    """Param groups of a network for `ProxAdamW`: the weights of its convolutions are penalised.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network, or the part of it that is to become sparse.
+    lam : float
+        Strength of the penalty.
+    penalty : {"group_lasso", "l1"}
+        A group is an input channel, in transposed convolutions too (dimension 0 of their weights).
+
+    Returns
+    -------
+    list of dict
+        Groups of the convolutions, of the transposed ones, and of all other parameters, without the empty ones.
+    """
+    convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    by_dim = {dim: [m.weight for m in convs if m.transposed == (dim == 0)] for dim in (1, 0)}
+    penalised = {id(p) for params in by_dim.values() for p in params}
+    groups = [{"params": params, "penalty": penalty, "lam": lam, "dim": dim} for dim, params in by_dim.items()]
+    groups.append({"params": [p for p in model.parameters() if id(p) not in penalised], "penalty": None})
+    return [group for group in groups if group["params"]]
+
+
+def _check_penalty(group: dict) -> None:
+    """Raise SpecError for a param group that the step cannot honour; its "lam" becomes a float."""
+    penalty, lam, dim = group["penalty"], group["lam"], group["dim"]
+    if penalty not in ("group_lasso", "l1", None):
+        raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
+    if isinstance(lam, (np.ndarray, Tensor)) and lam.ndim == 0:
+        lam = lam.item()
+    if isinstance(lam, bool) or not isinstance(lam, Real) or not 0 <= lam < math.inf:
+        raise SpecError(f"ProxAdamW: lam is {lam!r}; it must be a number, zero or positive, and finite")
+    group["lam"] = float(lam)
+    if penalty is None:
+        return
+    if group.get("differentiable"):
+        raise SpecError("ProxAdamW: the proximal step has no gradient; use differentiable=False")
+    for p in group["params"]:
+        if p.is_complex():
+            raise SpecError(f"ProxAdamW: {penalty} is for real weights, got {p.dtype}; use torch.view_as_real")
+        if penalty == "group_lasso" and not (isinstance(dim, int) and 0 <= dim < p.ndim > 1):
+            raise SpecError(
+                f"ProxAdamW: group_lasso needs weights with channels in dimension {dim}, got shape {tuple(p.shape)}; "
+                "put biases and norms in a group without penalty"
+            )
 
 
 # AdamW's step without the wrapper that runs hooks: torch puts one around ProxAdamW.step, hooks must run once
@@ -250,6 +401,8 @@ def _per_group(threshold, theta, dim):
 
 
 def _nonnegative(threshold, theta):
+    if not theta.is_floating_point():
+        raise SpecError(f"theta has dtype {theta.dtype}; the penalties are for real floating tensors")
     threshold = torch.as_tensor(threshold, dtype=torch.float64, device=theta.device)
     if not (threshold >= 0).all():
         raise SpecError("threshold must be zero or positive, got a negative or NaN entry; check lambda and the rate")

@@ -6,12 +6,14 @@ inner loops run along memory and the compiler makes vectors of them. Each group 
 the result does not depend on the number of threads.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
+import numba
 import numpy as np
 import torch
-from numba import njit
 
 ROWS = 64  # summed in the tensor's own precision, before the sum goes on in float64
 LANES = 1024  # columns of a block: runs long enough to stream from memory, sums few enough to stay in the cache
@@ -60,7 +62,25 @@ def _solve_all(jobs):
 _FAST = {"contract", "arcp", "nsz", "reassoc"}
 
 
-@njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
+def _compiled(fastmath):
+    """Decorator that compiles on first use, and keeps the code below SPARSEMTL_CACHE, or nowhere if that fails."""
+
+    def compiled(function):
+        options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+        before, home = numba.config.CACHE_DIR, os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = Path(os.environ.get("SPARSEMTL_CACHE") or Path(home, "sparsemtl"), "numba")
+        try:
+            numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR") or str(folder.expanduser().absolute())
+            return numba.njit(cache=True, **options)(function)
+        except (OSError, RuntimeError):  # no home, no permission
+            return numba.njit(**options)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+    return compiled
+
+
+@_compiled(_FAST)
 def _solve(theta, scale, threshold, first, last, after, correction, eps, tolerance):
     """Solve groups `first` to `last`: Newton's iteration of `prox._solve`, which tells why it cannot overshoot twice.
 
@@ -110,7 +130,7 @@ def _solve(theta, scale, threshold, first, last, after, correction, eps, toleran
     _put(theta, start, scale, left, lane, limit)
 
 
-@njit(nogil=True, fastmath=False, error_model="numpy", cache=True)
+@_compiled(fastmath=False)
 def _put(theta, start, scale, left, nu, threshold):
     """theta * nu / (nu + r) in place; strictly rounded, so that no threshold changes nothing."""
     width = len(nu)
@@ -121,7 +141,7 @@ def _put(theta, start, scale, left, nu, threshold):
             t[j] *= near / (near + threshold[j])
 
 
-@njit(nogil=True, fastmath=False, error_model="numpy", cache=True)
+@_compiled(fastmath=False)
 def _metric(moment, start, width, correction, eps):
     """Adam's metric of some columns of its second moment."""
     scale = np.empty((moment.shape[0], width), moment.dtype)
@@ -132,7 +152,7 @@ def _metric(moment, start, width, correction, eps):
     return scale
 
 
-@njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
+@_compiled(_FAST)
 def _start(theta, start, scale, left, width):
     """By lane the sums of theta^2 and (theta * scale)^2, in float64."""
     energy, gradient = np.zeros(width), np.zeros(width)
@@ -146,7 +166,7 @@ def _start(theta, start, scale, left, width):
     return energy, gradient
 
 
-@njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
+@_compiled(_FAST)
 def _sums(theta, start, scale, left, nu, threshold):
     """By lane the sums of t^2 / (nu + r)^2 and t^2 / (nu + r)^3 with r = threshold / scale, in float64.
 
@@ -171,7 +191,7 @@ def _sums(theta, start, scale, left, nu, threshold):
     return s2, s3
 
 
-@njit(nogil=True, fastmath=False, error_model="numpy", cache=True)
+@_compiled(fastmath=False)
 def _newton(nu, alive, s2, s3, lane, after):
     """One Newton step of every live group from where `lane` says the sums were taken.
 

@@ -10,80 +10,160 @@ dropout modules are switched off (`torch.nn.functional.dropout` inside a forward
 """
 
 import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import DataError, SpecError
 
+Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> scalar
 
-def prunable(model):
-    """Return the weights that saliency ranks: name -> nn.Parameter of every Conv and Linear module.
 
-    Biases and batch norm are left dense, as in the papers. A tied weight appears once, under its first name.
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights that saliency ranks: those of all convolutions and linear layers.
+
+    Biases and batch norm are left dense, as in the papers.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any network.
+
+    Returns
+    -------
+    dict of str to torch.nn.Parameter
+        By parameter name ("shared.spatial.weight"). A tied weight appears once, under its first name.
+
+    Raises
+    ------
+    SpecError
+        A layer computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune): its
+        weight cannot be ranked or masked, and a sparsity without it would be of another network.
     """
-    weights, seen = {}, set()
+    weights: dict[str, nn.Parameter] = {}
+    seen = set()
     for prefix, module in model.named_modules():
+        if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+            continue
         weight = module._parameters.get("weight")
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and weight is not None:
-            if id(weight) not in seen:
-                weights[f"{prefix}.weight" if prefix else "weight"] = weight
-            seen.add(id(weight))
+        if weight is None:
+            raise SpecError(
+                f"{prefix or type(module).__name__}: its weight is computed from other parameters (weight_norm, "
+                "spectral_norm, torch.nn.utils.prune); make it a plain weight first, by the matching remove function"
+            )
+        if id(weight) not in seen:
+            weights[f"{prefix}.weight" if prefix else "weight"] = weight
+        seen.add(id(weight))
     return weights
 
 
-def gradients(model, loss_fn, inputs, targets):
-    """dL/dw of every prunable weight, pruned entries included (RigL grows by these), model left unchanged.
+def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str, Tensor]:
+    """dL/dw of every prunable weight, pruned entries included (RigL grows by these); the model is left unchanged.
 
-    `inputs` is a float tensor or a dict of tensors, given to the model whole: L = loss_fn(model(inputs), targets).
-    A weight that the loss does not reach has gradient zero.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network; it stays in its training mode while it is scored.
+    loss_fn : callable
+        (model(inputs), targets) -> scalar tensor.
+    inputs : Tensor or dict of Tensor
+        Given to the model whole.
+    targets
+        Given to `loss_fn`.
 
-    Raises DataError for non-finite inputs or loss, SpecError for a loss that is not a scalar.
+    Returns
+    -------
+    dict of str to Tensor
+        By the names of `prunable`; zero for a weight that the loss does not reach.
+
+    Raises
+    ------
+    DataError
+        Inputs or loss are not finite.
+    SpecError
+        The loss is not a scalar; a layer that `prunable` refuses.
     """
     with _scoring(model) as weights:
         grads = _grads(_loss(model, loss_fn, inputs, targets), weights)
     return dict(zip(weights, grads, strict=True))
 
 
-def snip(model, loss_fn, inputs, targets):
+def snip(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str, Tensor]:
     """Connection sensitivity |dL/dm| at m = 1 of the masked network f(m * w), which is |w * dL/dw|.
 
     Lee, Ajanthan and Torr 2019, "SNIP" (Eq. 4), before the normalisation, which does not change a ranking within
-    one loss. Arguments and errors as `gradients`.
+    one loss. Parameters, result and errors as `gradients`.
     """
     weights = prunable(model)
     grads = gradients(model, loss_fn, inputs, targets)
     return {name: (weights[name].detach() * grad).abs() for name, grad in grads.items()}
 
 
-def grasp(model, loss_fn, inputs, targets):
+def grasp(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, temperature: float = 200.0) -> dict[str, Tensor]:
     """Gradient signal preservation: w * (H g), the loss of gradient flow when a weight goes.
 
     Wang, Zhang and Grosse 2020, "Picking winning tickets before training by preserving gradient flow", Eq. 8:
     S = -w * (H g) is the change of g.g / 2 when w goes, and they remove the largest S; we return -S, so that
-    here too larger means keep. H and g are over the prunable weights. The paper divides the logits by 200 first:
-    do that in `loss_fn` if it is wanted. Arguments and errors as `gradients`.
+    here too larger means keep. H and g are over the prunable weights.
+
+    Parameters
+    ----------
+    model, loss_fn, inputs, targets
+        As for `gradients`.
+    temperature : float
+        The model's outputs are divided by it before the loss: 200 for logits, as its authors do; 1 leaves them.
+
+    Returns
+    -------
+    dict of str to Tensor
+        By the names of `prunable`.
+
+    Raises
+    ------
+    DataError, SpecError
+        As for `gradients`.
     """
+
+    def cooled(outputs, targets):
+        return loss_fn(pytree.tree_map(lambda output: output / temperature, outputs), targets)
+
     with _scoring(model) as weights:
-        grads = _grads(_loss(model, loss_fn, inputs, targets), weights, create_graph=True)
+        grads = _grads(_loss(model, cooled, inputs, targets), weights, create_graph=True)
         # the gradient of g.stop(g) is H g: the second factor is a constant
         flow = sum(((grad * grad.detach()).sum() for grad in grads), torch.zeros(()))
         products = _grads(flow, weights)
     return {name: weight.detach() * hg for (name, weight), hg in zip(weights.items(), products, strict=True)}
 
 
-def synflow(model, inputs):
-    """Synaptic flow |w| * dR/d|w|, with R the summed output of the |w| network for an input of ones; float64.
+def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Synaptic flow |w| * dR/d|w|, with R the summed output of the |w| network for an input of ones.
 
     Tanaka, Kunin, Yamins and Ganguli 2020, "Pruning neural networks without any data by iteratively conserving
     synaptic flow", Eq. 2, one evaluation. All parameters and buffers are replaced by their absolute values and
     the network is in eval mode (dropout off, batch norm by its running statistics), so ReLU and ELU act as
-    the identity. `inputs` (tensor or dict of tensors) gives only the shapes.
+    the identity.
 
-    Raises DataError for non-finite inputs or a flow that overflows float64.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    inputs : Tensor or dict of Tensor
+        Only their shapes count.
+
+    Returns
+    -------
+    dict of str to Tensor
+        By the names of `prunable`, float64.
+
+    Raises
+    ------
+    DataError
+        Inputs that are not finite, or a flow that overflows float64.
     """
     _check_finite(inputs)
     ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)
@@ -100,15 +180,25 @@ def synflow(model, inputs):
     return {name: weight.detach() * grad for (name, weight), grad in zip(weights.items(), grads, strict=True)}
 
 
-def magnitude(model):
-    """|w|, the score of magnitude pruning (Han et al. 2015)."""
+def magnitude(model: nn.Module) -> dict[str, Tensor]:
+    """|w| of every prunable weight, the score of magnitude pruning (Han et al. 2015)."""
     return {name: weight.detach().abs() for name, weight in prunable(model).items()}
 
 
-def random_scores(model, seed=0):
-    """Uniform scores in [0, 1), float64: the random baseline. `seed` is an int or a CPU torch.Generator.
+def random_scores(model: nn.Module, seed: int | torch.Generator = 0) -> dict[str, Tensor]:
+    """Uniform scores in [0, 1), float64: the random baseline.
 
-    Drawn on the CPU, so that a seed means the same mask on every device; the global random state is not used.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    seed : int or torch.Generator
+        Drawn on the CPU, so that a seed means the same mask on every device; the global random state is not used.
+
+    Returns
+    -------
+    dict of str to Tensor
+        By the names of `prunable`.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     return {
@@ -118,7 +208,7 @@ def random_scores(model, seed=0):
 
 
 @contextmanager
-def _scoring(model):
+def _scoring(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the prunable weights, ready for autograd.grad; put back on exit all that a forward pass changes."""
     weights = prunable(model)
     trainable = {p: p.requires_grad for p in weights.values()}
@@ -143,7 +233,7 @@ def _scoring(model):
                 module._buffers[key] = buffer
 
 
-def _loss(model, loss_fn, inputs, targets):
+def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> Tensor:
     _check_finite(inputs)
     loss = loss_fn(model(inputs), targets)
     if loss.numel() != 1:
@@ -153,7 +243,7 @@ def _loss(model, loss_fn, inputs, targets):
     return loss
 
 
-def _grads(value, weights, create_graph=False):
+def _grads(value: Tensor, weights: Mapping[str, nn.Parameter], create_graph: bool = False) -> list[Tensor]:
     """d value / d weight for each weight, zeros where `value` does not depend on it."""
     params = list(weights.values())
     if not value.requires_grad:
@@ -162,10 +252,10 @@ def _grads(value, weights, create_graph=False):
     return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
 
 
-def _check_finite(inputs):
+def _check_finite(inputs: Any) -> None:
     if not all(torch.isfinite(tensor).all() for tensor in pytree.tree_leaves(inputs)):
         raise DataError("the inputs for scoring hold NaN or infinite values; clean or drop these samples")
 
 
-def _cuda_devices(model):
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
     return list({p.device for p in model.parameters() if p.device.type == "cuda"})

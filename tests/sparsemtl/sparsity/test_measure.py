@@ -41,6 +41,14 @@ def test_groups_along_another_dimension(net):
     assert channels_per_layer(net, dim=0) == {"0": (1, 2), "2": (3, 3)}
 
 
+def test_input_channels_of_a_transposed_convolution_are_its_first_dimension():
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
+    with torch.no_grad():
+        layer.weight[1] = 0
+    assert channels_per_layer(layer) == {"": (3, 4)}
+    assert group_sparsity(layer) == parameter_sparsity(layer) == 1 / 4
+
+
 def test_a_channel_with_nan_is_not_zero():
     weight = torch.zeros(2, 3)
     weight[0, 0] = torch.nan

@@ -4,6 +4,8 @@ import copy
 import io
 import math
 
+import numba
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, MultiTaskLasso
 from sparsemtl.errors import SpecError
 from sparsemtl.sparsity import prox
-from sparsemtl.sparsity.prox import ProxAdamW, prox_group_lasso, prox_group_lasso_scaled, prox_l1
+from sparsemtl.sparsity.measure import channels_per_layer
+from sparsemtl.sparsity.prox import ProxAdamW, penalty_groups, prox_group_lasso, prox_group_lasso_scaled, prox_l1
+from sparsemtl.sparsity.prox_cpu import _compiled
 
 
 def bisection(theta, scale, threshold):
@@ -238,6 +242,14 @@ def test_bad_thresholds_are_refused():
                 operator(theta, bad)
     with pytest.raises(SpecError, match="2 entries for 3 groups"):
         prox_group_lasso(theta, torch.ones(2))
+    for bad in (theta.to(torch.complex64), theta.to(torch.int64)):
+        for operator in (
+            prox_group_lasso,
+            prox_l1,
+            lambda t, tau: prox_group_lasso_scaled(t, torch.ones(t.shape), tau),
+        ):
+            with pytest.raises(SpecError, match=str(bad.dtype)):
+                operator(0.1)
     with pytest.raises(SpecError, match="scale has shape"):
         prox_group_lasso_scaled(theta, torch.ones(3, 2), 1.0)
 
@@ -268,7 +280,11 @@ def without_penalty(groups):
     return [{key: value for key, value in group.items() if key not in ("penalty", "lam")} for group in groups]
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}, {"fused": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"foreach": True}, {"foreach": False}, {"fused": True}, {"amsgrad": True, "maximize": True}],
+    ids=str,
+)
 @pytest.mark.parametrize(("penalty", "lam"), [(None, 0.1), ("group_lasso", 0.0), ("l1", 0.0)])
 def test_without_penalty_it_is_adamw(options, penalty, lam):
     settings = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1} | options
@@ -373,6 +389,105 @@ def test_hooks_run_once_a_step_and_parameters_without_gradient_rest():
     assert optimizer.step(lambda: 3.5) == 3.5
 
 
+@settings(max_examples=20)
+@given(st.lists(st.booleans(), min_size=1, max_size=5), st.sampled_from(["group_lasso", "l1"]), st.booleans())
+def test_a_step_that_the_gradient_scaler_skips_changes_nothing(overflows, penalty, fused):
+    net = network()
+    optimizer = ProxAdamW(net.parameters() if penalty == "l1" else groups(net, penalty, 1e-3), lr=0.01, fused=fused,
+                          **({"penalty": penalty, "lam": 1e-3} if penalty == "l1" else {}))  # fmt: skip
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for overflow in overflows:
+        before = copy.deepcopy(net.state_dict())
+        optimizer.zero_grad()
+        scaler.scale(net(torch.ones(2, 3, 6, 6)).square().mean()).backward()
+        if overflow:
+            net[0].weight.grad[0, 0, 0, 0] = math.inf
+        scaler.step(optimizer)
+        scaler.update()
+        same = [torch.equal(before[name], value) for name, value in net.state_dict().items()]
+        assert all(same) if overflow else not all(same)
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}])
+def test_a_state_of_adamw_goes_on_with_the_penalty_that_was_set(options):
+    net = network()
+    plain = torch.optim.AdamW(without_penalty(groups(net, None, 0.0)), lr=0.01, **options)
+    train(net, plain, 3)
+    clone = copy.deepcopy(net)
+    optimizer = ProxAdamW(groups(clone, "group_lasso", 50.0), **options)
+    optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    train(clone, optimizer, 1)
+    assert not clone[0].weight.any()
+    train(net, plain, 1)
+    assert torch.equal(net[0].bias, clone[0].bias)
+
+
+def test_amsgrad_takes_the_largest_second_moment_for_its_metric():
+    net = network()
+    optimizer = ProxAdamW(groups(net, "l1", 0.01), lr=0.01, amsgrad=True)
+    train(net, optimizer, 3)
+    clone, weight = copy.deepcopy(net), net[0].weight
+    optimizer.state[weight]["max_exp_avg_sq"] += 1.0  # as after a large gradient long ago
+    largest = optimizer.state[weight]["max_exp_avg_sq"]
+    plain = torch.optim.AdamW(without_penalty(groups(clone, None, 0.0)), lr=0.01, amsgrad=True)
+    plain.load_state_dict(plain.state_dict() | {"state": copy.deepcopy(optimizer.state_dict()["state"])})
+    train(net, optimizer, 1)
+    train(clone, plain, 1)
+    scale = (largest / (1 - 0.999**4)).sqrt() + 1e-8
+    torch.testing.assert_close(weight, prox_l1(clone[0].weight.detach(), 0.01 * 0.01 / scale))
+
+
+@pytest.mark.parametrize("lam", [np.float64(0.5), np.float32(0.5), np.array(0.5), torch.tensor(0.5), 1, np.int64(1)])
+def test_a_number_of_any_kind_is_a_strength_and_checkpoints_stay_plain(lam):
+    net, file = network(), io.BytesIO()
+    optimizer = ProxAdamW(groups(net, "l1", 0.1))
+    optimizer.param_groups[0]["lam"] = lam
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["param_groups"][0]["lam"] == float(lam)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lam": math.nan}, {"lam": -1.0}, {"lam": "0.1"}, {"lam": None}, {"lam": True}, {"lam": np.ones(2)},
+     {"penalty": "l2"}, {"differentiable": True}, {"dim": 4}, {"dim": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_that_a_step_cannot_honour_is_refused_before_anything_changes(change):
+    net = network()
+    optimizer = ProxAdamW(groups(net, "group_lasso", 0.1))
+    good = optimizer.state_dict()
+    optimizer.param_groups[0].update(change)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(SpecError, match="ProxAdamW"):
+        train(net, optimizer, 1)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    good["param_groups"][0].update(change)
+    with pytest.raises(SpecError, match="ProxAdamW"):
+        ProxAdamW(groups(network(), "group_lasso", 0.1)).load_state_dict(good)
+    with pytest.raises(SpecError, match="ProxAdamW"):
+        ProxAdamW([{"params": [network()[0].weight], "penalty": "group_lasso"} | change])
+
+
+@pytest.mark.parametrize("kind", [torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d])
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_the_groups_of_a_transposed_convolution_are_its_input_channels(kind, n_groups):
+    layer, conv = kind(6, 4, 3, groups=n_groups), torch.nn.Conv2d(2, 3, 1)
+    model = torch.nn.ModuleList([layer, conv, torch.nn.Linear(2, 2)])
+    with torch.no_grad():
+        layer.weight[[0, 2]] *= 1e-6  # channels that the penalty ends at once
+    optimizer = ProxAdamW(penalty_groups(model, 0.1), lr=1e-3, weight_decay=0.0)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e-12)
+        optimizer.state[p] = {"step": torch.tensor(9.0), "exp_avg": p * 0, "exp_avg_sq": torch.ones_like(p) * 1e-2}
+    optimizer.step()
+    assert [i for i in range(6) if not layer.weight[i].any()] == [0, 2]
+    assert channels_per_layer(model)["0"] == (4, 6)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    assert [group["dim"] for group in optimizer.param_groups if group["penalty"]] == [1, 0]
+
+
 def test_bad_param_groups_are_refused():
     weight, bias = torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(3))
     for lam in (-1e-6, math.nan, math.inf):
@@ -380,5 +495,37 @@ def test_bad_param_groups_are_refused():
             ProxAdamW([{"params": [weight], "penalty": "l1", "lam": lam}])
     with pytest.raises(SpecError, match="'l2'"):
         ProxAdamW([{"params": [weight], "penalty": "l2", "lam": 0.1}])
-    with pytest.raises(SpecError, match="input channels"):
+    with pytest.raises(SpecError, match="channels in dimension 1"):
         ProxAdamW([{"params": [bias], "penalty": "group_lasso", "lam": 0.1}])
+    with pytest.raises(SpecError, match="complex64"):
+        ProxAdamW([weight.to(torch.complex64).detach().requires_grad_()], penalty="l1", lam=0.1)
+    optimizer = ProxAdamW([weight], penalty="l1", lam=0.1)
+    with pytest.raises(SpecError, match="lam"):
+        optimizer.add_param_group({"params": [bias], "lam": -1})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [bias]})
+    assert optimizer.param_groups[1]["lam"] == 0.1
+
+
+def folder_states(tmp_path):
+    """Places for compiled code: fresh, below a file, and without permission (which root has all the same)."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    return [tmp_path / "fresh", tmp_path / "file" / "below", tmp_path / "locked" / "below"]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_compiled_code_is_kept_below_the_cache_folder_or_nowhere(place, tmp_path, monkeypatch):
+    folder = folder_states(tmp_path)[place]
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(folder))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    numba.config.reload_config()
+    before = numba.config.CACHE_DIR
+
+    @_compiled(fastmath=False)
+    def twice(x):
+        return 2 * x
+
+    assert twice(3) == 6
+    assert before == numba.config.CACHE_DIR  # other people's functions are cached as ever
+    assert place or list(folder.rglob("*.nbc"))

@@ -1,11 +1,12 @@
 """Scores against finite differences, an explicit Hessian and the closed forms of the papers."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from sparsemtl.errors import DataError, SpecError
-from sparsemtl.sparsity.masks import apply_masks, topk_mask
+from sparsemtl.sparsity.masks import apply_masks, masks_of, sparsity_of, topk_mask
 from sparsemtl.sparsity.saliency import gradients, grasp, magnitude, prunable, random_scores, snip, synflow
 from torch import nn
 from torch.func import functional_call
@@ -76,7 +77,7 @@ def test_grasp_is_the_derivative_of_the_gradient_flow_in_the_mask(problem):
         loss = cross_entropy(functional_call(net, weights, (x,)), y)
         return sum((g**2).sum() for g in torch.autograd.grad(loss, [weights[name] for name in names])) / 2
 
-    scores = grasp(net, cross_entropy, x, y)
+    scores = grasp(net, cross_entropy, x, y, temperature=1)
     for name, slope in mask_derivative(net, flow, names).items():
         torch.testing.assert_close(scores[name], slope, rtol=1e-6, atol=1e-10)
 
@@ -92,7 +93,42 @@ def test_grasp_equals_the_product_with_an_explicit_hessian():
 
     gradient = torch.autograd.functional.jacobian(loss, w)
     expected = w * (torch.autograd.functional.hessian(loss, w) @ gradient)
-    torch.testing.assert_close(torch.cat([s.flatten() for s in grasp(net, cross_entropy, x, y).values()]), expected)
+    torch.testing.assert_close(torch.cat([s.flatten() for s in grasp(net, cross_entropy, x, y, 1).values()]), expected)
+
+
+def test_grasp_cools_the_logits_of_every_task_as_its_authors_do():
+    torch.manual_seed(0)
+    net = TwoHeads().double()
+    inputs = {t: torch.randn(5, 2, 6, dtype=torch.float64) for t in ("mi", "me")}
+
+    def loss(outputs, targets, temperature=1.0):
+        return sum(cross_entropy(o / temperature, torch.zeros(len(o), dtype=torch.int64)) for o in outputs.values())
+
+    expected = grasp(net, partial(loss, temperature=200.0), inputs, None, temperature=1)
+    for name, score in grasp(net, loss, inputs, None).items():
+        torch.testing.assert_close(score, expected[name])
+
+
+def computed_weights():
+    """Networks with a layer whose weight is computed from other parameters."""
+    from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+    def masked(layer):
+        prune.random_unstructured(layer, "weight", 0.5)
+        return layer
+
+    return [weight_norm, spectral_norm, masked, parametrizations.weight_norm, parametrizations.spectral_norm,
+            parametrizations.orthogonal]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compute", computed_weights())
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(4, 4, 2)], ids=["linear", "conv"])
+def test_a_layer_with_a_computed_weight_is_named_not_left_out(compute, layer):
+    net = nn.Sequential(nn.Linear(3, 3), compute(copy.deepcopy(layer)))
+    for function in (prunable, magnitude, random_scores, masks_of, sparsity_of, lambda net: apply_masks(net, {})):
+        with pytest.raises(SpecError, match=r"^1: .*remove"):
+            function(net)
 
 
 def test_synflow_equals_the_closed_form_and_is_conserved():
