@@ -22,7 +22,7 @@ def front(results=None):
     cards = "".join(_card(name, found) for name, found in judged.items())
     alt = "Effect of every claim and control with its 95 % interval; the scorecard has the numbers"
     caption = "Effects with 95 % intervals; right of zero: as claimed. Diamond: published. Italic: our controls."
-    picture = svg(scorecard.forest(judged), "front", alt)
+    picture = svg(scorecard.forest(judged, 10.1, 0.195), "front", alt)
     figure = f'<figure class="results">{picture}<figcaption>{caption}</figcaption></figure>'
     found = "".join(f"<li>{_said(j)}</li>" for j in scorecard.surprises(judged))
     surprises = f'<h2>What surprises</h2><ul class="surprises">{found}</ul>' if found else ""

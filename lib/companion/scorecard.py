@@ -14,7 +14,8 @@ from companion.papers import names, part, study
 from companion.style import INK, MUTED, VERDICT_STYLE, listed
 
 FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
-UNIT = {"points": "points of accuracy", "percent": "% of the other score"}
+UNIT = {"points": "points", "percent": "%"}
+AXIS = {"points": "points of accuracy, or of a share", "percent": "% of the other network's score"}
 
 
 def evidence_of_all(results=None):
@@ -97,23 +98,29 @@ def bars(judged):
     return "".join(lines)
 
 
-def forest(judged, width=10.0):
+def forest(judged, width=10.0, row=0.25):
     """Effects with their 95 % intervals, a linear panel for each unit: points left, percent right (figure)."""
-    every = [j for found in judged.values() for j in found]
-    panels = [[j for j in every if j.claim.unit == unit] for unit in UNIT]
-    panels = [[*(j for j in p if j.claim.control), *(j for j in p if not j.claim.control)] for p in panels if p]
-    height = 0.27 * max(map(len, panels)) + 0.7
+    panels = []
+    for unit in UNIT:
+        rows = []
+        for name, found in judged.items():
+            mine = sorted((j for j in found if j.claim.unit == unit), key=lambda j: not j.claim.control)
+            rows += [title(name), *mine] if mine else []
+        panels += [(unit, rows[::-1])] if rows else []
+    height = row * max(len(rows) for _, rows in panels) + 0.55
     fig, axes = plt.subplots(1, len(panels), figsize=(width, height), squeeze=False)
-    for ax, rows in zip(axes[0], panels, strict=True):
-        for y, j in enumerate(reversed(rows)):
-            _one(ax, y, j)
+    for ax, (unit, rows) in zip(axes[0], panels, strict=True):
         ax.axvline(0, color=INK, lw=0.8)
-        ax.set_yticks(range(len(rows)), [j.claim.short for j in reversed(rows)])
-        ax.set(ylim=(-0.6, len(rows) - 0.4), xlabel=f"effect, {UNIT[rows[0].claim.unit]} (right: as claimed)")
+        for y, j in enumerate(rows):
+            if not isinstance(j, str):
+                _one(ax, y, j)
+        ax.set_yticks(range(len(rows)), [j if isinstance(j, str) else j.claim.short for j in rows])
+        ax.set(ylim=(-0.6, len(rows) - 0.4), xlabel=AXIS[unit])
         ax.tick_params("y", length=0)
         ax.grid(axis="y", visible=False)
-        for label, j in zip(ax.get_yticklabels(), reversed(rows), strict=True):
-            label.set_fontstyle("italic" if j.claim.control else "normal")
+        for label, j in zip(ax.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if isinstance(j, str) else "normal")
+            label.set_fontstyle("normal" if isinstance(j, str) or not j.claim.control else "italic")
     return fig
 
 
@@ -142,7 +149,7 @@ def _rows(name, j):
     page = getattr(study(name), "PAGES", {}).get(c.page, c.page)
     cells = {
         "published": c.shown(c.published),
-        "ours": f"{j.interval()} {'points' if c.unit == 'points' else '%'}" if j.n else NONE,
+        "ours": f"{j.interval()} {UNIT[c.unit]}" if j.n else NONE,
         "units": f"{j.n} {c.units}" if j.n else NONE,
         "verdict": f'<span style="--verdict: {VERDICT_STYLE[j.verdict][0]}">{marked(j.verdict)}</span>',
         "limited by": html.escape(e.not_tested or e.limits or NONE),
@@ -158,7 +165,7 @@ def _rows(name, j):
 def _fold(name, j):
     """What is folded in below a claim: definition, parts, what would decide it (lines of text)."""
     c = j.claim
-    yield f"{title(name)}, {c.where}. Effect in {UNIT[c.unit]}, paired over {c.units}."
+    yield f"{title(name)}, {c.where}. Effect in {AXIS[c.unit]}, paired over {c.units}."
     yield f"Smallest effect of interest: {c.shown(c.smallest)}. Published: {c.shown(c.published)}."
     if j.n:
         yield f"Runs: profile {j.profile}, {j.data}. p = {j.p:.2g}; after Holm over the paper's claims {j.holm:.2g}."

@@ -96,7 +96,7 @@ def test_the_figure_has_a_linear_panel_for_each_unit_with_every_interval_in_it(t
     shown = {round(x, 6) for ax in (points, percent) for line in ax.lines for x in np.atleast_1d(line.get_xdata())}
     for j in judged["shin2023"]:
         assert {round(100 * v, 6) for v in (j.mean, j.low, j.high)} <= shown
-    assert [len(ax.get_yticklabels()) for ax in (points, percent)] == [2, 1]
+    assert [len(ax.get_yticklabels()) for ax in (points, percent)] == [3, 2]  # the name of the paper, then its claims
     assert {ax.get_xscale() for ax in (points, percent)} == {"linear"}
 
 
