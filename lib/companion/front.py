@@ -24,7 +24,7 @@ def front(results=None):
     caption = "Effects with 95 % intervals; right of zero: as claimed. Diamond: published. Italic: our controls."
     picture = svg(scorecard.forest(judged, 10.1, 0.195), "front", alt)
     figure = f'<figure class="results">{picture}<figcaption>{caption}</figcaption></figure>'
-    found = "".join(f"<li>{_said(j)}</li>" for j in scorecard.surprises(judged))
+    found = "".join(f"<li>{_said(j)}</li>" for j in scorecard.surprises(judged, most=2))
     surprises = f'<h2>What surprises</h2><ul class="surprises">{found}</ul>' if found else ""
     buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
     return (
@@ -67,6 +67,6 @@ def _trust(judged):
     return (
         "<strong>Why believe it.</strong> The plan was fixed before the runs; every number opens the runs behind it; "
         f"one command makes them again (version {VERSION}).<br><strong>Why not.</strong> "
-        + html.escape("; ".join(words) or "Nothing was run yet")
+        + html.escape("; ".join(words) or "Nothing was run yet").replace("`", "")
         + "."
     )

@@ -1,6 +1,7 @@
 """All claims of all papers at a glance: verdict bars, effects with their intervals, findings that surprise, a table."""
 
 import html
+import json
 import math
 from collections import Counter
 
@@ -11,6 +12,7 @@ from companion.claims import Effects, judge, judge_paper
 from companion.evidence import committed_evidences
 from companion.page import NONE, VERSION, marked
 from companion.papers import names, part, study
+from companion.records import repository_root
 from companion.style import INK, MUTED, VERDICT_STYLE, listed
 
 FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
@@ -45,6 +47,13 @@ def _unjudged(old):
 def title(name):
     """A paper as the pages name it: "Shin et al. 2023"."""
     return getattr(study(name), "TITLE", name)
+
+
+def heading(notebook):
+    """The heading of a notebook's page, up to a colon: "Shin, Table 1"; its name if there is no such notebook."""
+    path = repository_root() / "notebooks" / f"{notebook}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
+    return "".join(cells[0]["source"]).partition("\n")[0].strip("# ").partition(":")[0] if cells else notebook
 
 
 def said(j):
@@ -146,14 +155,13 @@ def table(judged):
 
 def _rows(name, j):
     c, e = j.claim, j.effects
-    page = getattr(study(name), "PAGES", {}).get(c.page, c.page)
     cells = {
         "published": c.shown(c.published),
         "ours": f"{j.interval()} {UNIT[c.unit]}" if j.n else NONE,
         "units": f"{j.n} {c.units}" if j.n else NONE,
         "verdict": f'<span style="--verdict: {VERDICT_STYLE[j.verdict][0]}">{marked(j.verdict)}</span>',
         "limited by": html.escape(e.not_tested or e.limits or NONE),
-        "evidence": f'<a href="{c.page}.html">{html.escape(page)}</a>',
+        "evidence": f'<a href="{c.page}.html">{html.escape(heading(c.page))}</a>',
     }
     cells = "".join(f'<td data-label="{k}">{v}</td>' for k, v in cells.items())
     fold = "".join(f"<p>{html.escape(line)}</p>" for line in _fold(name, j))

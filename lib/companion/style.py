@@ -63,7 +63,10 @@ def _inline(text, name, alt):
     head, rest = text.split(">", 1)
     width = float(re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+)', head)[1]) * (4 / 3 if 'pt"' in head else 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    shown = f' role="img" aria-label="{html.escape(alt)}" style="width: {width:.0f}px; stroke-linejoin: round">'
+    shown = (
+        f' role="img" aria-label="{html.escape(alt)}" style="width: {width:.0f}px; min-width: {0.76 * width:.0f}px; '
+    )
+    shown += 'stroke-linejoin: round">'
     return head + shown + re.sub(r"\n\s*", "\n", rest)
 
 

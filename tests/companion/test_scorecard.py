@@ -32,7 +32,7 @@ def toy(monkeypatch, make_record, tiny_spec, tmp_path):
     """(values by claim) -> {paper: [Judged]} of a made-up paper that is the only one."""
     study = SimpleNamespace(
         NAME="shin2023", CLAIMS=(A, C, CONTROL), TITLE="Toy & al. 2030", ARXIV="3001.00001", HEADLINE="c", MAIN=None,
-        ABOUT="C beats D by far.", PROFILE_WORDS={"small": "small toys"}, PAGES={"toy_table1": "Toy, Table 1"},
+        ABOUT="C beats D by far.", PROFILE_WORDS={"small": "small toys"},
         all_specs=lambda profile: [tiny_spec(profile=profile)],
     )  # fmt: skip
     write_jsonl(tmp_path / "shin2023/small/a.jsonl", [make_record(tiny_spec(profile="small"))])
@@ -72,7 +72,11 @@ def test_every_claim_is_a_row_that_filters_and_links_can_find(toy):
     assert {row["data-paper"] for row in rows.values()} == {"Toy & al. 2030"}
     assert len(rows["a"].find_all(["th", "td"])) == 7
     assert rows["a"].a["href"] == "toy_table1.html"
-    assert rows["a"].a.text == "Toy, Table 1"
+
+
+def test_a_page_is_named_by_its_heading():
+    assert scorecard.heading("scorecard") == "Scorecard"
+    assert scorecard.heading("no_such_page") == "no_such_page"
 
 
 def test_a_fold_out_says_what_would_decide_an_open_claim(toy):
