@@ -78,6 +78,9 @@ OTHER_TRUNKS = MappingProxyType(  # what changes with another trunk; the first i
 )
 SECOND = next(iter(OTHER_TRUNKS))
 
+# Tangent space gets the electrodes with which it decoded the development people best
+OWN_DATA = MappingProxyType({"tangent-space": {"channels": "motor21"}})
+
 DEVELOPMENT = "eegmmidb-development"  # people of whom none is tested
 DEVELOPMENT_PEOPLE = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)
 DEVIATING = (88, 92, 100, 104)  # people whose rate or timing is not that of the others
@@ -156,13 +159,16 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
     if "allow_missing_runs" in settings:
         base["allow_missing_runs"] = settings["allow_missing_runs"]
     return [
-        RunSpec(NAME, profile, settings["data"], method, seed, base | {"subject": who, "problem": p, "sparsity": s})
+        RunSpec(
+            NAME, profile, settings["data"], method, seed,
+            base | OWN_DATA.get(method, {}) | {"subject": who, "problem": p, "sparsity": s},
+        )
         for seed in (settings["seeds"] if seeds is None else seeds)
         for p in (settings["problems"] if problem is None else (problem,))
         for who in (settings["people"] if subjects is None else subjects)
         for method in methods
         for s in sparsities_of(method, sparsities)
-    ]
+    ]  # fmt: skip
 
 
 def control_specs(profile):
@@ -205,11 +211,14 @@ def truth_specs(profile):
     methods = [("tangent-space", 0.0), ("dense-single", 0.0), ("dense-multi", 0.0)]
     methods += [(m, PUBLISHED_SPARSITY) for m in (PROPOSED, EXACT, "random")]
     return [
-        RunSpec(NAME, profile, "simulated-eeg", m, 0, params | {"shared": share, "subject": who, "sparsity": s})
+        RunSpec(
+            NAME, profile, "simulated-eeg", m, 0,
+            params | OWN_DATA.get(m, {}) | {"shared": share, "subject": who, "sparsity": s},
+        )
         for who in people
         for share in SHARES
         for m, s in methods
-    ]
+    ]  # fmt: skip
 
 
 # Settings that were tried on the development people: name -> what differs from the recipe. A batch smaller than all
