@@ -8,6 +8,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 
 import pytest
+from companion import papers, records
 from companion.records import RunRecord
 from companion.spec import RunSpec
 from hypothesis import settings
@@ -16,9 +17,10 @@ settings.register_profile("ours", deadline=None)  # a busy machine is no fault o
 settings.load_profile("ours")
 
 TINY = {
-    "epochs": 2, "folds": 2, "batch": 4, "lr": 0.002, "labels": "true", "backbone": "eegnet",
-    "trunk": {"kernel": 8, "bn_momentum": 0.1}, "fmin": 4.0, "fmax": 16.0, "tmin": 0.5, "tmax": 2.5, "sfreq": 40.0,
-    "channels": "motor21", "trials_per_class": 4, "subject": 1, "problem": "left-right", "version": 1,
+    "epochs": 2, "folds": 2, "batch": 8, "lr": 0.03, "weight_decay": 0.0, "labels": "true", "align": "none",
+    "crop": 0.0, "trunk": "power", "options": {"taps": 1, "filters": 2, "depth": 2}, "fmin": 4.0, "fmax": 16.0,
+    "tmin": 0.5, "tmax": 2.5, "sfreq": 40.0, "channels": "motor9", "trials_per_class": 4, "subject": 1,
+    "problem": "left-right", "version": 2,
 }  # fmt: skip
 RUN = {
     "started": "2024-01-01T00:00:00+00:00", "ended": "2024-01-01T00:01:00+00:00", "seconds": 60.0, "device": "cpu",
@@ -33,6 +35,24 @@ def _session_cache(tmp_path_factory):
         patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("SPARSEMTL_RUNS", raising=False)
         yield
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Module `study` of the paper in tests/toy, which the companion finds as long as the test runs."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "toy"))
+    return papers.study("toy2020")
+
+
+@pytest.fixture
+def repository(toy, tmp_path, monkeypatch):
+    """The toy paper, and an empty folder that is the repository and the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "results").mkdir()
+    return toy
 
 
 @pytest.fixture(scope="session")

@@ -31,12 +31,12 @@ def test_it_is_small():
 def test_list_run_and_show(capsys):
     assert main(["list", "toy2020"]) == 0
     hashes = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert len(hashes) == 10
+    assert len(hashes) == 15
     assert main(["run", "toy2020"]) == 0
     assert main(["show", hashes[0], "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["hash"] == hashes[0]
-    assert list(shown["result"]["metrics"]) == ["mean"]
+    assert list(shown["result"]["metrics"]) == ["centre"]
     assert main(["run", "toy2020", "--set", "draws=0"]) == 2
 
 

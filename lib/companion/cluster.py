@@ -96,9 +96,17 @@ def _differing(ours, theirs):
 
 def _check(client, here, scheduler, device):
     """Refuse workers that would give other results, by name, before anything is computed."""
+
+    async def ask():  # travels by value; the import takes seconds, in which the worker must go on answering
+        import asyncio
+        from importlib import import_module
+
+        module = await asyncio.get_running_loop().run_in_executor(None, import_module, "companion.cluster")
+        return module.facts()
+
     try:
         client.wait_for_workers(1, timeout=WAIT)
-        found = client.run(facts, on_error="return")
+        found = client.run(ask, on_error="return")
     except TimeoutError:
         raise SpecError(f"the scheduler at {scheduler} has no worker: start one, see examples/cluster") from None
     except Exception as error:  # the function itself cannot be read there

@@ -69,4 +69,4 @@ def test_runs_are_kept_when_the_time_is_over(tmp_path, monkeypatch):
     )
     (entry,) = perform([Step("table1", words, 120)], tmp_path, 120)
     assert entry["status"] == 0
-    assert len(entry["wrote"]) == len(Store(tmp_path / "runs").all()[0]) == 10
+    assert len(entry["wrote"]) == len(Store(tmp_path / "runs").all()[0]) == 15

@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
+from commands import PATIENCE, TOY, environment, run, wait_for, written
 from companion import cluster
 from companion.__main__ import main
 from companion.records import Store
-from slow_paper import PATIENCE, TOY, environment, run, wait_for, written
 from sparsemtl.errors import SpecError
 
 pytest.importorskip("distributed")
@@ -37,17 +37,9 @@ class Cluster:
         return self._start(folder, "worker", self.address, *words)
 
     def _start(self, folder, what, *words):
-        command = [
-            sys.executable,
-            "-m",
-            f"distributed.cli.dask_{what}",
-            "--host",
-            "127.0.0.1",
-            "--no-dashboard",
-            *words,
-        ]
-        if what == "scheduler":
-            command += ["--port", "0"]
+        port = ("--port", "0") if what == "scheduler" else ()
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--host", "127.0.0.1", *port, "--no-dashboard"]
+        command += words
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.processes.append(subprocess.Popen(command, env=environment(folder), **quiet))
         return self.processes[-1]
@@ -59,7 +51,7 @@ class Cluster:
 
 
 @pytest.fixture
-def drun(paper, tmp_path):
+def dask(paper, tmp_path):
     made = Cluster(tmp_path)
     yield made
     made.stop()
@@ -80,9 +72,9 @@ def test_a_killed_worker_loses_no_run_and_the_records_are_those_of_the_local_eng
     first.send_signal(signal.SIGKILL)
     errors = there.communicate(timeout=PATIENCE)[1]
     assert there.returncode == 0, errors
-    assert "40 runs executed, 40 records in all" in errors
+    assert "60 runs executed, 60 records in all" in errors
     assert here.wait(timeout=PATIENCE) == 0
-    assert len(digests(tmp_path / "there")) == 40
+    assert len(digests(tmp_path / "there")) == 60
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
 
 
@@ -97,7 +89,7 @@ def test_when_the_scheduler_dies_the_finished_records_are_there(paper, dask, tmp
     said = [line for line in errors.splitlines() if line.startswith("sparsemtl:")]
     assert len(said) == 1
     assert "is lost: finished records are kept" in said[0]
-    assert 3 <= len(digests(tmp_path / "runs")) < 40
+    assert 3 <= len(digests(tmp_path / "runs")) < 60
 
 
 @pytest.mark.slow
@@ -117,7 +109,7 @@ def test_a_cluster_of_this_machine_ends_with_the_command(paper, tmp_path):
     process = run(paper, tmp_path / "runs", "--scheduler", "local:2")
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0, errors
-    assert len(digests(tmp_path / "runs")) == 10
+    assert len(digests(tmp_path / "runs")) == 15
     process = run(paper, tmp_path / "gpu", "--scheduler", "local:1", "--device", "cuda")
     errors = process.communicate(timeout=PATIENCE)[1]
     assert (process.returncode, "has a GPU: start one" in errors) == (2, True), errors

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import pytest
 import sparsemtl
 import torch
+from commands import living
 from companion import engine, fingerprint
 from companion.__main__ import main
 from companion.engine import execute, run
 from companion.records import REQUIRED_RUN, Store, validate
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
-from slow_paper import living
 from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 
 

@@ -5,11 +5,11 @@ import signal
 import time
 
 import pytest
+from commands import PATIENCE, living, run, wait_for, written
 from companion.records import Store
-from slow_paper import PATIENCE, living, run, wait_for, written
 
 pytestmark = pytest.mark.slow
-KILLS, TOTAL = 30, 200
+KILLS, TOTAL = 30, 180
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_two_engines_on_one_store_write_one_record_for_each_run(paper, tmp_path)
     engines = [run(paper, store, "--profile", "small", "--workers", "2") for _ in range(2)]
     errors = [process.communicate(timeout=PATIENCE)[1] for process in engines]
     assert [process.returncode for process in engines] == [0, 0], errors
-    assert len(whole(store)) == 40
+    assert len(whole(store)) == 60
 
 
 def test_a_record_that_was_cut_in_half_is_made_again(paper, tmp_path):

@@ -6,7 +6,7 @@ from companion.claims import Effects
 
 def table1(evidence):
     """Mean by seed and shift (DataFrame)."""
-    rows = [(r.spec.seed, r.spec.params["shift"], r.result["metrics"]["mean"]) for r in evidence.records]
+    rows = [(r.spec.seed, r.spec.params["shift"], r.result["metrics"]["centre"]) for r in evidence.records]
     return pd.DataFrame(rows, columns=["seed", "shift", "mean"]).pivot(index="seed", columns="shift", values="mean")
 
 

@@ -1,10 +1,13 @@
-"""The toy paper under another name, with runs that take a moment: something to interrupt."""
+"""Commands of the tests, in this process or others; and the toy paper with runs that take a moment."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from companion.__main__ import main
 
 TOY = Path(__file__).parent / "toy" / "papers" / "toy2020"
 PATIENCE = 300  # seconds, on a busy machine
@@ -59,3 +62,10 @@ def _members(group):
         if pgrp == str(group) and state not in "ZX":
             found.append(stat.parent.name)
     return found
+
+
+def call(capsys, *words):
+    """(exit status, lines on stdout, lines on stderr without the progress bar) of a command in this process."""
+    status = main(list(words))
+    said = capsys.readouterr()
+    return status, said.out.splitlines(), [s for s in said.err.splitlines() if s and not re.search(r"\d/\d+ \[", s)]
