@@ -15,11 +15,10 @@ from companion.data import load
 from companion.style import percent
 from export import to_onnx
 from harness import Mark, arguments, counts, report, take_turns, where_time_goes
-from papers.shin2023.study import trunk_options
 from sparsemtl.models.eeg import DualTaskNet
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.prox import ProxAdamW
-from streaming import Decoder, demonstration, onnx_session, plain, prune, train, training_trials
+from streaming import Decoder, demonstration, onnx_session, plain, prune, train, training_trials, trunk_options
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

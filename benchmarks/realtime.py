@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from companion.evidence import NOT_RUN
 from companion.style import LINES, MUTED, percent
-from papers.shin2023.study import PROFILE_SETTINGS
+from streaming import SETTINGS
 
-END = PROFILE_SETTINGS["small"]["params"]["tmax"]  # seconds after a cue: the end of the window trained on
+END = SETTINGS["tmax"]  # seconds after a cue: the end of the window trained on
 
 
 RUNTIMES = ("torch", "ONNX Runtime")

@@ -13,7 +13,7 @@ import torch
 from companion.data import load
 from companion.engine import execute
 from companion.records import Store
-from eeg_batch import shape_of
+from eeg_batch import BATCH, KERNELS, SHAPES
 from harness import arguments, report, seconds, take_turns
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
@@ -52,22 +52,20 @@ def dense_step(tasks, size, device):
         "size": size,
         "n": 40,
     }
-    spec = upadhyay2023.specs("quick", (tasks,), (upadhyay2023.SPARSE,), seeds=(0,), **params)[0]
+    spec = upadhyay2023.specs("quick", (tasks,), (upadhyay2023.START,), seeds=(0,), **params)[0]
     run = Training(spec, load("rooms", size=size, n=params["n"]), device)
     run.net.train()
     return partial(our_step, run, repeat(next(run._batches(0))))
 
 
 def eeg_steps(device):
-    """Training steps of the dense dual-task network at the sizes of both profiles."""
+    """Training steps of a dense dual-task EEGNet at two sizes."""
     found = {}
-    for profile in ("small", "full"):
-        p = shin2023.PROFILE_SETTINGS[profile]["params"]
-        shape, options = shape_of(p), shin2023.trunk_options(p["backbone"], p["sfreq"])
-        net = DualTaskNet(*shape, 2, **options).to(device).train()
-        x = {task: torch.randn(p["batch"], *shape, device=device) for task in shin2023.TASKS}
-        y = torch.arange(p["batch"], device=device) % 2
-        found[f"EEG step, {profile}"] = partial(eeg_step, net, torch.optim.Adam(net.parameters()), x, y)
+    for size, shape in SHAPES.items():
+        net = DualTaskNet(*shape, 2, kernel=KERNELS[size]).to(device).train()
+        x = {task: torch.randn(BATCH, *shape, device=device) for task in shin2023.TASKS}
+        y = torch.arange(BATCH, device=device) % 2
+        found[f"EEG step, {size}"] = partial(eeg_step, net, torch.optim.Adam(net.parameters()), x, y)
     return found
 
 
@@ -111,7 +109,7 @@ def operations():
         options = {k: p[k] for k in ("width", "layers", "head_width", "rates")}
         for tasks in sets:
             with torch.device("meta"):
-                net = MultiTaskNet(tasks.split("+"), classes, **options, upsample=True)
+                net = MultiTaskNet(tasks.split("+"), classes, **options)
                 x = torch.randn(2, 3, p["size"], p["size"])
             with FlopCounterMode(display=False) as counter:
                 sum(out.sum() for out in net(x).values()).backward()

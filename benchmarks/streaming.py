@@ -6,7 +6,7 @@
 `demonstration` goes all the way with simulated recordings. For a network of one's own and blocks of any source:
 
     live = LiveFilter(len(channels), 160.0, fmin=4.0, fmax=38.0, rate=80.0)
-    decode = Decoder(network, "mi", *motor.scaling(training_trials))
+    decode = Decoder(network, "mi", *scaling(training_trials))
     blocks = replay(raw, block=8)
     for decision in stream(blocks, live, RingBuffer(len(channels), 240), decode, every=0.1):
         print(decision.time_s, decision.probabilities, decision.compute_ms, decision.late_ms)
@@ -19,12 +19,13 @@ half as steeply. A network trained on the loaders' trials meets signals of a sli
 import math
 import time
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from companion.spec import check_values, number
-from papers.shin2023.run import dealt, multitask_loss, scaling
+from papers.shin2023.run import multitask_loss
 from scipy.signal import butter, sosfilt, sosfilt_zi
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.models.eeg import TASKS, DualTaskNet, EEGNet, ShallowConvNet
@@ -34,6 +35,18 @@ from sparsemtl.training.pruning import Job, votes
 from torch import nn
 
 TRIALS = 60  # of each class and task in the demonstration: with 42 in all, the network hardly learns
+SETTINGS = MappingProxyType(
+    {
+        "fmin": 4.0,
+        "fmax": 38.0,
+        "tmin": 0.5,
+        "tmax": 3.5,
+        "sfreq": 80.0,
+        "channels": "motor21",
+        "epochs": 60,
+        "lr": 0.002,
+    }
+)
 
 
 class RingBuffer:
@@ -126,7 +139,7 @@ class Decoder:
 
     network: a DualTaskNet, of which `task` is decoded; an nn.Module from (1, channels, samples) to logits
     (1, classes); or any other function that does this with float32 arrays (`onnx_session`). mean, deviation: of the
-    training trials, from `motor.scaling`.
+    training trials, from `scaling`.
     """
 
     def __init__(self, network, task=None, mean=0.0, deviation=1.0):
@@ -322,16 +335,16 @@ def demonstration(seed=0, seconds=10.0, speed=1.0, every=0.1, task="me"):
     """
     import pandas as pd
     from companion.data import load
-    from papers.shin2023.study import PROFILE_SETTINGS, PUBLISHED_SPARSITY, trunk_options
+    from papers.shin2023.study import PUBLISHED_SPARSITY
 
     check_values({"seconds": seconds}, {"seconds": number(f"a number of {every:g} or more", lambda v: v >= every)})
-    p = PROFILE_SETTINGS["small"]["params"]
+    p = SETTINGS
     rate, band = p["sfreq"], {name: p[name] for name in ("fmin", "fmax")}
     epochs = {name: p[name] for name in ("tmin", "tmax", "channels")} | {"trials_per_class": TRIALS}
     data = load("simulated-eeg", seed=seed, sfreq=rate, **band, **epochs)
     inputs, targets, moments = training_trials(data, held_out=data.recordings[task][-1])
     shape, generator = inputs[task].shape[1:], torch.Generator().manual_seed(seed)
-    network = DualTaskNet(*shape, len(data.classes), generator=generator, **trunk_options(p["backbone"], rate))
+    network = DualTaskNet(*shape, len(data.classes), generator=generator, **trunk_options("eegnet", rate))
     prune(network, inputs, targets, PUBLISHED_SPARSITY)
     train(network, inputs, targets, torch.optim.Adam(network.parameters(), lr=p["lr"]), p["epochs"], seed)
 
@@ -352,7 +365,7 @@ def demonstration(seed=0, seconds=10.0, speed=1.0, every=0.1, task="me"):
 
 
 def training_trials(data, held_out=None):
-    """(inputs, targets, moments) of a `MotorData`: scaled trials and classes {task: tensor}, and their `motor.scaling`.
+    """(inputs, targets, moments) of a `MotorData`: scaled trials and classes {task: tensor}, and their `scaling`.
 
     held_out: number of a recording whose trials are left out.
     """
@@ -364,6 +377,28 @@ def training_trials(data, held_out=None):
     return {task: torch.from_numpy(x) for task, x in scaled.items()}, targets, (mean, deviation)
 
 
+def trunk_options(backbone, sfreq):
+    """Filters that last as long as those of the trunks' authors at a sampling rate (Hz), for short trainings (dict)."""
+    if backbone == "eegnet":
+        return {"kernel": round(sfreq / 4), "bn_momentum": 0.1}
+    return {"kernel": round(sfreq * {"shallow": 0.1, "deep4": 0.04}[backbone]), "dropout": 0.25}
+
+
+def scaling(trials):
+    """Mean and standard deviation of each channel, float64 (channels, 1), of trials (n, channels, samples)."""
+    mean = trials.mean(axis=(0, 2), dtype=np.float64)[:, None]
+    return mean, trials.std(axis=(0, 2), dtype=np.float64)[:, None]
+
+
+def dealt(inputs, targets, batch, seed, epoch):
+    """Yield the (inputs, targets) of an epoch, in an order of its own: each batch has all tasks, `batch` trials at most."""
+    rng, steps = np.random.default_rng([seed, epoch]), max(-(-len(y) // batch) for y in targets.values())
+    shuffled = {t: np.array_split(rng.permutation(len(y)), steps) for t, y in targets.items()}
+    for i in range(steps):
+        rows = {t: torch.as_tensor(parts[i]) for t, parts in shuffled.items()}
+        yield {t: inputs[t][r] for t, r in rows.items()}, {t: targets[t][r] for t, r in rows.items()}
+
+
 def prune(network, inputs, targets, sparsity):
     """Put the masks of Shin et al. 2023 on a network: each task votes by SNIP, the shared part is joined by OR."""
     job = Job(inputs, targets, multitask_loss, epochs=0, steps=0, sparsity=sparsity, seed=0)
@@ -371,7 +406,7 @@ def prune(network, inputs, targets, sparsity):
 
 
 def train(network, inputs, targets, optimizer, epochs, seed=0, after_step=None, batch=16):
-    """Train in place on batches as `motor.dealt` makes them; `after_step` as in `fit`."""
+    """Train in place on batches as `dealt` makes them; `after_step` as in `fit`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout
         batches = partial(dealt, inputs, targets, batch, seed)
@@ -381,7 +416,7 @@ def train(network, inputs, targets, optimizer, epochs, seed=0, after_step=None, 
 
 def _recording(data, seed, task):
     """The last recording of one task of the simulated person as MNE Raw, on the channels of `data`."""
-    from companion.data.simulated_eeg import RUNS, SOURCES, projections, simulate
+    from companion.data.simulated_eeg import RUNS, projections, simulate, sources
 
-    raw = simulate(1, seed, task, RUNS[task][-1], data.classes, TRIALS, projections(1, seed), SOURCES)
+    raw = simulate(1, seed, task, RUNS[task][-1], data.classes, TRIALS, projections(1, seed), sources())
     return raw.pick(list(data.channels), verbose="ERROR")

@@ -15,8 +15,9 @@ import torch
 from companion.data.nyuv2 import load_folder
 from companion.data.rooms import write_rooms
 from harness import Mark, arguments, counts, report, seconds, take_turns, where_time_goes
-from papers.upadhyay2023.run import STRIDE, Training, _relative
-from papers.upadhyay2023.study import ALL_NYU, SPARSE, specs
+from papers.upadhyay2023.run import Training
+from papers.upadhyay2023.scores import STRIDE, _clipped
+from papers.upadhyay2023.study import ALL_NYU, START, specs
 from PIL import Image
 from prox import published
 from sparsemtl.training.losses import VOID
@@ -51,7 +52,7 @@ class Files(Dataset):
         return torch.from_numpy(image).permute(2, 0, 1) / 255, {
             "seg": at_features(torch.from_numpy(classes)[None])[0].to(torch.uint8),
             "normal": at_features(normals),
-            "depth": _relative(at_features(depth), depth.max().clamp(min=1e-3)),
+            "depth": _clipped(at_features(depth), depth.max().clamp(min=1e-3)),
         }
 
 
@@ -83,7 +84,7 @@ def main():
 
 def training(data, device, **params):
     """The state of a three-task run of the released protocol at the paper's size."""
-    spec = specs("full", (ALL_NYU,), (SPARSE,), protocol="released", seeds=(0,), **params)[0]
+    spec = specs("full", (ALL_NYU,), (START,), protocol="released", seeds=(0,), **params)[0]
     found = Training(spec, data, device)
     found.net.train()
     return found

@@ -1,6 +1,6 @@
 """A trained vision network to take away: an ONNX file without dead channels, in half precision, and its model card.
 
-python examples/ship.py FOLDER --profile small --table three-tasks --hash HASH
+python examples/ship.py FOLDER --profile small --table table1 --hash HASH
 """
 
 import argparse
@@ -16,7 +16,8 @@ from companion.files import write_whole
 from companion.records import check_writable, repository_root
 from companion.spec import options_of
 from papers.upadhyay2023 import study as study
-from papers.upadhyay2023.run import Training, load_pictures, without_record
+from papers.upadhyay2023.run import Training, load_images, without_record
+from papers.upadhyay2023.run import _resized as resized
 from sparsemtl.errors import SparseMTLError, SpecError, needs
 from sparsemtl.sparsity.compact import compact
 from torch import nn
@@ -30,7 +31,7 @@ OUTPUTS = {
     "depth": "metres, (n, 1, H, W)",
     "male": "logits, (n,)", "smile": "logits, (n,)",
 }  # fmt: skip
-# One checkpoint for all tasks, outputs at the size of the picture, and a name for each class
+# One checkpoint for all tasks, outputs at the size of the image, and a name for each class
 DESCRIBED = MappingProxyType({"stopping": "joint", "resolution": "input", "spare_class": False})
 
 
@@ -38,7 +39,7 @@ def ship(spec, folder, root=None, device="cpu"):
     """Train the network of a vision spec, as its run does, and write `MODEL` and `CARD` into `folder`.
 
     The file holds the best weights in float16; input and outputs are float32. The card says what the file itself
-    scores on the test pictures, computed with ONNX Runtime, beside the network as trained and a constant predictor.
+    scores on the test images, computed with ONNX Runtime, beside the network as trained and one that sees no image.
     root, device: as for `engine.run`. Returns the folder (Path). Raises SpecError for a spec of another study, for one
     whose network is not what the card describes (see `DESCRIBED`), or where onnx, onnxscript or onnxruntime is missing,
     and RecordError where the folder cannot be written.
@@ -54,27 +55,28 @@ def ship(spec, folder, root=None, device="cpu"):
     folder = Path(folder)
     check_writable(folder)
     with without_record(spec), reproducible(device):
-        training = Training(spec, load_pictures(spec, root), device)
+        training = Training(spec, load_images(spec, root), device)
         training.fit()
         result = training.result()
     example = training._images(training.data.splits["test"][:2]).cpu().contiguous()
-    path = to_onnx(_Half(compact(training.net.cpu(), example)), example, folder / MODEL)
+    path = to_onnx(_Half(compact(training.net.cpu(), example), training.scorer.side), example, folder / MODEL)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     training.net = _Runtime(session)
+    scores = training.scorer.scores(training.predict, training.data.splits["test"])[0]
     with write_whole(folder / CARD) as file:
-        file.write(card(spec, result, training.scores(), path.stat().st_size, device))
+        file.write(card(spec, result, scores, path.stat().st_size, device))
     return folder
 
 
 class _Half(nn.Module):
-    """A network in half precision behind float32 inputs and outputs."""
+    """A network in half precision behind float32 inputs and outputs, dense ones `side` pixels wide."""
 
-    def __init__(self, net):
+    def __init__(self, net, side):
         super().__init__()
-        self.net = net.half()
+        self.net, self.side = net.half(), side
 
     def forward(self, x):
-        return {task: out.float() for task, out in self.net(x.half()).items()}
+        return {task: resized(task, out.float(), self.side) for task, out in self.net(x.half()).items()}
 
 
 class _Runtime(nn.Module):
@@ -94,7 +96,7 @@ def card(spec, result, scores, size, device):
     p, data, source = spec.params, result["data"], SOURCES["data"][spec.data]
     tasks = p["tasks"].split("+")
     rows = [
-        f"| {name} | {scores[name]:.4f} | {result['metrics'][name]:.4f} | {result['constant'][name]:.4f} |"
+        f"| {name} | {scores[name]:.4f} | {result['metrics'][name]:.4f} | {result['blind'][name]:.4f} |"
         for name in scores
     ]
     terms = source.get("license", {}).get("@id") or source.get("conditionsOfAccess", "made by sparsemtl from a seed")
@@ -102,7 +104,7 @@ def card(spec, result, scores, size, device):
     options = options_of(spec, study.all_specs(spec.profile)) + ("" if device == "cpu" else " --device cuda")
     about = "" if device == "cpu" else ", to about the same scores"
     penalty = f"lambda {study.scientific(p['lam'])} ({p['penalty']})"
-    pictures = ", ".join(f"{n} {split}" for split, n in data["pictures"].items())
+    images = ", ".join(f"{n} {split}" for split, n in data["images"].items())
     return f"""# {" + ".join(study.TASKS[t] for t in tasks)}: a channel-sparse dilated ResNet
 
 Made by `python examples/ship.py FOLDER {options}`,
@@ -111,7 +113,7 @@ which makes it again{about}. Run `{spec.hash}` of *Sparse Multitask Learning, Re
 
 ## The file
 
-`{MODEL}` ({size / 2**20:.1f} MiB), ONNX. Input "input": RGB pictures in 0 .. 1, float32 (n, 3, {data["size"]},
+`{MODEL}` ({size / 2**20:.1f} MiB), ONNX. Input "input": RGB images in 0 .. 1, float32 (n, 3, {data["size"]},
 {data["size"]}). Outputs:
 
 {chr(10).join(f'- "{task}": {OUTPUTS[task]}' for task in tasks)}
@@ -126,18 +128,18 @@ zero; without their channels it has {small:,} of {dense:,} parameters.
 
 ## Data
 
-{source["name"]} ({source["@id"]}); {pictures} pictures at {data["size"]} pixels; fingerprint `{data["fingerprint"]}`.
+{source["name"]} ({source["@id"]}); {images} images at {data["size"]} pixels; fingerprint `{data["fingerprint"]}`.
 Terms: {terms}
 
-## Scores on the test pictures
+## Scores on the test images
 
-| metric | this file | as trained | constant predictor |
+| metric | this file | as trained | blind predictor |
 | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
 ## Use and limits
 
-For research on sparse networks: to look at, to compare with, to time. It is small, trained on few pictures without
+For research on sparse networks: to look at, to compare with, to time. It is small, trained on few images without
 pretraining, and is no measuring instrument; what it says of a person (attributes of a face) is the annotators' guess
 and must not be used to judge anybody.
 """

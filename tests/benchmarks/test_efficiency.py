@@ -134,8 +134,7 @@ def test_a_plan_is_operations_over_speed(scaling, make_record):
     assert row.hours == pytest.approx(len(runs) * 1e9 * (100 + 30 / 3) * epochs / 1e12 / 3600)
     assert np.isnan(table.hours["vision, table2"])  # nothing tells how many faces there are
     seconds = evidences[1].records[0].run["seconds"]
-    grown = 3 * (200 / 60) * (5 / 3) * (0.8 / (2 / 3))
-    assert table.hours["EEG, Table 1"] == pytest.approx(seconds * grown * len(shin2023.table1_specs("full")) / 3600)
+    assert table.hours["EEG, Table 1"] == pytest.approx(seconds * len(shin2023.table1_specs("full")) / 3600)
     done = tuple(make_record(s, {}, seconds=7.0) for s in shin2023.table1_specs("full"))
     for some, hours in ((done, len(done) * 7 / 3600), (done[1:], table.hours["EEG, Table 1"])):
         more = [*evidences, Evidence(shin2023.NAME, "committed", "full", some, len(done))]

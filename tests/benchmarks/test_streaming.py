@@ -9,7 +9,6 @@ import torch
 from as_trained import settled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from papers.shin2023.run import scaling
 from scipy.signal import butter, sosfilt, sosfilt_zi
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.models.eeg import DualTaskNet
