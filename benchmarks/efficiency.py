@@ -315,7 +315,8 @@ def plan(found, evidences, tflops, share):
     evidences: committed ones of both studies, for the number of pictures and the seconds of an EEG run. tflops: peak
     of the GPU in 10^12 operations a second; share: part of it that training reaches. Vision: floating-point operations
     of all training and validation up to the last epoch that early stopping allows, so hours are at most these. EEG:
-    what the committed `full` runs took if none is missing, else the mean of the `small` runs on one core. Raises `SpecError` for what no GPU can be.
+    what the committed `full` runs took if none is missing, else the mean of the `small` runs on one core. Raises
+    `SpecError` for what no GPU can be.
     """
     check_values({"gpu_tflops": tflops, "gpu_share": share}, PLANNED)
     if ("scaling", "cpu") not in found:

@@ -15,7 +15,7 @@ from sparsemtl.models.eeg import DualTaskNet
 from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.masks import apply_masks, topk_mask
 from sparsemtl.sparsity.saliency import random_scores
-from streaming import Decoder, LiveFilter, RingBuffer, onnx_session, plain, replay, stream
+from streaming import Decoder, LiveFilter, RingBuffer, onnx_session, plain, replay, scaling, stream
 
 
 class Clock:
