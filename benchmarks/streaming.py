@@ -391,7 +391,7 @@ def scaling(trials):
 
 
 def dealt(inputs, targets, batch, seed, epoch):
-    """Yield the (inputs, targets) of an epoch in an order of its own; each batch has all tasks, `batch` trials at most."""
+    """Yield the (inputs, targets) of an epoch; every batch has all tasks, at most `batch` trials of each."""
     rng, steps = np.random.default_rng([seed, epoch]), max(-(-len(y) // batch) for y in targets.values())
     shuffled = {t: np.array_split(rng.permutation(len(y)), steps) for t, y in targets.items()}
     for i in range(steps):
