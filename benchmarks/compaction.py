@@ -25,7 +25,8 @@ import torch
 from export import to_onnx
 from harness import Mark, arguments, counts, report, seconds, take_turns, wait, where_time_goes
 from sparsemtl.models.dense import dilated_resnet
-from sparsemtl.sparsity.compact import compact, exact_convolutions
+from sparsemtl.sparsity.compact import compact
+from sparsemtl.sparsity.layers import exact_convolutions
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity
 from torch import nn
 from torch.profiler import ProfilerActivity, profile

@@ -21,7 +21,7 @@ import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from sparsemtl.errors import RecordError, SparseMTLError, SpecError, one_line
-from sparsemtl.sparsity.compact import exact_convolutions
+from sparsemtl.sparsity.layers import exact_convolutions
 from tqdm import tqdm
 
 from companion.evidence import Evidence

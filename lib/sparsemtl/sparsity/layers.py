@@ -1,0 +1,110 @@
+"""Layers cut down to some of their channels, as `sparsemtl.sparsity.compact` puts them into a network."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Context without TensorFloat-32 on a GPU, whose rounding in convolutions looks like other outputs."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+class Pick(nn.Module):
+    """Channels `index` (int64) of a tensor (n, channels, ...), in the tensor's memory format."""
+
+    def __init__(self, index: Tensor):
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor (n, len(index), ...)."""
+        if channels_last(x):  # as a matrix, which index_select takes many times faster
+            rows = x.permute(0, 2, 3, 1)
+            return rows.flatten(0, 2).index_select(1, self.index).unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
+        return x.index_select(1, self.index)
+
+
+def sliced(
+    layer: nn.Module, outputs: Tensor, inputs: Tensor, bias: Tensor | None = None, blank: bool = False
+) -> nn.Module:
+    """Convolution or linear layer of these outputs and input channels; bias (all outputs,) replaces that of `layer`.
+
+    blank: the one input channel is there for its shape alone.
+    """
+    weight, groups = layer.weight.detach()[outputs], getattr(layer, "groups", 1)
+    weight = weight[:, inputs] if groups == 1 else weight
+    weight = torch.zeros_like(weight) if blank else weight
+    bias = layer.bias if bias is None else bias
+    if bias is not None:
+        bias = bias.detach()[outputs].to(weight)
+        bias = bias if layer.bias is not None or bias.any() else None
+    options = {"bias": bias is not None, "device": "meta"}  # no initial weights are drawn
+    if isinstance(layer, nn.Linear):
+        small = nn.Linear(len(inputs), len(outputs), **options)
+    else:
+        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        options |= {name: getattr(layer, name) for name in names}
+        options["groups"] = 1 if groups == 1 else groups * len(inputs) // layer.in_channels
+        small = CONVS[weight.ndim - 3](len(inputs), len(outputs), **options)
+    if channels_last(layer.weight):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    small.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    if bias is not None:
+        small.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    return small.eval()
+
+
+def sliced_norm(norm: nn.Module, kept: Tensor) -> nn.Module:
+    """Batch norm of these channels."""
+    small = copy.deepcopy(norm)
+    small.num_features = len(kept)
+    for name in ("weight", "bias"):
+        if getattr(norm, name) is not None:
+            old = getattr(norm, name)
+            setattr(small, name, nn.Parameter(old.detach()[kept], requires_grad=old.requires_grad))
+    small.running_mean, small.running_var = norm.running_mean[kept], norm.running_var[kept]
+    return small
+
+
+def pads(layer: nn.Module) -> bool:
+    """Whether a layer puts zeros round its input."""
+    if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros":
+        return False
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" and max(layer.kernel_size) > 1
+    return any(layer.padding)
+
+
+def free_name(net: nn.Module, name: str) -> str:
+    """A name like `name` that no part of the network has."""
+    while hasattr(net, name):
+        name += "_"
+    return name
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether a tensor has PyTorch's channels-last memory format, and no other."""
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def every(count: int) -> Tensor:
+    """Mask of all channels."""
+    return torch.ones(count, dtype=torch.bool)
+
+
+def indices(mask: Tensor) -> Tensor:
+    """Indices of True, or of the first entry if there is none: tensors without channels do not work everywhere."""
+    return mask.nonzero().flatten() if mask.any() else torch.zeros(1, dtype=torch.int64)
