@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from companion import engine
+from companion import checkpoint, engine
 from companion.records import Store
 from companion.verify import verify
 from papers.upadhyay2023 import run as dense
@@ -15,7 +15,7 @@ from papers.upadhyay2023.run import Training, finished, load_images, predictions
 from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 
 LONGER = {"n": 400, "width": 8, "epochs": 12, "lr": 3e-3, "batch": 16}  # whether a mouth smiles is a small thing
-TINY = {"n": 20, "size": 24, "epochs": 4, "batch": 4, "patience": 4}
+TINY = {"n": 20, "size": 24, "epochs": 4, "batch": 4, "patience": 4, "crop": 1.0, "flip": False, "schedule": "constant"}
 
 
 def spec(tasks=study.ALL_NYU, lam=1e-2, data="nyuv2", protocol="paper", **params):
@@ -43,7 +43,9 @@ def test_a_run_repeats_to_the_bit_and_keeps_its_times_out_of_the_result(record):
 def test_a_record_holds_what_the_pages_draw(record):
     result, tasks = record.result, ("seg", "normal", "depth")
     assert {"seg_iou", "seg_miou", "normal_cs", "normal_median", "depth_mae", "depth_mae_m"} <= set(result["metrics"])
-    assert set(result["constant"]) == set(result["metrics"])
+    assert set(result["constant"]) == set(result["blind"]) == set(result["metrics"])
+    assert set(result["gain"]) == set(result["images"]) == {"seg_iou", "normal_cs", "depth_mae"}
+    assert list(result["layers"]) == list(result["channels"])
     alive, total = np.sum(list(result["channels"].values()), axis=0)
     assert result["sparsity"]["group"] == pytest.approx(1 - alive / total, abs=1e-5)
     for name in ("group_sparsity", "parameter_sparsity", "train", "val"):
@@ -60,7 +62,7 @@ def test_a_run_cut_off_in_an_epoch_goes_on_to_the_same_result(monkeypatch, tasks
     chosen = spec(tasks, data=data, protocol=protocol)
     uncut = engine.run(chosen)
     monkeypatch.setattr(dense, "CHECKPOINT_SECONDS", 0.0)
-    batches = Training._batches
+    batches = Training._steps
 
     def cut(self, epoch):
         yield next(batches(self, epoch))
@@ -69,7 +71,7 @@ def test_a_run_cut_off_in_an_epoch_goes_on_to_the_same_result(monkeypatch, tasks
         yield from list(batches(self, epoch))[1:]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_batches", cut)
+        patch.setattr(Training, "_steps", cut)
         with pytest.raises(KeyboardInterrupt):
             engine.run(chosen)
     resumed = Training(chosen, load_images(chosen))
@@ -147,10 +149,10 @@ def test_a_training_outlives_a_record_that_cannot_be_written(tmp_path, monkeypat
     monkeypatch.setattr(store, "write", full)
     with pytest.raises(RecordError, match="No space left"):
         engine.execute([chosen], store, progress=False)
-    assert dense.checkpoint_path(chosen).exists()
+    assert checkpoint.path_of(chosen).exists()
     again = engine.execute([chosen], Store(tmp_path / "runs"), progress=False).records[chosen.hash]
     assert again.run["timings"]["resumed_seconds"] > 0
-    assert not dense.checkpoint_path(chosen).exists()
+    assert not checkpoint.path_of(chosen).exists()
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(monkeypatch):
@@ -177,9 +179,9 @@ def test_released_splits_have_a_fingerprint_of_their_own():
 def test_released_code_adds_to_the_loss_the_penalty_of_the_run():
     for penalty, of in (("l1", lambda w: w.abs().sum()), ("group_lasso", _group_lasso)):
         run = training("depth", protocol="released", penalty=penalty, lam=1e-3)
-        images, targets = next(run._batches(0))
+        images, targets = next(run._steps(0))
         outputs = run.net(images)
-        added = run._loss(outputs, targets) - run.balance(run._losses(outputs, targets))
+        added = run._loss(outputs, targets) - run._balanced(run._losses(outputs, targets))
         assert added.item() == pytest.approx(1e-3 * sum(of(w).item() for w in run.convs), rel=1e-3)
 
 
@@ -214,7 +216,7 @@ def test_early_stopping_takes_the_best_epoch(monkeypatch):
         return found if self.net.training else {t: torch.tensor(script[t][epoch]) for t in found}
 
     monkeypatch.setattr(Training, "_losses", scripted)
-    joint = training("seg+depth", epochs=6, patience=2)
+    joint = training("seg+depth", epochs=6, patience=2, stopping="joint")
     joint.fit()
     assert joint.best["sum"]["epoch"] == 3  # 5, 2.9, 3.8, 2.5, 3, 3
     assert len(joint.history["val"]) == 6
@@ -238,7 +240,7 @@ def test_the_network_that_is_tested_is_that_of_the_best_epoch(monkeypatch):
 
     monkeypatch.setattr(Training, "_losses", scripted)
     monkeypatch.setattr(Training, "_after_epoch", noted)
-    run = training("depth")
+    run = training("depth", stopping="joint")
     run.fit()
     assert len(seen) == 4
     assert all(torch.equal(value, seen[1][name]) for name, value in run.net.state_dict().items())
@@ -256,7 +258,7 @@ def test_each_task_is_tested_at_its_own_best_epoch_where_tasks_stop_alone(monkey
 
     def noted(self, epoch):
         state = copy.deepcopy(self.net.state_dict())
-        seen.append(self.scores())
+        seen.append(self.scorer.scores(self.predict, self.data.splits["test"])[0])
         self.net.load_state_dict(state)
         return after(self, epoch)
 
@@ -271,7 +273,7 @@ def test_each_task_is_tested_at_its_own_best_epoch_where_tasks_stop_alone(monkey
     finished(run.spec)
 
 
-def test_nothing_of_the_test_pictures_gets_into_training():
+def test_nothing_of_the_test_images_gets_into_training():
     chosen = spec("seg+depth")
     data = load_images(chosen)
     rows = data.splits["test"]
@@ -287,7 +289,7 @@ def test_nothing_of_the_test_pictures_gets_into_training():
     assert runs[0].history == runs[1].history
     weights = [run.net.state_dict() for run in runs]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert runs[0].scores() != runs[1].scores()
+    assert runs[0].result()["metrics"] != runs[1].result()["metrics"]
 
 
 def test_a_double_sigmoid_squashes_before_the_loss():
@@ -303,23 +305,25 @@ def test_a_double_sigmoid_squashes_before_the_loss():
     assert values[True] != pytest.approx(values[False])
 
 
-def test_relative_depth_is_clipped_per_picture():
+def test_relative_depth_is_clipped_per_image():
     run = training("depth", depth="relative")
+    targets = run.scorer.targets["depth"]
     metres = run.data.targets["depth"].float()
     for row in (0, 7):
         known = metres[row] > 0
         relative = (metres[row] / metres[row].max()).numpy()
         wanted = np.where(known, np.clip(relative, 0.1, np.quantile(relative[known], 0.99)), 0)
-        np.testing.assert_allclose(run.targets["depth"][row], wanted, rtol=1e-5)
+        np.testing.assert_allclose(targets[row], wanted, rtol=1e-5)
     assert isinstance(run.net.heads["depth"][-1], torch.nn.Sigmoid)
 
 
 def test_losses_are_taken_where_the_protocol_says():
-    assert training("seg", resolution="input").targets["seg"].shape[-2:] == (24, 24)
-    features = training("seg", resolution="features")
-    assert features.targets["seg"].shape[-2:] == (3, 3)
-    centre = features.data.targets["seg"][:, 4::8, 4::8]
-    assert (features.targets["seg"] == centre).all()
+    assert training("seg", resolution="input").scorer.targets["seg"].shape[-2:] == (24, 24)
+    features = training("seg", resolution="features").scorer.targets["seg"]
+    assert features.shape[-2:] == (3, 3)
+    assert (features == training("seg").data.targets["seg"][:, 4::8, 4::8]).all()
+    coarse = training("seg", loss_size=12)
+    assert next(coarse._steps(0))[1]["seg"].shape[-2:] == (12, 12)
 
 
 def test_dense_runs_of_the_released_code_decay_as_l2():
@@ -327,7 +331,7 @@ def test_dense_runs_of_the_released_code_decay_as_l2():
     corrected = training(lam=0.0, protocol="corrected")
     assert type(dense_run.optimizer) is torch.optim.Adam
     assert type(sparse.optimizer) is type(corrected.optimizer) is dense.ProxAdamW
-    assert [g["weight_decay"] for g in dense_run.optimizer.param_groups] == [0.1, 0.1, 0.0]
+    assert [g["weight_decay"] for g in dense_run.optimizer.param_groups] == [0.1, 0.1, 0.1]
     penalised = sparse.optimizer.param_groups[0]
     assert (penalised["penalty"], penalised["lam"]) == ("group_lasso", 1e-2)
     counted = sum(w.numel() for g in sparse.optimizer.param_groups for w in g["params"])
@@ -357,14 +361,14 @@ def test_heads_are_those_of_the_protocol():
     assert all(value <= 1 for value in reach[1].values())
 
 
-def test_pictures_come_in_another_order_each_epoch_that_the_seed_decides():
+def test_images_come_in_another_order_each_epoch_that_the_seed_decides():
     run, again, other = training("depth"), training("depth"), training("depth")
-    other.spec = replace(other.spec, seed=4)
+    other.batches.seed = 4
 
     def seen(run, epoch):
-        """Numbers of the training pictures of an epoch, in their order."""
-        pictures = run._images(run.data.splits["train"])
-        return [int((pictures == x).flatten(1).all(1).nonzero()) for batch, _ in run._batches(epoch) for x in batch]
+        """Numbers of the training images of an epoch, in their order."""
+        images = run.batches.images(run.data.splits["train"])
+        return [int((images == x).flatten(1).all(1).nonzero()) for batch, _ in run.batches.epoch(epoch) for x in batch]
 
     first, train = seen(run, 0), run.data.splits["train"]
     assert len(set(first)) == len(first) == len(train) // 4 * 4
@@ -374,7 +378,7 @@ def test_pictures_come_in_another_order_each_epoch_that_the_seed_decides():
 
 def test_the_penalty_can_enter_the_loss_as_well():
     plain, twice = training("depth"), training("depth", penalty_gradient=True)
-    inputs, targets = next(plain._batches(0))
+    inputs, targets = next(plain._steps(0))
     outputs = plain.net.eval()(inputs)
     norms = sum(w.shape[1] ** 0.5 * sum(w[:, c].double().norm().item() for c in range(w.shape[1])) for w in plain.convs)
     difference = (twice._loss(outputs, targets) - plain._loss(outputs, targets)).item()
@@ -400,11 +404,9 @@ def test_splits_of_the_released_faces():
 
 
 def test_zeroed_channels_are_exactly_zero_in_the_network_of_the_gallery():
-    images, truth, found, net = predictions(spec("normal", lam=0.5, epochs=6), count=2)
-    zero = [(w == 0).transpose(0, 1).flatten(1).all(1) for w in dense.backbone_convs(net).values()]
-    assert torch.cat(zero).any()
-    assert images.shape == (2, 3, 24, 24)
-    assert truth["normal"].shape == found["normal"].shape == (2, 3, 24, 24)
+    images, truth, found, convs = predictions(spec("normal", lam=0.5, epochs=6), count=2)
+    assert any((w == 0).all((0, 2, 3)).any() for w in convs.values())
+    assert images.shape == truth["normal"].shape == found["normal"].shape == (2, 24, 24, 3)
 
 
 @pytest.mark.parametrize(
@@ -433,6 +435,59 @@ def test_bad_values_are_named(params, said):
     bad = type(good)(good.study, good.profile, good.data, good.method, good.seed, good.params | params)
     with pytest.raises(SpecError, match=said):
         dense.run(bad)
+
+
+def test_a_mirrored_part_of_an_image_keeps_its_targets_in_place():
+    """Tasks whose truth can be read from the image: each pixel's colour says its place, and so do its targets."""
+    run = training("seg+normal+depth", crop=0.5, flip=True)
+    data, size = run.data, run.data.size
+    place = (torch.arange(size) + 0.5) / size
+    across, down = place.expand(size, size), place[:, None].expand(size, size)
+    data.images[:] = (255 * torch.stack([across, down, across])).round().to(torch.uint8)
+    data.targets["depth"][:] = (1 + across)[None]
+    data.targets["normal"][:] = torch.stack([across, down, -torch.ones(size, size)])
+    data.targets["seg"][:] = (down * size).to(torch.uint8)
+    other = Training(run.spec, data)
+    mean, spread = other.batches.moments
+    for images, targets in other.batches.epoch(0):
+        colours = images * spread + mean
+        x, y = colours[:, 0] / 255, colours[:, 1] / 255
+        inside = (x - 0.5).abs() < 0.4
+        assert (targets["depth"][:, 0] - 1 - x)[inside].abs().max() < 1.5 / size
+        mirrored = (x.diff(dim=2).mean((1, 2)) < 0).float() * -2 + 1
+        assert (targets["normal"][:, 0] * mirrored[:, None, None] - x)[inside].abs().max() < 1.5 / size
+        assert (targets["seg"] / size - y)[inside].abs().max() < 2 / size
+
+
+def test_the_learning_rate_rises_then_falls_to_a_thousandth():
+    run = training("depth", schedule="cosine", epochs=10)
+    rates = [run.optimizer.param_groups[0]["lr"] for epoch in range(10) for _ in run._steps(epoch)]
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == pytest.approx(run.p["lr"], rel=0.1)
+    assert rates[-1] < 0.01 * run.p["lr"]
+
+
+def test_a_network_starts_at_the_mean_of_its_training_targets():
+    for protocol in ("paper", "released"):
+        run = training("seg+normal+depth", protocol=protocol)
+        features = torch.zeros(2, 32 * run.p["width"], 3, 3)
+        with torch.no_grad():
+            depth, normal = (run.net.eval().heads[task](features) for task in ("depth", "normal"))
+        y, train = run.scorer.targets, run.data.splits["train"]
+        known = y["depth"][train][y["depth"][train] > 0].float()
+        assert depth.mean().item() == pytest.approx(known.mean().item(), rel=0.25)  # zero features add a little
+        direction = y["normal"][train].float().sum((0, 2, 3))
+        assert torch.cosine_similarity(normal.mean((0, 2, 3)), direction, dim=0) > 0.9
+
+
+def test_losses_of_several_tasks_are_whole_in_the_released_scale_and_that_of_one_is_bare():
+    losses = {"seg": torch.tensor(2.0), "depth": torch.tensor(3.0)}
+    several = training("seg+depth", protocol="released")._balanced(losses).item()
+    assert several == pytest.approx(np.exp(-1) * 5 + 2)
+    assert training("seg", protocol="released")._balanced({"seg": losses["seg"]}).item() == 2
+    assert training("seg+depth")._balanced(losses).item() == pytest.approx(2.5)  # Eq. 2 at sigma = 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -11,13 +11,13 @@ import time
 from dataclasses import replace
 from functools import cached_property, partial
 
-import numpy as np
 import torch
 from companion import checkpoint
 from companion.data import load
 from companion.data.images import random_split, sha256_of
 from companion.engine import origin, reproducible
 from companion.spec import check_values
+from papers.upadhyay2023.batches import Batches, start_at_mean
 from papers.upadhyay2023.control import Controller
 from papers.upadhyay2023.scores import Scorer
 from papers.upadhyay2023.study import BLIND, RULES
@@ -134,8 +134,7 @@ class Training:
         self.spec, self.p, self.tasks, self.data = spec, p, tuple(p["tasks"].split("+")), data.to(device)
         self.device, self.cuda = device, device.type == "cuda"
         self.scorer = Scorer(self.data, p, self.tasks)
-        self.side = (p["loss_size"] if p["resolution"] == "input" else None) or self.scorer.side
-        self.augments = p["crop"] < 1 or p["flip"]
+        self.batches = Batches(self.scorer, p, spec.seed)
         torch.manual_seed(spec.seed)
         bounded = ["normal"] if p.get("normal_head") == "tanh" else []
         sizes = ("width", "layers", "stem", "first_dilated", "initial", "head_width", "head_reduced", "rates", "passes")
@@ -145,6 +144,8 @@ class Training:
             **{k: p[k] for k in (*sizes, "dropout")},
             bounded=[*bounded, *(["depth"] if self.scorer.relative else [])],
         ).to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
+        if p["start_at_mean"]:
+            start_at_mean(self.net, self.scorer)
         torch.backends.cudnn.benchmark = self.cuda  # every batch has the same shape
         learned = p["uncertainty"] == "learned"
         self.balance = UncertaintyWeighting(self.tasks, learned, 0.0 if learned else 1.0).to(device)
@@ -161,12 +162,6 @@ class Training:
     def convs(self):
         """Weights of the backbone's convolutions, which alone are penalised and counted."""
         return list(backbone_convs(self.net).values())
-
-    @cached_property
-    def sources(self):
-        """Training targets: as large as the images if they are augmented, else at the size of the loss."""
-        side = self.data.size if self.augments else self.side
-        return {t: self.scorer.in_unit(t, side) if t in DENSE_TASKS else self.data.targets[t] for t in self.tasks}
 
     def _optimizer(self):
         """Adam with the penalty on the backbone's convolutions and the protocol's decay (notes, items 5, 16, 18)."""
@@ -193,27 +188,17 @@ class Training:
         net = torch.compile(self.net) if self.p["compile"] else self.net
         self.saved = self.clock = time.monotonic()
         if not self._finished():
-            fit(net, self._batches, self._loss, self.optimizer, self.p["epochs"], start=start,
+            fit(net, self._steps, self._loss, self.optimizer, self.p["epochs"], start=start,
                 after_epoch=self._after_epoch, context=self.context)  # fmt: skip
         self.net.load_state_dict(self.best["sum"]["weights"])
 
-    def _images(self, rows):
-        return self._scaled(self.data.images[rows].float())
-
-    def _scaled(self, images):
-        return (images / 255).contiguous(memory_format=torch.channels_last)
-
-    def _batches(self, epoch):
-        """Augmented batches of one size; images that are left over wait for another epoch. Sets the learning rate."""
-        train, size = self.data.splits["train"], min(self.p["batch"], len(self.data.splits["train"]))
-        rng, steps = np.random.default_rng([self.spec.seed, epoch]), len(train) // size
-        order = torch.from_numpy(rng.permutation(len(train))).to(train.device)
-        for step, rows in enumerate(train[order].split(size)[:steps]):
+    def _steps(self, epoch):
+        """Batches of an epoch; sets the learning rate of each step."""
+        epochs, steps = self.p["epochs"], self.batches.steps
+        for step, batch in enumerate(self.batches.epoch(epoch)):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.p["lr"] * self._rate((epoch * steps + step) / (self.p["epochs"] * steps))
-            yield self._augmented(rows, rng) if self.augments else (
-                self._images(rows), {t: y[rows] for t, y in self.sources.items()}
-            )  # fmt: skip
+                group["lr"] = self.p["lr"] * self._rate((epoch * steps + step) / (epochs * steps))
+            yield batch
 
     def _rate(self, done):
         """Factor of the learning rate after a share of the steps: linear warm-up, then half a cosine."""
@@ -221,34 +206,6 @@ class Training:
             return 1.0
         rise, fall = done / WARM_UP, (done - WARM_UP) / (1 - WARM_UP)
         return max(1e-3, rise if rise < 1 else 0.5 * (1 + math.cos(math.pi * fall)))
-
-    def _augmented(self, rows, rng):
-        """Random parts of the images, mirrored or not, and their targets at the size of the loss."""
-        n, p = len(rows), self.p
-        share = rng.uniform(p["crop"], 1, n)
-        mirror = rng.choice([-1.0, 1.0], n) if p["flip"] else np.ones(n)
-        centre = rng.uniform(-1, 1, (2, n)) * (1 - share)
-        share, mirror, x, y = (
-            torch.tensor(v, dtype=torch.float32, device=self.device).view(n, 1) for v in (share, mirror, *centre)
-        )
-
-        def part(values, side, mode):
-            axis = ((torch.arange(side, device=self.device) + 0.5) * 2 / side - 1).view(1, side)
-            across, down = x + share * mirror * axis, y + share * axis
-            grid = torch.stack([across[:, None].expand(-1, side, -1), down[:, :, None].expand(-1, -1, side)], -1)
-            return F.grid_sample(values[rows].float(), grid, mode, "border", align_corners=False)
-
-        targets = {}
-        for task, values in self.sources.items():
-            if task == "seg":
-                targets[task] = part(values[:, None], self.side, "nearest")[:, 0].to(torch.uint8)
-            elif task in DENSE_TASKS:
-                targets[task] = part(values, self.side, "nearest")
-            else:
-                targets[task] = values[rows]
-        if "normal" in targets:  # a mirrored surface faces the other way across
-            targets["normal"][:, 0] *= mirror[:, None]
-        return self._scaled(part(self.data.images, self.data.size, "bilinear")), targets
 
     def _losses(self, outputs, targets):
         functions = {
@@ -285,7 +242,7 @@ class Training:
         self.net.eval()
         for part in rows.split(self.p["batch"]):
             with self.context():
-                outputs = self.net(self._images(part))
+                outputs = self.net(self.batches.images(part))
             yield part, {t: _resized(t, p.float(), self.scorer.side) for t, p in outputs.items()}
 
     def _after_epoch(self, epoch):
@@ -420,7 +377,7 @@ class Training:
         "dense" has weights without a zero, "zeros" runs the same kernels on the weights as they are (Fig. 4d),
         "compact" goes without the dead channels. They take turns, so that a load beside them meets all three.
         """
-        example = self._images(self.data.splits["test"][: self.p["batch"]])
+        example = self.batches.images(self.data.splits["test"][: self.p["batch"]])
         nets = {"zeros": self.net.shared.eval(), "compact": compact(self.net.shared, example)}
         sizes = {}
         for name, net in nets.items():

@@ -55,7 +55,7 @@ SWITCHES = MappingProxyType(
         "spare_class": Switch(1, "a 41st output for segmentation", False, True, False, "nyuv2"),
         "normal_head": Switch(4, "end of the normals' head", "linear", "tanh", "linear", "nyuv2"),
         "depth": Switch(4, "unit of depth", "metres", "relative", "metres", "nyuv2"),
-        "weight_decay": Switch(5, "decoupled decay of the backbone", 0.0, 0.1, 0.1),
+        "weight_decay": Switch(5, "decoupled decay of the backbone", 0.0, 0.1, 0.05),
         "dense_decay": Switch(5, "coupled decay at lambda 0 instead", None, 0.1, None),
         "restarts": Switch(6, "optimiser rebuilt in each epoch", False, True, False),
         "uncertainty": Switch(7, "weights of the losses", "learned", "fixed", "learned"),
@@ -69,11 +69,11 @@ SWITCHES = MappingProxyType(
         "metric": Switch(16, "bias correction in Adam's metric", "corrected", "raw", "corrected"),
         "eps": Switch(16, "Adam's eps", 1e-8, 1e-6, 1e-8),
         "loss_scale": Switch(17, "loss of a task is halved (Eq. 2)", "halved", "whole", "halved"),
-        "head_decay": Switch(18, "decay of the heads", 0.0, 0.1, 0.1),
+        "head_decay": Switch(18, "decay of the heads", 0.0, 0.1, 0.05),
         "label_smoothing": Switch(19, "label smoothing", 0.0, 0.1, 0.0),
         "initial": Switch(19, "initial weights of the backbone", "he", "default", "he"),
         "first_dilated": Switch(19, "first block of a dilated stage is dilated", False, True, False),
-        "dropout": Switch(19, "dropout in the dense heads", (0.5, 0.0), (0.3, 0.3), (0.5, 0.0)),
+        "dropout": Switch(19, "dropout in the dense heads", (0.1, 0.0), (0.3, 0.3), (0.1, 0.0)),
     }
 )
 # Switches flipped one at a time on the three-task model; those without influence on training or beside it are left out
@@ -93,6 +93,7 @@ _BELOW_ONE = number("a share of 0 or more, and below 1", lambda v: 0 <= v < 1)
 # What a parameter may be
 RULES = MappingProxyType(
     {name: one_of(s.paper, s.released) for name, s in SWITCHES.items() if isinstance(s.paper, str | bool)}
+    | dict.fromkeys(("flip", "standardise", "start_at_mean", "compile"), one_of(False, True))
     | {
         "stopping": one_of("last", "joint", "per-task"), "precision": one_of("float32", "bfloat16"),
         "weight_decay": _ZERO_UP, "dense_decay": _or_none(_ZERO_UP), "head_decay": _ZERO_UP, "eps": _POSITIVE,
@@ -100,29 +101,31 @@ RULES = MappingProxyType(
         "dropout": ("two shares below 1", lambda v: len(v) == 2 and all(map(_BELOW_ONE[1], v))),
         "threshold": number("between 0 and 1", lambda v: 0 < v < 1),
         "lam": _ZERO_UP, "target": _or_none(_BELOW_ONE), "count": one_of("group", "parameter"), "lr": _POSITIVE,
-        "penalty": one_of("group_lasso", "l1"), "version": one_of(VERSION), "compile": one_of(False, True),
-        "flip": one_of(False, True), "schedule": one_of("constant", "cosine"), "loss_size": _or_none(whole(1)),
+        "penalty": one_of("group_lasso", "l1"), "version": one_of(VERSION),
+        "schedule": one_of("constant", "cosine"), "loss_size": _or_none(whole(1)),
         "n": _or_none(whole(3)), "epochs": whole(1), "patience": whole(0), "batch": whole(2), "size": whole(1),
         "width": whole(1), "head_width": whole(1), "head_reduced": _or_none(whole(1)), "layers": _SIZES,
         "rates": _SIZES,
     }
 )  # fmt: skip
 
-# precision: of the forward passes; weights and their updates are float32. crop, flip: each training image is a random
-# part of at least this share of its side, mirrored or not. loss_size: side at which the training loss is taken, None
-# for that of the metric. schedule: "cosine" warms up over a tenth of the steps and then falls to zero.
+# precision: of the forward passes; weights and their updates are float32. crop, flip, standardise, loss_size: see
+# `batches.Batches`. start_at_mean: biases of the dense heads start at the mean of the training targets. schedule:
+# "cosine" warms up over a tenth of the steps and then falls to a thousandth.
 _FULL = {
     "width": 64, "layers": (3, 4, 6, 3), "head_width": 256, "head_reduced": None, "rates": (12, 24, 36),
     "compile": False, "precision": "bfloat16", "crop": 1.0, "flip": False, "loss_size": None, "schedule": "constant",
-    "size": 256, "n": None, "epochs": 300, "lr": 1e-4,
+    "size": 256, "n": None, "epochs": 300, "lr": 1e-4, "standardise": False, "start_at_mean": False,
 }  # fmt: skip
 _SMALL = _FULL | {
     "width": 32, "layers": (1, 2, 2, 1), "head_width": 32, "head_reduced": 64, "rates": (1, 2, 3), "crop": 0.6,
     "flip": True, "loss_size": 16, "schedule": "cosine", "size": 64,
+    "standardise": True, "start_at_mean": True,
 }  # fmt: skip
 _QUICK = _FULL | {
     "width": 4, "layers": (1, 1, 1, 1), "head_width": 16, "rates": (1, 2, 3), "precision": "float32", "size": 32,
     "batch": 8, "epochs": 10, "patience": 9, "lr": 1e-2, "schedule": "cosine",
+    "standardise": True, "start_at_mean": True, "crop": 0.6, "flip": True,
 }  # fmt: skip
 
 # By profile: data that stands for each of the paper's sets with its parameters, and seeds. The paper states image size,
