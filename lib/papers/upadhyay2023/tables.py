@@ -193,7 +193,8 @@ def decay(evidence):
         line["decay in the gradient, %"] = 100 * np.mean([end["decay_share"] for end in ends])
         seen = [TASKS[t] for t in names if sees(chosen, tasks, t, "nyuv2", level=0.0)]
         rows[tasks, short(strength)] = line | {"sees": listed(seen) if seen else "nothing", "seeds": len(chosen)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "coupled decay"])
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["tasks", "coupled decay"]) if rows else table
 
 
 def decay_sentence(evidence):
