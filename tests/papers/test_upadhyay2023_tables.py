@@ -62,7 +62,7 @@ def test_tables_put_ours_below_the_published_row(full, number):
 
 
 def test_scores_that_do_not_beat_the_blind_control_by_two_standard_errors_are_marked(full):
-    """All made-up errors are 0.01; a made-up depth of about 0.5 is worse than the blind 0.3, other scores are better."""
+    """All made-up errors are 0.01; a made-up depth of about 0.5 is worse than the blind 0.3, others are better."""
     table = tables.paper_table(1, [full]).xs(full.title, level="source")
     dense = table.loc[(study.ALL_NYU, "0")]
     assert dense[study.SCORES["depth"][1]].endswith(tables.IS_BLIND)
