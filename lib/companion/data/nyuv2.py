@@ -171,7 +171,7 @@ def _check_room(path, values, per_metre):
     likely = [name for name, unit in UNITS.items() if far(values, unit)]
     if values.dtype.itemsize == 2 or values.dtype.kind == "i":
         swapped = values.astype(np.uint16).byteswap()
-        likely = ["millimetres with swapped bytes"] * (far(swapped, 1000) and swapped.min() > 100) + likely
+        likely = ["millimetres with swapped bytes"] * bool(far(swapped, 1000) and swapped.min() > 100) + likely
     raise DataError(
         f"{path} reaches to {values.max() / per_metre:.3g} m, which no room does: write .npy in metres, .png in "
         f"millimetres; the likely unit here is {' or '.join(likely) or 'unknown'}"

@@ -1,3 +1,5 @@
+"""CelebAMask-HQ: classes, masks, attributes, splits, and what is refused."""
+
 import shutil
 from pathlib import Path
 
@@ -126,98 +128,63 @@ def test_root_is_the_folder_or_the_one_above(folder):
     assert load("celebamask", folder.parent, size=32).fingerprint == get(folder).fingerprint
 
 
-def damage_missing_masks(folder):
-    shutil.rmtree(folder / "CelebAMaskHQ-mask")
-    return "CelebAMaskHQ-mask"
+def attributes(folder, change):
+    (folder / ATTRIBUTES).write_text(change((folder / ATTRIBUTES).read_text()))
 
 
-def damage_missing_mask(folder):
-    (folder / "CelebAMaskHQ-mask" / "3.png").unlink()
-    return "CelebAMaskHQ-mask has no file for image 3"
-
-
-def damage_missing_part_masks(folder):
-    split_into_parts(folder)
-    (folder / "CelebAMask-HQ-mask-anno" / "1" / "00005_skin.png").unlink()
-    return "CelebAMask-HQ-mask-anno has no file for image 5"
-
-
-def damage_truncated_jpeg(folder):
-    path = folder / "CelebA-HQ-img" / "3.jpg"
-    path.write_bytes(path.read_bytes()[:400])
-    return "3.jpg"
-
-
-def damage_truncated_png(folder):
-    path = folder / "CelebAMaskHQ-mask" / "3.png"
-    path.write_bytes(path.read_bytes()[:60])
-    return "3.png"
-
-
-def damage_mask_value(folder):
-    Image.new("L", (32, 32), 19).save(folder / "CelebAMaskHQ-mask" / "3.png")
-    return "label 19"
-
-
-def damage_mask_size(folder):
-    Image.new("L", (32, 24)).save(folder / "CelebAMaskHQ-mask" / "3.png")
-    return "32 x 24"
-
-
-def damage_part_size(folder):
+def small_part(folder):
     split_into_parts(folder)
     Image.new("L", (16, 16)).save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00002_hair.png")
-    return "00002_hair.png"
 
 
-def damage_attributes_of_other_images(folder):
-    (folder / ATTRIBUTES).write_text("1\nMale Smiling\n777.jpg 1 1\n")
-    return "no image present"
+def missing_part(folder):
+    split_into_parts(folder)
+    (folder / "CelebAMask-HQ-mask-anno" / "1" / "00005_skin.png").unlink()
 
 
-def damage_attributes_of_one_image(folder):
-    lines = (folder / ATTRIBUTES).read_text().splitlines()
-    (folder / ATTRIBUTES).write_text("\n".join(lines[:-1]))
-    return "9.jpg"
-
-
-def damage_attribute_value(folder):
-    (folder / ATTRIBUTES).write_text((folder / ATTRIBUTES).read_text().replace("4.jpg", "4.jpg 0"))
-    return "4.jpg"
-
-
-def damage_attribute_names(folder):
-    (folder / ATTRIBUTES).write_text((folder / ATTRIBUTES).read_text().replace("Smiling", "Bald"))
-    return "Smiling"
-
-
-def damage_no_attributes(folder):
-    (folder / ATTRIBUTES).unlink()
-    return ATTRIBUTES
-
-
-def damage_binary_attributes(folder):
-    (folder / ATTRIBUTES).write_bytes(bytes(range(256)))
-    return ATTRIBUTES
-
-
-def damage_too_few_images(folder):
+def few(folder):
     for path in list((folder / "CelebA-HQ-img").iterdir())[2:]:
         path.unlink()
-    return "too few"
 
 
-DAMAGES = [make for name, make in sorted(globals().items()) if name.startswith("damage_")]
+MASK, FACE = "CelebAMaskHQ-mask/3.png", "CelebA-HQ-img/3.jpg"
+DAMAGES = {
+    "no masks": ("CelebAMaskHQ-mask", lambda f: shutil.rmtree(f / "CelebAMaskHQ-mask")),
+    "no mask": ("CelebAMaskHQ-mask has no file for image 3", lambda f: (f / MASK).unlink()),
+    "no part": ("CelebAMask-HQ-mask-anno has no file for image 5", missing_part),
+    "cut jpeg": ("3.jpg", lambda f: (f / FACE).write_bytes((f / FACE).read_bytes()[:400])),
+    "cut png": ("3.png", lambda f: (f / MASK).write_bytes((f / MASK).read_bytes()[:60])),
+    "mask value": ("label 19", lambda f: Image.new("L", (32, 32), 19).save(f / MASK)),
+    "1-bit mask": ("3.png", lambda f: Image.new("1", (32, 32), 1).save(f / MASK)),
+    "mask size": ("32 x 24", lambda f: Image.new("L", (32, 24)).save(f / MASK)),
+    "part size": ("00002_hair.png", small_part),
+    "attributes of others": ("no image", lambda f: attributes(f, lambda _: "1\nMale Smiling\n777.jpg 1 1\n")),
+    "a face without attributes": ("9.jpg", lambda f: attributes(f, lambda text: text[: text.index("9.jpg")])),
+    "attribute value": ("4.jpg", lambda f: attributes(f, lambda text: text.replace("4.jpg", "4.jpg 0"))),
+    "attribute names": ("Smiling", lambda f: attributes(f, lambda text: text.replace("Smiling", "Bald"))),
+    "no attributes": (ATTRIBUTES, lambda f: (f / ATTRIBUTES).unlink()),
+    "binary attributes": (ATTRIBUTES, lambda f: (f / ATTRIBUTES).write_bytes(bytes(range(256)))),
+    "too few": ("too few", few),
+    "png beside jpeg": ("3.", lambda f: Image.new("RGB", (32, 32)).save(f / "CelebA-HQ-img" / "3.png")),
+    "twin": ("are the same", lambda f: shutil.copy(f / FACE, f / "CelebA-HQ-img" / "7.jpg")),
+}
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda make: make.__name__[7:])
-def test_damage_is_named_in_one_line(folder, damage):
-    named = damage(folder)
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damage_is_named_in_one_line(folder, case):
+    named, damage = DAMAGES[case]
+    damage(folder)
     with pytest.raises(DataError) as caught:
         get(folder)
-    message = str(caught.value)
-    assert named in message
-    assert "\n" not in message
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_hidden_files_and_a_byte_order_mark_change_nothing(folder):
+    expected = get(folder).fingerprint
+    (folder / "CelebA-HQ-img" / "._0.jpg").write_bytes(b"metadata of macOS")
+    (folder / ATTRIBUTES).write_text((folder / ATTRIBUTES).read_text(), encoding="utf-8-sig")
+    assert get(folder).fingerprint == expected
 
 
 @pytest.mark.realdata

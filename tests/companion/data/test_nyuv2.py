@@ -1,3 +1,6 @@
+"""NYU-v2: normals, the layout on disk, splits, and what is refused."""
+
+import re
 import shutil
 from pathlib import Path
 
@@ -266,125 +269,102 @@ def test_to_moves_every_tensor(folder):
 # Bad input
 
 
-def damage_missing_modality(folder):
-    shutil.rmtree(folder / "depth")
-    return "depth"
+def cut(path, n):
+    path.write_bytes(path.read_bytes()[:n])
 
 
-def damage_missing_file(folder):
-    (folder / "segmentation" / "00002.png").unlink()
-    return "00002"
+def png(path, array):
+    Image.fromarray(array).save(path)
 
 
-def damage_truncated_jpeg(folder):
-    path = folder / "images" / "00003.jpg"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return "00003.jpg"
+def edit(path, change):
+    """Change a stored array in place: `change(array)` returns the new one, or None for an edited copy."""
+    array = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path)).copy()
+    array = array if (new := change(array)) is None else new
+    np.save(path, array) if path.suffix == ".npy" else png(path, array)
 
 
-def damage_truncated_png(folder):
-    path = folder / "segmentation" / "00003.png"
-    path.write_bytes(path.read_bytes()[:60])
-    return "00003.png"
+def put(value):
+    return lambda array: array.__setitem__((4, 4), value)
 
 
-def damage_empty_png(folder):
-    (folder / "segmentation" / "00003.png").write_bytes(b"")
-    return "00003.png"
+def label(f, name="segmentation/00004.png"):
+    return f / name
 
 
-def damage_truncated_npy(folder):
-    path = folder / "depth" / "00003.npy"
-    path.write_bytes(path.read_bytes()[:500])
-    return "00003.npy"
-
-
-def damage_npy_header(folder):
-    path = folder / "depth" / "00003.npy"
-    path.write_bytes(path.read_bytes().replace(b"}", b" ", 1))
-    return "00003.npy"
-
-
-def damage_huge_image(folder):
-    Image.new("L", (14000, 13000)).save(folder / "segmentation" / "00003.png")
-    return "00003.png"
-
-
-def damage_object_npy(folder):
-    np.save(folder / "depth" / "00003.npy", np.array([{"a": 1}]), allow_pickle=True)
-    return "00003.npy"
-
-
-def damage_label_above_class_count(folder):
-    path = folder / "segmentation" / "00004.png"
-    labels = np.asarray(Image.open(path)).copy()
-    labels[3, 3] = 41
-    Image.fromarray(labels).save(path)
-    return "label 41"
-
-
-def damage_colour_labels(folder):
-    Image.new("RGB", (24, 24)).save(folder / "segmentation" / "00004.png")
-    return "00004.png"
-
-
-def damage_depth(folder, value):
-    path = folder / "depth" / "00005.npy"
-    depth = np.load(path)
-    depth[4, 4] = value
-    np.save(path, depth)
-    return "00005.npy"
-
-
-def damage_depth_zero(folder):
-    return damage_depth(folder, 0)
-
-
-def damage_depth_nan(folder):
-    return damage_depth(folder, np.nan)
-
-
-def damage_depth_in_millimetres(folder):
-    return damage_depth(folder, 2500)
-
-
-def damage_depth_of_8_bits(folder):
+def depth_png(folder, change):
+    """All depth as 16-bit PNG in millimetres, each changed."""
     for path in (folder / "depth").glob("*.npy"):
-        Image.new("L", (24, 24), 7).save(path.with_suffix(".png"))
+        png(path.with_suffix(".png"), change((np.load(path) * 1000).round().astype(np.uint16)))
         path.unlink()
-    return "16-bit"
 
 
-def damage_size(folder):
-    Image.new("L", (20, 24), 1).save(folder / "segmentation" / "00006.png")
-    return "20 x 24"
+DAMAGES = {
+    "no folder": ("depth", lambda f: shutil.rmtree(f / "depth")),
+    "no file": ("00002", lambda f: (f / "segmentation/00002.png").unlink()),
+    "cut jpeg": ("00003.jpg", lambda f: cut(f / "images/00003.jpg", 400)),
+    "cut png": ("00003.png", lambda f: cut(f / "segmentation/00003.png", 60)),
+    "empty png": ("00003.png", lambda f: cut(f / "segmentation/00003.png", 0)),
+    "cut npy": ("00003.npy", lambda f: cut(f / "depth/00003.npy", 500)),
+    "huge image": ("00003.png", lambda f: Image.new("L", (14000, 13000)).save(f / "segmentation/00003.png")),
+    "objects": ("00003.npy", lambda f: np.save(f / "depth/00003.npy", np.array([{"a": 1}]), allow_pickle=True)),
+    "label": ("label 41", lambda f: edit(label(f), put(41))),
+    "colour labels": ("00004.png", lambda f: Image.new("RGB", (24, 24)).save(label(f))),
+    "1-bit labels": ("00004.png", lambda f: Image.new("1", (24, 24)).save(label(f))),
+    "labels with alpha": ("00004.png", lambda f: Image.new("LA", (24, 24)).save(label(f))),
+    "depth 0": ("00005.npy", lambda f: edit(f / "depth/00005.npy", put(0))),
+    "depth NaN": ("00005.npy", lambda f: edit(f / "depth/00005.npy", put(np.nan))),
+    "depth in mm": ("millimetres", lambda f: edit(f / "depth/00005.npy", lambda d: 1000 * d)),
+    "depth in cm": ("centimetres", lambda f: edit(f / "depth/00005.npy", lambda d: 100 * d)),
+    "depth of 8 bits": ("16-bit", lambda f: depth_png(f, lambda d: (d // 256 + 1).astype(np.uint8))),
+    "depth times 5": ("1/5000 m", lambda f: depth_png(f, lambda d: 5 * d)),
+    "depth times 6.55": ("10 m / 65535", lambda f: depth_png(f, lambda d: (6.5535 * d).astype(np.uint16))),
+    "depth with swapped bytes": ("swapped bytes", lambda f: depth_png(f, lambda d: d.byteswap())),
+    "depth in metres as PNG": ("metres", lambda f: depth_png(f, lambda d: d // 1000 + 1)),
+    "size": ("20 x 24", lambda f: Image.new("L", (20, 24), 1).save(f / "segmentation/00006.png")),
+    "normals": ("00006.npy", lambda f: np.save(f / "normals/00006.npy", np.full((24, 24, 3), np.nan))),
+    "no list": ("train.txt", lambda f: (f / "gt_sets/train.txt").unlink()),
+    "overlapping lists": ("00000", lambda f: (f / "gt_sets/test.txt").write_text("00000\n00010\n")),
+    "png beside jpeg": ("00001", lambda f: Image.new("RGB", (24, 24)).save(f / "images/00001.png")),
+    "png beside npy": ("00001", lambda f: png(f / "depth/00001.png", np.full((24, 24), 2000, np.uint16))),
+    "dangling link": ("nowhere", lambda f: (f / "depth/nowhere.npy").symlink_to(f / "gone")),
+    "twin": ("are the same", lambda f: shutil.copy(f / "images/00002.jpg", f / "images/00010.jpg")),
+    "twin under another header": (
+        "are the same",
+        lambda f: Image.open(f / "images/00010.jpg").save(f / "images/00003.png") or (f / "images/00003.jpg").unlink(),
+    ),
+}
 
 
-def damage_normals(folder):
-    np.save(folder / "normals" / "00006.npy", np.full((24, 24, 3), np.nan))
-    return "00006.npy"
-
-
-def damage_no_split(folder):
-    (folder / "gt_sets" / "train.txt").unlink()
-    return "train.txt"
-
-
-def damage_overlapping_splits(folder):
-    (folder / "gt_sets" / "test.txt").write_text("00000\n00010\n")
-    return "00000"
-
-
-@pytest.mark.parametrize("damage", [make for name, make in sorted(globals().items()) if name.startswith("damage_")
-                                    and make is not damage_depth], ids=lambda make: make.__name__[7:])  # fmt: skip
-def test_damage_is_named_in_one_line(folder, damage):
-    named = damage(folder)
-    with pytest.raises(DataError) as caught:
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damage_is_named_in_one_line(folder, case):
+    named, damage = DAMAGES[case]
+    damage(folder)
+    with pytest.raises(DataError, match=re.escape(named)) as caught:
         get(folder)
-    message = str(caught.value)
-    assert named in message
-    assert str(folder) in message
-    assert "\n" not in message
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_hidden_files_and_byte_order_marks_change_nothing(folder):
+    expected = get(folder).fingerprint
+    for path in (folder / "images").glob("*.jpg"):
+        (path.parent / f"._{path.name}").write_bytes(b"metadata of macOS")
+    for path in (folder / "gt_sets").glob("*.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert get(folder).fingerprint == expected
+
+
+def test_a_file_that_cannot_be_opened_is_a_data_error(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Reader, "_bytes", lambda self, path: refuse(path))
+    with pytest.raises(DataError, match=r"00000.*Permission denied"):
+        load("nyuv2", folder, size=24)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"images.*Permission denied"):
+        load("nyuv2", folder, size=24)
 
 
 def test_depth_holes_are_left_out_on_request(folder):
