@@ -1,6 +1,7 @@
 """Data sets behind one call: real ones read from disk, and simulated twins made on the spot."""
 
 from importlib import import_module
+from inspect import signature
 
 from sparsemtl.errors import DataError, SpecError, one_line
 
@@ -41,7 +42,11 @@ def load(name, root=None, **options):
     module, function = LOADERS[name].split(":")
     loader = getattr(import_module(module), function)
     try:
-        return loader(root=root, **options)
+        signature(loader).bind(root, **options)
+    except TypeError as error:
+        raise SpecError(f"{name}: {one_line(error)}; see {module}.{function}") from error
+    try:
+        return loader(root, **options)
     except OSError as error:  # a dangling link, or a file or folder without permission to read
         where = f" {error.filename}" if error.filename else ""
         raise DataError(

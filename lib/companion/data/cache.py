@@ -36,28 +36,11 @@ def sha256_of(value):
 
 
 def cached(name, key, make, proof=None):
-    """Return the arrays of `make()`, read from disk if they were made before.
+    """Return the arrays of `make()` and "proof", read from disk if they were made before.
 
-    Parameters
-    ----------
-    name : str
-        Start of the file's name.
-    key : JSON-able
-        What is asked for; it names the file.
-    make : callable
-        () -> dict of str to ndarray, without object arrays.
-    proof : str, optional
-        What the arrays were made from. A file with another proof is made again; without a proof any file serves.
-
-    Returns
-    -------
-    dict of str to ndarray
-        What `make` returned, and "proof".
-
-    Raises
-    ------
-    DataError
-        The cache folder cannot be written.
+    name: start of the file's name. key: JSON-able, what is asked for; it names the file. make: () -> {str: ndarray},
+    no object arrays. proof: str, what the arrays are made from; a file with another proof is made again, and without a
+    proof any file serves. Raises `DataError` if the cache folder cannot be written.
     """
     path = cache_dir() / f"{name}-{sha256_of(key)[:24]}.npz"
     try:

@@ -7,7 +7,7 @@ the whole recording is filtered and resampled, so that no trial has an edge of i
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from importlib.metadata import version
 from numbers import Integral, Real
@@ -167,27 +167,12 @@ class EpochOptions:
 
 
 def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
-    """Make the `MotorData` of one person, or read it from the cache.
+    """Make the `MotorData` of one person, or read it from the cache; the last step of every EEG loader.
 
-    Parameters
-    ----------
-    name, subject, problem : str, int, str
-        What to load; see `SETS`.
-    find : callable
-        (classes, `EpochOptions`) -> (source, {task: {number: read}}). `source` is JSON-able and says what the
-        recordings are (checksums or a seed); `read()` returns one as an MNE Raw whose annotations name the classes.
-        Without MNE it is not called: the cache then has to hold the trials, carried from a machine with MNE.
-    truth : callable, optional
-        channels -> `MotorData.truth`.
-    choice : JSON-able, optional
-        Further options of the loader that change the trials.
-    **epochs
-        See `EpochOptions`.
-
-    Raises
-    ------
-    SpecError, DataError
-        Unknown names; recordings that are missing or unfit.
+    find: (classes, `EpochOptions`) -> (source, {task: {number: read}}). `source` is JSON-able and says what the
+    recordings are (checksums or a code version); `read()` returns one as an MNE Raw whose annotations name the classes.
+    Without MNE it is not called: the cache then has to hold the trials, carried from a machine with MNE.
+    truth: channels -> `MotorData.truth`. choice: JSON-able, further options that change the trials.
     """
     facts = SETS[name]
     if not isinstance(subject, Integral) or subject not in facts.people:
@@ -196,6 +181,8 @@ def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
         raise SpecError(f"{name} has no person {subject!r}: choose from {known}")
     if problem not in facts.problems:
         raise SpecError(f"{name} has no problem {problem!r}: choose one of {', '.join(facts.problems)}")
+    if unknown := sorted(set(epochs) - {field.name for field in fields(EpochOptions)}):
+        raise SpecError(f"{name} has no option {', '.join(unknown)}: see companion.data.eeg.EpochOptions")
     classes, options = facts.problems[problem], EpochOptions(**{"sfreq": facts.sfreq, **epochs})
     who = f"{name} subject {subject}"
     request = {"code": CODE_VERSION, "set": name, "subject": int(subject), "classes": classes}
@@ -215,8 +202,9 @@ def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
         return _made(who, recordings, classes, options, facts)
 
     arrays = cached(name, request, make, fingerprint)
-    fields = ("x", "y", "recording")
-    trials = {task: Trials(*(arrays[f"{task}_{f}"] for f in fields)) for task in TASKS if f"{task}_y" in arrays}
+    trials = {
+        task: Trials(*(arrays[f"{task}_{f.name}"] for f in fields(Trials))) for task in TASKS if f"{task}_y" in arrays
+    }
     channels = tuple(arrays["channels"].tolist())
     return MotorData(
         mi=trials.get("mi"),
@@ -386,23 +374,9 @@ def stratified_folds(data, n_folds, seed):
 def recording_folds(data, n_folds=None):
     """Split each task into folds that hold whole recordings out; every class is in each training part.
 
-    Recordings of the same classes are dealt to the folds in turn, so that every trial is tested once.
-
-    Parameters
-    ----------
-    data : MotorData
-    n_folds : int, optional
-        Default: the most that is possible, the smallest number of recordings of the same classes.
-
-    Returns
-    -------
-    list of dict
-        As `stratified_folds`.
-
-    Raises
-    ------
-    DataError
-        Some classes of a task have fewer recordings than folds, or only one.
+    Recordings of the same classes are dealt to the folds in turn, so that every trial is tested once. n_folds: default
+    the most that is possible, the smallest number of recordings of the same classes. Returns folds as
+    `stratified_folds` does; raises `DataError` if some classes of a task have fewer recordings than folds, or only one.
     """
     dealt, fewest = {}, []
     for task in data.tasks:

@@ -109,17 +109,8 @@ def _load(name, tasks, root, subject, problem, allow_missing_runs, download, epo
 def people(root=None, wanted=None, name="eegmmidb"):
     """Tell which people can be loaded from `root` (as `load_eegmmidb`).
 
-    Parameters
-    ----------
-    wanted : iterable of int, optional
-        Default: all of the set.
-
-    Returns
-    -------
-    list of int
-        Those with recordings here, without people known to deviate and, for "eegmmidb", the development people.
-    dict of int to str
-        Why each of the others is left out.
+    wanted: iterable of int, by default all of the set. Returns the list of those with recordings here, without people
+    known to deviate and, for "eegmmidb", the development people; and a dict that says why each other is left out.
     """
     chosen_on = dict.fromkeys(DEVELOPMENT if name == "eegmmidb" else (), "the training was chosen on this person")
     where = places(root, name, "eegmmidb")
@@ -230,6 +221,7 @@ def read_edf(path, events):
     import mne
 
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="Number of records from the header")  # else MNE reads what is left
         raw = mne.io.read_raw_edf(path, verbose="WARNING")
     mne.datasets.eegbci.standardize(raw)

@@ -206,21 +206,9 @@ def thin(lists, n):
 def gather(name, folder, lists, paths, decode, classes, options):
     """Decode all images once, or take them from the cache, and return them as `Images`.
 
-    Parameters
-    ----------
-    lists : dict
-        {split: ids}.
-    paths : list of Path
-        The files that `decode` reads.
-    decode : callable
-        (Reader, id) -> {"image" or task: ndarray}.
-    options : JSON-able
-        Whatever else changes the decoded arrays.
-
-    Raises
-    ------
-    DataError
-        A file is damaged or unfit, or two images are the same.
+    lists: {split: ids}. paths: the files that `decode` reads. decode: (Reader, id) -> {"image" or task: ndarray}.
+    options: JSON-able, whatever else changes the arrays. Raises `DataError` if a file is damaged or unfit, or two
+    images are the same.
     """
     ids = sorted((i for part in lists.values() for i in part), key=natural)
     stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]

@@ -69,20 +69,19 @@ def sources(shared=None):
 
 
 def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, shared=None, **epochs):
-    """Simulate one person of a population.
+    """Simulate one person of a population, as `MotorData` with its `truth`.
 
-    People differ in where their sources are, how strong and how fast they are, and how deep their ERD is.
+    People differ in where their sources are, how strong and how fast they are, and how deep their ERD is. The same
+    arguments give the same arrays, bit by bit. `truth` holds "common", "mi" and "me" -> float64 (n_channels,), the
+    absolute scalp projections summed over the sources of that kind whose ERD differs between the classes, scaled to a
+    maximum of 1; and "sources" -> their names.
 
     Parameters
     ----------
-    root
-        Not used.
-    subject : int
-        1 to 999.
+    subject, seed : int
+        Person (1 to 999) of the population `seed`; root is not used.
     problem : str
         As `load_eegmmidb`; here every recording holds all classes.
-    seed : int
-        Of the population. The same arguments give the same arrays, bit by bit.
     trials_per_class : int
         In each task, over three recordings.
     shared : float, optional
@@ -90,18 +89,6 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
         private sources, elsewhere. Default: sources of unequal strength (`SOURCES`).
     **epochs
         See `EpochOptions`.
-
-    Returns
-    -------
-    MotorData
-        Its `truth` holds "common", "mi" and "me" -> float64 (n_channels,), the absolute scalp projections summed over
-        the sources of that kind whose ERD differs between the classes, scaled to a maximum of 1; and "sources" -> their
-        names.
-
-    Raises
-    ------
-    SpecError
-        An option is impossible.
     """
     if not isinstance(seed, Integral) or seed < 0:
         raise SpecError(f"seed={seed!r}: a whole number from 0 on is needed")

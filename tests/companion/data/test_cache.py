@@ -166,3 +166,11 @@ def test_an_unreadable_folder_is_a_data_error_whatever_the_set(name, tmp_path, m
     monkeypatch.setattr(f"{module}.{function}", refuse)
     with pytest.raises(DataError, match=f"{name}: cannot read {tmp_path} .Permission denied"):
         load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("nyuv2", "subject"), ("simulated-eeg", "fmim"), ("eegmmidb", "download_")]
+)
+def test_an_unknown_option_is_refused_by_name(name, option, tmp_path):
+    with pytest.raises(SpecError, match=option):
+        load(name, tmp_path, **{option: 1})
