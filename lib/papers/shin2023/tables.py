@@ -87,31 +87,34 @@ def _in_points(values):
 def table1(records, problem):
     """Table 1 (DataFrame of text): accuracy and F1 by method, sparsity and task, mean and sd over people.
 
-    Cells without a record say "not run". The published cells have their own columns, on the row that they belong to.
+    Cells without a record say "not run". `published_of` has the published cells.
     """
     table, rows = select(records, problem), {}
     for method, sparsity in ((m, s) for m in METHODS for s in sparsities_of(m)):
         chosen = table[(table.method == method) & (table.sparsity == sparsity)] if len(table) else table
-        row = {("sparsity", "realised"): percent(chosen.get("realised_whole", pd.Series(dtype=float)).mean())}
-        for task, metric in product(TASKS, METRICS):
-            row[TASKS[task], METRICS[metric]] = mean_sd(cell(table, task, method, sparsity, metric))
-            here = (method, sparsity) == AT_40
-            row[TASKS[task], f"published {METRICS[metric]}"] = f"{PUBLISHED[task, metric]:g}" if here else ""
+        row = {"realised": percent(chosen.get("realised_whole", pd.Series(dtype=float)).mean())}
+        for task, metric in PUBLISHED:
+            row[f"{TASKS[task]}: {METRICS[metric]}"] = mean_sd(cell(table, task, method, sparsity, metric))
         rows[METHODS[method].label, percent(sparsity)] = row
-    out = _table(rows, "method", "nominal sparsity")
-    out.columns = pd.MultiIndex.from_tuples(out.columns)
-    return out
+    return _table(rows, "method", "nominal sparsity")
+
+
+def published_of(table):
+    """The published cells of `table1`, with its index and columns; NaN elsewhere (DataFrame)."""
+    found = pd.DataFrame(math.nan, index=table.index, columns=table.columns)
+    for (task, metric), value in PUBLISHED.items():
+        found.loc[(METHODS[PROPOSED].label, percent(AT_40[1])), f"{TASKS[task]}: {METRICS[metric]}"] = value
+    return found
 
 
 def published_beside_ours(records, problem):
-    """The published cells beside ours (DataFrame): mean, sd and interval over people, see `against_published`."""
+    """The published cells beside ours (DataFrame): mean and interval over people, see `against_published`."""
     table, rows = select(records, problem), {}
     for (task, metric), published in PUBLISHED.items():
         e = estimate(cell(table, task, *AT_40, metric))
-        difference, units, word = against_published(e, published)
         rows[TASKS[task], METRICS[metric]] = {
-            "published": published, "ours": e.mean, "against published": word, "95 % from": e.low, "to": e.high,
-            "difference": difference, "in standard errors": units,
+            "published": published, "ours": e.mean, "95 % from": e.low, "to": e.high,
+            "against published": against_published(e, published)[2],
         }  # fmt: skip
     return _table(rows, "task", "metric")
 
@@ -123,7 +126,12 @@ def table1_sentence(records):
     if any(map(math.isnan, means.values())):
         return f"The proposed network at 40 % sparsity: {NOT_RUN}."
     parts = [f"{percent(means[t], 1)} in {TASKS[t]} (published: {percent(PUBLISHED[t, 'accuracy'], 1)})" for t in TASKS]
-    return f"{behind_classical(records)} At 40 % sparsity the proposed network reaches {listed(parts)}.".strip()
+    return f"At 40 % sparsity the proposed network reaches {listed(parts)}."
+
+
+def takeaway(records, sentence):
+    """A sentence for the top of a page; before it, if need be, the one of `behind_classical`."""
+    return f"{behind_classical(records)} {sentence}".strip()
 
 
 def behind_classical(records):
@@ -191,7 +199,7 @@ CONTROLS = {"shuffled": "labels shuffled within recordings", "recording": "the r
 
 
 def controls(records):
-    """Controls beside chance (DataFrame): labels shuffled within recordings, and the recording decoded.
+    """Controls beside guessing (DataFrame): labels shuffled within recordings, and the recording decoded.
 
     guessing: 95 % range of guessers with as many trials as all people have together (`chance_interval`).
     """
@@ -202,10 +210,10 @@ def controls(records):
         for (problem, method, task), group in table.groupby(["problem", "method", "task"]) if len(table) else ():
             people = group.groupby("person")[["accuracy", "trials", "commonest", "classes"]].mean()
             mean, commonest = (np.average(people[name], weights=people.trials) for name in ("accuracy", "commonest"))
-            chance = np.average(1 / people.classes, weights=people.trials)
-            low, high = chance_interval(int(people.trials.sum()), 1 / chance, commonest)
+            classes = 1 / np.average(1 / people.classes, weights=people.trials)
+            low, high = chance_interval(int(people.trials.sum()), classes, commonest)
             rows[control, PROBLEMS[problem], METHODS[method].label, TASKS[task]] = {
-                "accuracy": mean, "chance": chance, "guessing from": low, "to": high,
+                "accuracy": mean, "guessing": f"{low:.3f} to {high:.3f}",
                 "within": "yes" if low <= mean <= high else "no",
             }  # fmt: skip
     return _table(rows, "control", "problem", "method", "task")
@@ -217,50 +225,51 @@ def controls_sentence(table):
     for control in CONTROLS.values() if len(table) else ():
         rows = table[table.index.get_level_values("control") == control]
         if len(rows):
-            count, mean, chance = (rows.within == "yes").sum(), rows.accuracy.mean(), rows.chance.mean()
-            parts.append(
-                f"With {control}, {count} of {len(rows)} accuracies are within guessing (mean {percent(mean, 1)}, "
-                f"chance {percent(chance, 1)})."
-            )
+            count, mean = (rows.within == "yes").sum(), percent(rows.accuracy.mean(), 1)
+            parts.append(f"With {control}, {count} of {len(rows)} accuracies are within guessing (mean {mean}).")
     return " ".join(parts) or f"The controls: {NOT_RUN}."
 
 
 def decodable(records):
-    """Who is decodable (DataFrame by problem and person): accuracies, and whether a classical decoder beats chance.
+    """Who is decodable (DataFrame by problem and person): accuracies of a classical decoder and the dense network.
 
-    p: one-sided binomial test of tangent space, the better decoder of the development people, over both tasks' trials
-    at the mean over seeds; Holm's correction over all rows.
+    p (Holm): one-sided binomial test of tangent space, the better decoder of the development people, over both tasks'
+    trials at the mean over seeds, with Holm's correction over all rows.
     """
-    table, rows, shown = select(records), {}, (*CLASSICAL, SINGLE[0])
+    table, rows, shown = select(records), {}, (CLASSICAL[-1], SINGLE[0])
     for (problem, person), group in table.groupby(["problem", "person"]) if len(table) else ():
         one = group[group.method == CLASSICAL[-1]].groupby("task")[["accuracy", "trials", "commonest"]].mean()
         if one.empty:
             continue
         means = group.groupby(["method", "task"]).accuracy.mean()
-        row = {f"{TASKS[t]}: {METHODS[m].label}": means.get((m, t), math.nan) for t, m in product(TASKS, shown)}
+        row = {
+            f"{task.upper()}: {METHODS[m].label}": means.get((m, task), math.nan) for m, task in product(shown, TASKS)
+        }
         trials, right = int(one.trials.sum()), round((one.accuracy * one.trials).sum())
         p = binom.sf(right - 1, trials, np.average(one.commonest, weights=one.trials))
-        rows[problem, person] = row | {"trials": trials, "p": float(p)}
+        rows[problem, person] = row | {"p (Holm)": float(p)}
     out = _table(rows, "problem", "person")
-    if rows:
-        out["p (Holm)"] = holm(out.p)
-        out["decodable"] = out["p (Holm)"] < 0.05
-    return out
+    return out.assign(**{"p (Holm)": holm(out["p (Holm)"])}) if rows else out
+
+
+def sure(table):
+    """(problem, person) of the decodable people of `decodable` (set)."""
+    return set(table.index[table["p (Holm)"] < 0.05]) if len(table) else set()
 
 
 def decodable_sentence(table):
     """What `decodable` shows."""
     if table.empty:
         return f"Who is decodable: {NOT_RUN}."
-    groups = table.groupby(level="problem", sort=False).decodable
-    parts = [f"{own.sum()} of {len(own)} people ({PROBLEMS[problem]})" for problem, own in groups]
+    found, everyone = sure(table), list(table.index)
+    counts = {p: (sum(k[0] == p for k in found), sum(k[0] == p for k in everyone)) for p in PROBLEMS}
+    parts = [f"{n} of {total} people ({PROBLEMS[p]})" for p, (n, total) in counts.items() if total]
     return f"A classical decoder beats chance in {listed(parts)}."
 
 
 def claims_otherwise(records):
     """The paper's claims with one choice made otherwise (DataFrame by claim and view): effect, interval, verdict."""
-    main, table, rows = of_kind(records), decodable(records), {}
-    sure = set(table.index[table.decodable]) if len(table) else set()
+    main, found, rows = of_kind(records), sure(decodable(records)), {}
 
     def recordings_of(r):
         return [len(r.result["data"]["recordings"][task]) for task in tasks_of(r)]
@@ -268,7 +277,7 @@ def claims_otherwise(records):
     most = max((n for r in main for n in recordings_of(r)), default=0)
     views = {
         "as judged": main,
-        "decodable people alone": [r for r in main if (r.spec.params["problem"], r.spec.params["subject"]) in sure],
+        "decodable people alone": [r for r in main if (r.spec.params["problem"], r.spec.params["subject"]) in found],
         "people with all recordings": [r for r in main if set(recordings_of(r)) == {most}],
     }
     views |= {name: [r for r in main if r.spec.params["problem"] == p] for p, name in PROBLEMS.items()}
@@ -319,12 +328,6 @@ def vote_frame(records):
             for layer, numbers in r.result["votes"]["layers"]
         ]
     )
-
-
-def vote_table(records):
-    """Mean IoU of the votes by layer beside its nulls, and the votes' densities (DataFrame)."""
-    votes, names = vote_frame(records), {"mi": "kept by MI", "me": "kept by ME", "or": "kept by OR"} | VOTE_COLUMNS
-    return votes.groupby("layer", sort=False)[list(names)].mean().rename(columns=names) if len(votes) else votes
 
 
 def agreement(records):
