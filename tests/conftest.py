@@ -1,6 +1,7 @@
 """What every test shares: a cache of its own, and the smallest runs of the EEG study."""
 
 import os
+import socket
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -34,6 +35,22 @@ def _session_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("SPARSEMTL_RUNS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network():
+    """Connections to other hosts fail; those on this one are for tests of clusters and of the book's pages."""
+    connect = socket.socket.connect
+
+    def only_here(self, address):
+        here = self.family not in (socket.AF_INET, socket.AF_INET6) or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not here:
+            raise OSError(f"no network in tests: {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", only_here)
         yield
 
 

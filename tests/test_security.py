@@ -1,0 +1,146 @@
+"""What comes from outside is data, never a program: archives, records, caches, checkpoints, data roots, downloads."""
+
+import ast
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from companion import checkpoint
+from companion.data import cache
+from companion.records import read_jsonl, write_jsonl
+from companion.spec import RunSpec
+from sparsemtl.errors import RecordError, SpecError
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("lib", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
+
+
+class Program:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
+    path, written = tmp_path / "a.pt", tmp_path / "written"
+    torch.save({"origin": 1, "net": Program(written)}, path)
+    assert checkpoint.load(path, 1) is None
+    assert not written.exists()
+    assert "damaged" in capsys.readouterr().err
+    assert (tmp_path / "a.damaged").exists()
+
+
+def test_a_checkpoint_comes_back_and_one_of_another_origin_does_not(tmp_path, capsys):
+    path, state = tmp_path / "new" / "a.pt", {"origin": {"code": "a"}, "net": {"w": torch.arange(3)}, "n": [1, 2.5]}
+    checkpoint.save(path, state)
+    loaded = checkpoint.load(path, {"code": "a"})
+    assert loaded["n"] == [1, 2.5]
+    assert torch.equal(loaded["net"]["w"], torch.arange(3))
+    assert checkpoint.load(path, {"code": "b"}) is None
+    assert checkpoint.load(tmp_path / "absent", {}) is None
+    path.write_bytes(path.read_bytes()[:100])
+    assert checkpoint.load(path, {"code": "a"}) is None
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_poisoned_cache_is_made_again_without_running_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path))
+    cache.cached("name", 1, lambda: {"x": np.arange(3)})
+    (path,) = tmp_path.glob("name-*.npz")
+    np.savez(path, x=np.array([Program(tmp_path / "written")], dtype=object))
+    assert cache.cached("name", 1, lambda: {"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
+    path.write_bytes(pickle.dumps(Program(tmp_path / "written")))
+    assert cache.cached("name", 1, lambda: {"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "<b>", "a b", "a\n"])
+def test_no_name_in_a_record_leads_out_of_the_store(name):
+    with pytest.raises(SpecError):
+        RunSpec(name, "quick", "rooms", "paper", 0, {})
+
+
+def test_markup_in_a_record_is_text_on_a_page(make_record):
+    page = pytest.importorskip("companion.page")
+    evil = "<script>alert(1)</script>"
+    record = make_record(result={"metrics": {evil: 0.5}}, device=evil, revision=evil, code=evil)
+    evidence = page.Evidence("shin2023", "committed", "quick", (record,), 1)
+    import pandas as pd
+
+    made = page.Page("shin2023_table1")
+    shown = made.table(pd.DataFrame({"a": [evil]}), "name", f"A caption. {evil}", evidence)
+    assert evil not in getattr(shown, "data", str(shown))
+
+
+def test_a_line_that_is_no_record_is_refused_whatever_it_holds(tmp_path, make_record):
+    write_jsonl(tmp_path / "a.jsonl", [make_record()])
+    line = (tmp_path / "a.jsonl").read_text()
+    for bad in (line.replace('"value":0.5', '"value":0.6'), "[" * 10_000, '{"__class__": 1}', "\0"):
+        (tmp_path / "b.jsonl").write_text(bad + "\n")
+        with pytest.raises(RecordError, match=r"b\.jsonl line 1"):
+            read_jsonl(tmp_path / "b.jsonl")
+
+
+def calls():
+    """(file, dotted name of what is called, the call) of the whole code."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                yield path.relative_to(ROOT).as_posix(), ast.unparse(node.func), node
+
+
+def test_nothing_unpickles_or_evaluates():
+    forbidden = ("pickle.load", "pickle.loads", "eval", "exec", "yaml.load", "joblib.load", "shelve.open", "os.system")
+    assert [(path, name) for path, name, _ in calls() if name in forbidden] == []
+    for path, name, call in calls():
+        words = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        if name == "torch.load":
+            assert words.get("weights_only") == "True", path
+        if name in ("np.load", "numpy.load"):
+            assert words.get("allow_pickle", "False") == "False", path
+        if name.endswith(".extractall"):
+            assert words.get("filter") == "'data'", path
+        assert words.get("verify") != "False", path
+        assert words.get("shell") != "True", path
+
+
+@pytest.mark.slow
+def test_an_import_opens_no_connection():
+    code = """
+import socket
+def refuse(*args, **kwargs):
+    raise AssertionError("network at import")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from importlib import import_module
+for name in ("sparsemtl", "companion.__main__", "companion.engine", "companion.data", "companion.page"):
+    import_module(name)
+from companion.papers import names, part
+for name in names():
+    for what in ("study", "run", "tables", "figures"):
+        part(name, what)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tests_reach_no_host_but_this_one():
+    with pytest.raises(OSError, match="no network in tests"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_a_store_behind_a_link_is_written_through_it(tmp_path, make_record):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    write_jsonl(tmp_path / "link" / "a.jsonl", [make_record()])
+    assert (tmp_path / "there" / "a.jsonl").is_file()
