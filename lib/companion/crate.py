@@ -19,7 +19,7 @@ SOURCES = json.loads((Path(__file__).parent / "data" / "sources.json").read_text
 def crate(results="results"):
     """The description (dict, JSON-LD) of every `STUDY/PROFILE/*.jsonl` and `benchmarks/*.json` below `results`.
 
-    Authors, title and papers come from CITATION.cff, the software from pyproject.toml, both in the folder above.
+    Authors and papers come from CITATION.cff, the software from pyproject.toml, both in the folder above.
     `datePublished` is the citation's `date-released`, or the day of the newest record. Raises `RecordError` for a
     damaged record, for no records at all, for data that `SOURCES` lacks, and if one of the two files is missing.
     """
@@ -37,27 +37,22 @@ def crate(results="results"):
         raise RecordError(f"{results}: no records to describe; run `sparsemtl export` first")
     if unknown := {r.spec.data for records in files.values() for r in records} - SOURCES["data"].keys():
         raise RecordError(f"no description of the data {min(unknown)!r}: add it to companion/data/sources.json")
-    benchmarks = {path: read_benchmark(path) for path in sorted(results.glob("benchmarks/*.json"))}
-    parts = [_file(path, results, _described(records)) for path, records in files.items()]
-    parts += [_file(path, results, f"Benchmark record: {', '.join(r.sides)}.") for path, r in benchmarks.items()]
-    for part, records in zip(parts, files.values(), strict=False):
-        part["isBasedOn"] = [{"@id": SOURCES["data"][name]["@id"]} for name in sorted({r.spec.data for r in records})]
-    papers = [_paper(paper) for paper in cited["references"]]
-    software = {
-        "@id": f"#{project['name']}", "@type": ["SoftwareSourceCode", "SoftwareApplication"], "name": project["name"],
-        "description": project["description"], "version": project["version"],
-        "license": {"@id": "https://spdx.org/licenses/MIT"},
-        "softwareRequirements": [f"Python {project['requires-python']}", *project["dependencies"]],
+    parts = [_file(path, results, records) for path, records in files.items()]
+    parts += [_file(path, results, read_benchmark(path)) for path in sorted(results.glob("benchmarks/*.json"))]
+    papers = [
+        {"@id": "https://arxiv.org/abs/" + paper["identifiers"][0]["value"].removeprefix("arXiv:"),
+         "@type": "ScholarlyArticle", "name": paper["title"]} for paper in cited["references"]
+    ]  # fmt: skip
+    software = {k: project[k] for k in ("name", "description", "version")} | {
+        "@id": "#sparsemtl", "@type": ["SoftwareSourceCode", "SoftwareApplication"],
+        "license": {"@id": "https://spdx.org/licenses/MIT"}, "softwareRequirements": project["dependencies"],
     }  # fmt: skip
-    authors = [{"@id": "#" + author["name"].replace(" ", "-"), "@type": "Organization"} | author
-               for author in cited["authors"]]  # fmt: skip
-    newest = max(r.run["ended"] for records in files.values() for r in records)
+    authors = [{"@id": "#authors", "@type": "Organization"} | author for author in cited["authors"]]
     root = {
-        "@id": "./", "@type": "Dataset", "name": f"Run records of {cited['title']}",
-        "description": f"Each line of each file is one run: its specification, its result with a checksum, and where, "
-        f"when and with which code it was made. {cited['abstract']}",
-        "datePublished": str(cited.get("date-released") or newest[:10]), "license": {"@id": SOURCES["license"]},
-        "author": _ids(authors), "citation": _ids(papers), "hasPart": _ids(parts), "mentions": [_id(software)],
+        "@id": "./", "@type": "Dataset", "name": f"Run records of {cited['title']}", "description": cited["abstract"],
+        "datePublished": str(cited.get("date-released") or max(r.run["ended"] for f in files.values() for r in f)[:10]),
+        "license": {"@id": SOURCES["license"]}, "author": _ids(authors), "citation": _ids(papers),
+        "hasPart": _ids(parts), "mentions": _ids([software]),
     }  # fmt: skip
     about = {"@id": NAME, "@type": "CreativeWork", "about": {"@id": "./"}, "conformsTo": {"@id": VERSION}}
     graph = [about, root, software, *authors, *papers, *SOURCES["data"].values(), *SOURCES["about"], *parts]
@@ -77,37 +72,22 @@ def as_text(description):
     return json.dumps(description, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _id(entity):
-    return {"@id": entity["@id"]}
-
-
 def _ids(entities):
-    return [_id(entity) for entity in entities]
+    return [{"@id": entity["@id"]} for entity in entities]
 
 
-def _paper(paper):
-    arxiv = next(i["value"] for i in paper["identifiers"] if i["value"].startswith("arXiv:"))
-    address = "https://arxiv.org/abs/" + arxiv.removeprefix("arXiv:")
-    authors = ", ".join(f"{author['given-names']} {author['family-names']}" for author in paper["authors"])
-    return {"@id": address, "@type": "ScholarlyArticle", "name": paper["title"], "creditText": authors}
-
-
-def _file(path, results, text):
-    content = path.read_bytes()
-    return {
-        "@id": path.relative_to(results).as_posix(), "@type": "File", "name": path.name, "description": text,
-        "contentSize": str(len(content)), "sha256": hashlib.sha256(content).hexdigest(),
-        "encodingFormat": "application/jsonl" if path.suffix == ".jsonl" else "application/json",
-        "license": {"@id": SOURCES["license"]},
+def _file(path, results, content):
+    """The entity of a file of records, or of a benchmark record: what is in it, and when and with which code."""
+    entity = {
+        "@id": path.relative_to(results).as_posix(), "@type": "File", "name": path.name,
+        "contentSize": str(path.stat().st_size), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "encodingFormat": "application/json" + "l" * (path.suffix == ".jsonl"), "license": {"@id": SOURCES["license"]},
     }  # fmt: skip
-
-
-def _described(records):
-    """What is in a file, when and with which code it was made."""
-    facts = {name: {getattr(r.spec, name) for r in records} for name in ("study", "profile", "data", "method", "seed")}
-    facts |= {name: {r.run[name] for r in records} for name in ("device", "revision", "python")}
-    facts["packages"] = {f"{name} {version}" for r in records for name, version in r.run["packages"].items()}
-    facts["ended"] = {r.run["ended"][:10] for r in records}
-    return f"{len(records)} run records. " + "; ".join(
-        f"{k}: {', '.join(map(str, sorted(v)))}" for k, v in facts.items()
-    )
+    if path.suffix == ".json":
+        return entity | {"description": f"Benchmark record: {', '.join(content.sides)}."}
+    facts = {name: {getattr(r.spec, name) for r in content} for name in ("study", "profile", "data", "method", "seed")}
+    facts |= {name: {r.run[name] for r in content} for name in ("device", "revision", "python")}
+    facts["packages"] = {f"{name} {version}" for r in content for name, version in r.run["packages"].items()}
+    words = "; ".join(f"{name}: {', '.join(map(str, sorted(values)))}" for name, values in facts.items())
+    used = [{"@id": SOURCES["data"][name]["@id"]} for name in sorted(facts["data"])]
+    return entity | {"description": f"{len(content)} run records. {words}", "isBasedOn": used}

@@ -139,8 +139,8 @@ class RunSpec:
 
     def label(self):
         """One line for progress bars and error messages."""
-        told = ("subject", "problem", "sparsity", "labels", "backbone", "tasks", "penalty", "lam")
-        params = " ".join(f"{k}={v}" for k, v in self.params.items() if k in told)
+        shown = ("subject", "problem", "sparsity", "labels", "trunk", "tasks", "penalty", "lam", "target")
+        params = " ".join(f"{k}={v}" for k, v in self.params.items() if k in shown)
         return f"{self.study} {self.profile} {self.method} seed={self.seed} {params}".strip()
 
 
