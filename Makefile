@@ -32,13 +32,13 @@ book: $(BOOK) ## execute the notebooks (profile quick, simulated data) and build
 test: $(INSTALLED) ## run the tests, but for those of the built book and those that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not browser and not slow'
 
-testbook: book ## test every page of the book in Chromium, and its links; skipped where there is no Chromium
+testbook: book ## test every page of the book in Chromium, and its links; skipped without Chromium
 	$(BIN)/python -m pytest -m browser -rs tests/book
 
 pdf: _build/book.pdf ## print the book to _build/book.pdf with Chromium
 	@echo "The book on paper is _build/book.pdf."
 
-reproduce: $(INSTALLED) ## run what a study lacks: STUDY=shin2023 PROFILE=small|full DEVICE=cpu|cuda; goes on where it stopped
+reproduce: $(INSTALLED) ## run what a study lacks: STUDY=shin2023 PROFILE=small|full DEVICE=cpu|cuda; resumes where it stopped
 	$(BIN)/sparsemtl run $(STUDY) --profile $(PROFILE) --device $(DEVICE) --workers $(JOBS)
 
 serve: book ## show the book at PORT=8000 on this machine

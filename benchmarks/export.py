@@ -21,8 +21,8 @@ def to_onnx(model, example, path):
     matter. The file takes "input", any number of rows n and otherwise the example's shape and dtype. Outputs are
     "output", or "output_0", "output_1", ..., or the keys of the dict.
 
-    Raises SpecError where the packages onnx and onnxscript are missing and for a model that cannot be exported with
-    any n, and RecordError where the file cannot be written.
+    Raises SpecError if the packages onnx and onnxscript are missing and for a model that cannot be exported with
+    any n, and RecordError if the file cannot be written.
     """
     name, path = type(model).__name__, Path(path)
     needs("to_onnx", "speed", "onnx", "onnxscript")  # torch imports them late, in the midst of the export

@@ -41,8 +41,8 @@ def ship(spec, folder, root=None, device="cpu"):
     The file holds the best weights in float16; input and outputs are float32. The card says what the file itself
     scores on the test images, computed with ONNX Runtime, beside the network as trained and one that sees no image.
     root, device: as for `engine.run`. Returns the folder (Path). Raises SpecError for a spec of another study, for one
-    whose network is not what the card describes (see `DESCRIBED`), or where onnx, onnxscript or onnxruntime is missing,
-    and RecordError where the folder cannot be written.
+    whose network is not what the card describes (see `DESCRIBED`), or if onnx, onnxscript or onnxruntime is missing,
+    and RecordError if the folder cannot be written.
     """
     if spec.study != study.NAME:
         raise SpecError(f"ship: {spec.label()} is not a run of {study.NAME}, the study whose networks can be shipped")

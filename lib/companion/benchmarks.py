@@ -5,7 +5,7 @@ A record is one JSON object, `results/benchmarks/NAME-cpu.json` or `NAME-gpu.jso
     name         of the benchmark
     sides        label -> {"unit": "s", "values": [...]}, one value for each turn; or a count with one value
     marks        ratios of two sides, each with what it is to reach
-    details      what else is told of the case, JSON
+    details      more on the case, JSON
     environment  machine, device, threads, versions, when
     digest       SHA-256 of the canonical JSON of all but schema and digest: a value changed by hand does not pass
 """
@@ -72,11 +72,11 @@ class Benchmark:
         return median(self.sides[side]["values"])
 
     def quartiles(self, side):
-        """(lower, upper) quartile of a side; both its value where there is one only."""
+        """(lower, upper) quartile of a side; both the value if it has only one."""
         return _quartiles(self.sides[side]["values"])
 
     def ratio(self, mark):
-        """(median, lower, upper quartile) of the turns' ratios; where turns do not pair three times that of medians."""
+        """(median, lower, upper quartile) of the turns' ratios; if turns do not pair, three times that of medians."""
         sides = [mark.side, mark.against, *(mark.over or ())]
         values = [self.sides[side]["values"] for side in sides]
         turns = max(map(len, values))
@@ -87,7 +87,7 @@ class Benchmark:
         return median(ratios), *_quartiles(ratios)
 
     def met(self, mark):
-        """True where the mark is reached."""
+        """Whether the mark is reached."""
         ratio = self.ratio(mark)[0]
         return ratio >= mark.wanted if mark.word == "at least" else ratio <= mark.wanted
 
@@ -101,7 +101,7 @@ class Benchmark:
         return hashlib.sha256(canonical_json(self.content()).encode()).hexdigest()
 
     def write(self, folder):
-        """Write the record into `folder` and return its path; `RecordError` where that fails."""
+        """Write the record into `folder` and return its path; `RecordError` if that fails."""
         path = Path(folder) / f"{self.name}-{self.kind}.json"
         value = self.content() | {"schema": SCHEMA, "digest": self.digest}
         with write_whole(path) as file:

@@ -40,7 +40,7 @@ def save(path, state):
 
 
 def load(path, origin):
-    """State of a checkpoint, or None if there is none that this run can go on from.
+    """State of a checkpoint, or None if this run cannot go on from one.
 
     A damaged file is moved aside, a file of another origin is left to be overwritten; standard error says so. Nothing
     in the file is executed (`weights_only`).

@@ -187,7 +187,7 @@ class Store:
         return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
 
     def check_writable(self, specs):
-        """Raise `RecordError` where records of `specs` could not be written: said before hours of work, not after."""
+        """Raise `RecordError` if records of `specs` could not be written, before hours of work rather than after."""
         for folder in {self.path(spec).parent for spec in specs}:
             check_writable(folder)
         if taken := [path for path in map(self.path, specs) if path.is_dir()]:
@@ -199,7 +199,7 @@ class Store:
             file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
 
     def read(self, spec):
-        """The record of `spec`, or None where there is none.
+        """The record of `spec`, or None.
 
         Raises `RecordError` for one that does not validate, `UnreadableRecord` for one that may be whole.
         """
@@ -276,7 +276,7 @@ def read_jsonl(path, problems=None):
 
 
 def committed(results="results", study="*"):
-    """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none where the folder is absent.
+    """Records that the repository ships: every `results/STUDY/PROFILE/*.jsonl`; none if the folder is absent.
 
     study: read this one alone. Raises `RecordError` for a damaged file, and for a run that has two records: no page may
     average over both.
@@ -309,7 +309,7 @@ def name_of_set(lines):
 
 
 def merge(*groups):
-    """(records, conflicts): one record for each hash; where two results differ the first stays.
+    """(records, conflicts): one record for each hash; if two results differ the first stays.
 
     conflicts: one line for each record left out; the same run on another device, or with other code, may differ.
     """

@@ -22,10 +22,10 @@ WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE, OTHER_DATA)
 class Check:
     """What became of one record made again.
 
-    word: one of `WORDS`: EQUAL where rounding shows in other values than the metrics, ALONE where it differs and no run
-    of its kind has a second seed, OTHER_DATA where the fingerprints of the data differ: another experiment. metric,
-    before, now: the value that is furthest off, in units of `limit` where there is one: how far off it may be
-    (`statistics.repeat_limit`), NaN for nobody knows.
+    word: one of `WORDS`: EQUAL if rounding shows in other values than the metrics, ALONE if it differs and no run
+    of its kind has a second seed, OTHER_DATA if the fingerprints of the data differ: another experiment. metric,
+    before, now: the value that is furthest off, in units of `limit`: how far off it may be
+    (`statistics.repeat_limit`), NaN if unknown.
     """
 
     record: RunRecord
@@ -46,7 +46,7 @@ class Check:
 
 
 def draw(records, count, seed):
-    """`count` of the records at random, all of them where there are fewer; the same for the same seed and records."""
+    """`count` of the records at random, all of them if there are fewer; the same for the same seed and records."""
     ordered = sorted(records, key=lambda r: r.hash)
     return random.Random(seed).sample(ordered, min(count, len(ordered)))
 
