@@ -1,15 +1,18 @@
 """The grid of the vision study: every published cell has its runs, and a switch changes one thing."""
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
 from companion.__main__ import main
+from companion.records import committed
 from hypothesis import given
 from hypothesis import strategies as st
 from papers.upadhyay2023 import study as study
 from sparsemtl.errors import SpecError
 
+ROOT = Path(__file__).parents[2]
 # of the tables transcribed from the paper, checked against it when they were written
 PUBLISHED = {
     "table1": "028d2628b888a255",
@@ -147,3 +150,15 @@ def test_the_command_line_chooses_tables_and_flips_switches(capsys, tmp_path):
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1
         assert "unknown" in said[0]
+
+
+def test_the_plan_was_committed_before_the_runs_that_it_is_judged_on():
+    def git(*words):
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+
+    plan = git("log", "--reverse", "--format=%H", "--grep=^The plan of the vision claims").stdout.split()
+    if not plan:
+        pytest.skip("no history with the plan")
+    records = [r for r in committed(ROOT / "results") if r.spec.study == study.NAME and r.spec.method != study.BLIND]
+    for revision in {r.run["revision"] for r in records}:
+        assert git("merge-base", "--is-ancestor", plan[0], revision).returncode == 0, revision

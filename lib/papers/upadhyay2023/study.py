@@ -114,22 +114,24 @@ RULES = MappingProxyType(
 # "cosine" warms up over a tenth of the steps and then falls to a thousandth.
 _FULL = {
     "width": 64, "layers": (3, 4, 6, 3), "head_width": 256, "head_reduced": None, "rates": (12, 24, 36),
-    "compile": False, "precision": "bfloat16", "crop": 1.0, "flip": False, "loss_size": None, "schedule": "constant",
-    "size": 256, "n": None, "epochs": 300, "lr": 1e-4, "standardise": False, "start_at_mean": False,
+    "compile": False, "precision": "bfloat16", "crop": 0.6, "flip": True, "loss_size": None, "schedule": "cosine",
+    "size": 256, "n": None, "epochs": 100, "lr": 1e-4, "standardise": True, "start_at_mean": True,
 }  # fmt: skip
 _SMALL = _FULL | {
-    "width": 32, "layers": (1, 2, 2, 1), "head_width": 32, "head_reduced": 64, "rates": (1, 2, 3), "crop": 0.6,
-    "flip": True, "loss_size": 16, "schedule": "cosine", "size": 64,
-    "standardise": True, "start_at_mean": True,
+    "width": 32, "layers": (1, 2, 2, 1), "head_width": 32, "head_reduced": 64, "rates": (1, 2, 3),
+    "loss_size": 16, "size": 64, "lr": 3e-3,
 }  # fmt: skip
 _QUICK = _FULL | {
     "width": 4, "layers": (1, 1, 1, 1), "head_width": 16, "rates": (1, 2, 3), "precision": "float32", "size": 32,
-    "batch": 8, "epochs": 10, "patience": 9, "lr": 1e-2, "schedule": "cosine",
-    "standardise": True, "start_at_mean": True, "crop": 0.6, "flip": True,
+    "batch": 8, "epochs": 10, "patience": 9, "lr": 1e-2,
 }  # fmt: skip
 
 # By profile: data that stands for each of the paper's sets with its parameters, and seeds. The paper states image size,
-# batch and learning rate; the recipe of `small` was chosen by validation scores of the dense network alone.
+# batch and learning rate. The recipe of `small` was chosen by scores of the dense three-task network on the 80
+# validation images, seed 0, with a decoupled decay of 0.05: IoU 0.267 (blind 0.194), cosine 0.700 (0.679), MAE 0.752 m
+# (0.966 m). The aim for normals, 0.03 above blind, was missed: 90 epochs gave 0.701, so 715 images of 64 pixels are the
+# limit. Trainings have a fixed length: patience never ends one. The recipe of the faces is still to be chosen: it gets
+# a plan of its own before any face is run.
 PROFILE_SETTINGS = MappingProxyType(
     {
         "quick": {
@@ -137,13 +139,13 @@ PROFILE_SETTINGS = MappingProxyType(
         },
         "small": {
             "seeds": (0, 1, 2, 3, 4),
-            "nyuv2": ("nyuv2", _SMALL | {"batch": 16, "epochs": 60, "patience": 25, "lr": 3e-3}),
-            "celebamask": ("celebamask", _SMALL | {"batch": 32, "epochs": 30, "patience": 25, "lr": 3e-3}),
+            "nyuv2": ("nyuv2", _SMALL | {"batch": 16, "epochs": 60, "patience": 60}),
+            "celebamask": ("celebamask", _SMALL | {"batch": 32, "epochs": 25, "patience": 25}),
         },
         "full": {
             "seeds": (0, 1, 2, 3, 4),
-            "nyuv2": ("nyuv2", _FULL | {"batch": 16, "patience": 25}),
-            "celebamask": ("celebamask", _FULL | {"batch": 32, "patience": 10}),
+            "nyuv2": ("nyuv2", _FULL | {"batch": 16, "patience": 100}),
+            "celebamask": ("celebamask", _FULL | {"batch": 32, "patience": 100}),
         },
     }
 )  # fmt: skip
@@ -255,11 +257,10 @@ def blind_specs(profile):
 
 def main_specs(profile):
     """Dense and 70 % sparse three-task models under each protocol, and the dense one with coupled decay alone."""
-    found = at_levels(profile, (ALL_NYU,), (0.0, GOAL))
-    found += specs(profile, (ALL_NYU,), dense_decay=SWITCHES["dense_decay"].released)
-    for protocol in ("corrected", "released"):
+    found = []
+    for protocol in ("corrected", "released", "paper"):
         found += at_levels(profile, (ALL_NYU,), (0.0, GOAL), protocol=protocol)
-    return found + at_levels(profile, (ALL_CELEBA,), (0.0, GOAL), "celebamask")
+    return found + specs(profile, (ALL_NYU,), dense_decay=SWITCHES["dense_decay"].released)
 
 
 def decay_specs(profile):
@@ -333,16 +334,17 @@ TABLES = MappingProxyType(
         "blind": blind_specs,
         "main": main_specs,
         "decay": decay_specs,
-        "levels": lambda profile: at_levels(profile, (ALL_NYU,), LEVELS),
         "fig4": fig4_specs,
-        "three-tasks-l1": lambda profile: table3_specs(profile, sets=(ALL_NYU,)),
+        "levels": lambda profile: at_levels(profile, (ALL_NYU,), LEVELS),
         "singles": lambda profile: specs(profile, NYU_SETS[:3]),
-        "switches": switch_specs,
-        "widths": width_specs,
+        "l1": lambda profile: table3_specs(profile, sets=(ALL_NYU,)),
+        "faces": lambda profile: at_levels(profile, (ALL_CELEBA,), (0.0, GOAL), "celebamask"),
         "table1": table1_specs,
         "fig3": fig3_specs,
-        "table2": table2_specs,
         "table3": table3_specs,
+        "table2": table2_specs,
+        "switches": switch_specs,
+        "widths": width_specs,
     }
 )
 MAIN = None  # the claims are judged on several of them
