@@ -77,14 +77,19 @@ def provenance(records):
 
     Fingerprints and digests are cut to 12 hex digits; `sparsemtl show HASH` prints them whole.
     """
-    rows = {
-        r.hash: {
-            "what": label(r.spec).removeprefix(f"{r.spec.study} {r.spec.profile} "), "data": r.spec.data,
-            "data fingerprint": r.result.get("data", {}).get("fingerprint", "")[:12], "device": r.run["device"],
-            "code": r.run.get("code", r.run["revision"])[:12], "seconds": r.run["seconds"], "digest": r.digest[:12],
-        }
-        for r in records
-    }  # fmt: skip
+    alike = {}  # runs with one label get the parameters beside it in which they differ
+    for r in records:
+        alike.setdefault((label(r.spec), r.spec.data), []).append(dict(r.spec.params))
+    rows = {}
+    for r in records:
+        group = alike[label(r.spec), r.spec.data]
+        more = [f"{k}={v}" for k, v in r.spec.params.items() if any(p.get(k) != v for p in group)]
+        rows[r.hash] = {
+            "what": " ".join([label(r.spec).removeprefix(f"{r.spec.study} {r.spec.profile} "), *more]),
+            "data": r.spec.data, "data fingerprint": r.result.get("data", {}).get("fingerprint", "")[:12],
+            "device": r.run["device"], "code": r.run.get("code", r.run["revision"])[:12],
+            "seconds": r.run["seconds"], "digest": r.digest[:12],
+        }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").sort_values("what", kind="stable")
 
 
@@ -113,12 +118,6 @@ def largest_complete(evidences):
     """Of these, the largest first, the first that lacks no run, else the first that has any, else the first."""
     complete, begun = ([e for e in evidences if e.complete], [e for e in evidences if e])
     return (complete or begun or evidences)[0]
-
-
-def comparable(evidences):
-    """Of these, the first, which is judged, and the others that lack no run (list)."""
-    first, *others = evidences
-    return [first, *(e for e in others if e.complete)]
 
 
 def committed_evidences(study, results=None, table=None):

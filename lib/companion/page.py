@@ -30,7 +30,6 @@ import pandas as pd
 from companion import claims as rules
 from companion.benchmarks import Benchmark
 from companion.evidence import Evidence, provenance
-from companion.papers import part, study
 from companion.records import set_hash
 from companion.statistics import NOT_RUN
 from companion.style import still, svg
@@ -44,7 +43,7 @@ LONG = 40  # characters, from which on a cell may break into lines
 # A shape beside the word: no verdict is known by its colour alone
 MARKS = {
     rules.REPRODUCED: "✔", rules.SMALLER: "◑", rules.CONTRADICTED: "✘", rules.NO_EFFECT: "∅", rules.UNDECIDED: "◌",
-    rules.NOT_TESTED: "⊘", NOT_RUN: "○", "not reproduced": "✘", "inconclusive": "◐",
+    rules.NOT_TESTED: "⊘", NOT_RUN: "○",
     "agrees": "=", "not told apart": "≈", "higher": "▲", "lower": "▼", "no spread": "?", "met": "☑", "missed": "☒",
 }  # fmt: skip
 
@@ -122,7 +121,7 @@ class Page:
     notebook: str
     title: str = ""
     parameters: dict = field(default_factory=dict)
-    runs: dict = field(default_factory=dict, repr=False)  # hash -> row of `provenance`
+    runs: dict = field(default_factory=dict, repr=False)  # hash -> record
     sets: dict = field(default_factory=dict, repr=False)  # record set -> its place, runs and command
     shown: dict = field(default_factory=dict, repr=False)  # name -> caption
     behind: list = field(default_factory=list, repr=False)  # every evidence, in order
@@ -190,13 +189,9 @@ class Page:
             f'<div class="shown" id="{ANCHOR}{name}"><div class="scroll" tabindex="0">{shown}</div>{line}</div>'
         )
 
-    def claims(self, *evidences, **options):
+    def claims(self, *evidences):
         """The claims that name this notebook as their page, judged. evidences: the largest profile first."""
         name = self.notebook.split("_")[0]
-        tables = part(name, "tables")
-        if not hasattr(tables, "EFFECTS"):  # until the paper has switched
-            mine = [claim.id for claim in study(name).CLAIMS if claim.page == self.notebook]
-            return self.table(tables.claims(evidences, ids=mine, **options).set_index("claim"), "claims", "", evidences)
         judged = [j for j in rules.judge_paper(name, evidences) if j.claim.page == self.notebook]
         rows = [
             {
@@ -223,12 +218,14 @@ class Page:
         given = {"profile": evidences[0].profile, **self.parameters} if evidences else self.parameters
         options = "".join(f" -p {k} {v}" for k, v in given.items())
         commands.append(f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb{options}")
-        csv = pd.DataFrame.from_dict(self.runs, orient="index").rename_axis("run").to_csv()
+        records = [r for r in self.runs.values() if not isinstance(r, Benchmark)]
+        runs = provenance(records).to_dict("index") if records else {}
+        runs = {name: runs.get(name) or {"what": _machine(r)} for name, r in self.runs.items()}
+        csv = pd.DataFrame.from_dict(runs, orient="index").rename_axis("run").to_csv()
         links = [_download(f"{self.notebook}-runs.csv", f"all {len(self.runs)} runs as CSV", csv)] if self.runs else []
         links.append(
             f'<a class="code" href="../_sources/notebooks/{self.notebook}.ipynb" download>code of this page</a>'
         )
-        records = {r.hash: r for e in evidences for r in e.records}.values()
         note = f"{len(records)} run records, set {set_hash(records)}" if records else NOT_RUN
         cite = re.sub("@(KEY|ANCHOR|WHAT)", "", self._template()).replace("@NOTE", note)
         parts += [
@@ -238,7 +235,7 @@ class Page:
             "<p>Cite it:</p>",
             _code(cite),
         ]
-        data = {"runs": self.runs, "sets": list(self.sets.values()), "shown": self.shown, "bibtex": self._template()}
+        data = {"runs": runs, "sets": list(self.sets.values()), "shown": self.shown, "bibtex": self._template()}
         text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
         store = f'<script type="application/json" class="runs" data-file="{self.notebook}.runs.js">{text}</script>'
         summary = "<summary>Data, runs and code of this page</summary>"
@@ -263,9 +260,7 @@ class Page:
         key = set_hash(records) if records or not measured else measured[0].digest[:16]
         commands = "\n".join(dict.fromkeys(map(_command, behind)))
         if (key, commands) not in self.sets:
-            new = [r for r in records if r.hash not in self.runs]
-            self.runs |= provenance(new).to_dict("index") if new else {}
-            self.runs |= {b.digest[:16]: {"what": _machine(b)} for b in measured}
+            self.runs |= {r.hash: r for r in records} | {b.digest[:16]: b for b in measured}
             place = {name: i for i, name in enumerate(self.runs)}
             hashes = [place[name] for name in (*(r.hash for r in records), *(b.digest[:16] for b in measured))]
             year = max([*(r.run["ended"] for r in records), *(b.environment["ended"] for b in measured)], default="")[

@@ -11,7 +11,7 @@ from companion import claims as rules
 from companion.claims import Effects, judge, judge_paper
 from companion.evidence import committed_evidences
 from companion.page import NONE, VERSION, marked
-from companion.papers import names, part, study
+from companion.papers import names, study
 from companion.records import repository_root
 from companion.style import INK, MUTED, VERDICT_STYLE, listed
 
@@ -30,18 +30,7 @@ def evidence_of_all(results=None):
 
 def judged_of_all(evidences):
     """Every claim and control by paper: {name: [Judged]}; evidences as of `evidence_of_all`."""
-    return {
-        name: judge_paper(name, found)
-        if hasattr(part(name, "tables"), "EFFECTS")
-        else [_unjudged(claim) for claim in study(name).CLAIMS]
-        for name, found in evidences.items()
-    }
-
-
-def _unjudged(old):
-    """A claim of a paper that has no `EFFECTS` yet, as not run."""
-    claim = rules.Claim(old.id, old.short, old.where, old.sentence, old.page, "points", "seeds", 0.02)
-    return judge(claim, None)
+    return {name: judge_paper(name, found) for name, found in evidences.items()}
 
 
 def title(name):

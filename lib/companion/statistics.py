@@ -7,8 +7,6 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from companion.papers import study as study_of
-
 CONFIDENCE = 0.95
 NOT_RUN = "not run"
 
@@ -32,13 +30,8 @@ def estimate(values):
     if n < 2:
         return Estimate(n, float(mean), math.nan, math.nan, math.nan)
     sd = values.std(ddof=1)
-    half = _half_width(sd, n)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / math.sqrt(n)
     return Estimate(n, float(mean), float(sd), float(mean - half), float(mean + half))
-
-
-def _half_width(sd, n, picked_from=1):
-    """Of the t interval of a mean, at 1 - 0.05 / picked_from."""
-    return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / picked_from, n - 1) * sd / math.sqrt(n)
 
 
 def mean_sd(values, digits=3):
@@ -127,127 +120,3 @@ def chance_interval(n_trials, n_classes, commonest=0.0):
     """
     ends = [stats.binom.interval(CONFIDENCE, n_trials, p) for p in (1 / n_classes, max(commonest, 1 / n_classes))]
     return float(ends[0][0] / n_trials), float(ends[1][1] / n_trials)
-
-
-# Until both papers' tables give `EFFECTS` for `claims.judge`: the old verdicts.
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", NOT_RUN)
-
-
-@dataclass(frozen=True)
-class Effect(Estimate):
-    """Estimate of paired differences, with Cohen's d_z (mean / sd) and Wilcoxon's signed-rank p (two-sided)."""
-
-    dz: float
-    p: float
-
-
-def effect(differences, picked_from=1):
-    """`Effect` of paired differences, one for each unit of analysis.
-
-    picked_from: number of effects of which this may be picked as the worst; its upper end is then that of the interval
-    at 1 - 0.05 / picked_from (Bonferroni).
-    """
-    d = np.asarray(differences, dtype=np.float64)
-    e = estimate(d)
-    high = e.mean + _half_width(e.sd, e.n, picked_from) if e.n > 1 else e.high
-    dz = e.mean / e.sd if e.sd and math.isfinite(e.sd) else math.nan
-    p = float(stats.wilcoxon(d).pvalue) if len(d) > 1 and d.any() else math.nan
-    return Effect(e.n, e.mean, e.sd, e.low, high, dz, p)
-
-
-def weakest(parts):
-    """(name, `Effect`) of the part that decides a claim about several effects, all of which must be above zero.
-
-    parts: dict name -> paired differences. The claim holds where every lower end is above zero: each may be taken at
-    95 %, since all have to pass (intersection-union test, Berger 1982). It fails where an upper end is below zero;
-    there one worst part is enough, so upper ends allow for the number of parts (see `effect`). ("", None) where a part
-    was not run: the worst of some is not the worst of all.
-    """
-    effects = {name: effect(differences, len(parts)) for name, differences in parts.items()}
-    if not all(e.n for e in effects.values()):
-        return "", None
-    failed = [name for name, e in effects.items() if e.high < 0]
-    name = min(failed or effects, key=lambda name: (np.nan_to_num(effects[name].low, nan=-np.inf), effects[name].mean))
-    return name, effects[name]
-
-
-def verdict(found):
-    """Verdict on a claim that an effect is above zero: an `Estimate` (None: not run) -> one of `VERDICTS`.
-
-    reproduced: the whole 95 % interval lies above zero; not reproduced: it lies below; inconclusive: it spans zero,
-    or there are too few units for an interval.
-    """
-    if found is None or found.n == 0:
-        return NOT_RUN
-    if found.low > 0:
-        return "reproduced"
-    if found.high < 0:
-        return "not reproduced"
-    return "inconclusive"
-
-
-def claim_row(claim, evidence, parts, published, units):
-    """One line of a table of claims (dict): sentence, evidence, effect, interval and verdict.
-
-    parts: paired differences, or a dict of them by part of the claim (see `weakest`). published: the same of the
-    published values. units: what is paired ("subjects", "seeds"), the name of a column.
-    """
-    part, found = weakest({name: d.dropna() for name, d in _parts(parts).items()})
-    found = found or effect(())
-    numbers = {"effect": "mean", "low": "low", "high": "high", "dz": "dz"}
-    return {
-        "id": claim.id, "claim": claim.sentence, "where": claim.where, "evidence": evidence.title,
-        "profile": evidence.profile if evidence else "",
-        **{name: getattr(found, field) for name, field in numbers.items()},
-        "weakest": part, "as published": _smallest_mean(_parts(published)),
-        units: found.n, "verdict": verdict(found), "complete": bool(evidence) and found.n >= _planned(evidence, units),
-    }  # fmt: skip
-
-
-def _planned(evidence, units):
-    """How many seeds or subjects each run of a profile has at least."""
-    return len(study_of(evidence.study).PROFILE_SETTINGS[evidence.profile][units])
-
-
-def judged(table):
-    """The rows of a table of claims that count: {(claim, problem): row}, in the order of the table.
-
-    table: of a study's `claims`, of several profiles, the largest first. A claim is judged on the largest profile that
-    has run it with all its seeds or subjects, else on the first that has run it at all; one never run keeps one row.
-    """
-    chosen = {}
-    for claim, row in table.iterrows():
-        problem = row.problem if "problem" in row else ""
-        kept = chosen.get((claim, problem))
-        if kept is None or _worth(row) > _worth(kept):
-            chosen[claim, problem] = row
-    order = list(dict.fromkeys(table.index))
-    known = {claim for claim, problem in chosen if problem != NOT_RUN}
-    kept = [key for key in chosen if key[1] != NOT_RUN or key[0] not in known]
-    return {key: chosen[key] for key in sorted(kept, key=lambda key: order.index(key[0]))}
-
-
-def _worth(row):
-    return (row.verdict != NOT_RUN) + bool(row.complete)
-
-
-def _parts(quantity):
-    return quantity if isinstance(quantity, dict) else {"": quantity}
-
-
-def _smallest_mean(parts):
-    """Of the parts that have a value; NaN where none has."""
-    return min((d.mean() for d in parts.values() if d.notna().any()), default=math.nan)
-
-
-@dataclass(frozen=True)
-class OldClaim:
-    """As `claims.Claim` was."""
-
-    id: str
-    short: str
-    where: str
-    sentence: str
-    quantity: str
-    page: str
-    unit: str

@@ -21,7 +21,6 @@ LINES = ("-", "--", "-.", ":")  # for those who see no colour
 VERDICT_STYLE = {  # colour and marker
     "reproduced": ("#009E73", "^"), "reproduced, smaller": ("#56B4E9", "^"), "contradicted": ("#D55E00", "v"),
     "no such effect": ("#E69F00", "s"), "undecided": (MUTED, "o"), "not tested": (MUTED, "x"), NOT_RUN: (MUTED, ""),
-    "not reproduced": ("#D55E00", "v"), "inconclusive": (MUTED, "o"),
 }  # fmt: skip
 WIDTH = 8.0  # inches of 96 pixels: as wide as the text; 10.5 fills a page at 1300 pixels
 

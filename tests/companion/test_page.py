@@ -176,8 +176,7 @@ def test_the_claims_of_a_page_are_those_that_name_it(page, evidence, monkeypatch
     other = Claim("b", "b", "x", "B holds.", "another", "points", "people", 0.02)
     effects = dict.fromkeys("ab", lambda e: Effects(pd.Series([0.03, 0.035, 0.04]), limits="Three people."))
     monkeypatch.setattr(pages.rules, "study_of", lambda name: SimpleNamespace(CLAIMS=(mine, other)))
-    for module in (pages, pages.rules):
-        monkeypatch.setattr(module, "part", lambda name, what: SimpleNamespace(EFFECTS=effects))
+    monkeypatch.setattr(pages.rules, "part", lambda name, what: SimpleNamespace(EFFECTS=effects))
     shown = soup(page.claims(evidence))
     (row,) = shown.tbody.find_all("tr")
     assert [td.text for td in row.find_all("td")] == [

@@ -1,22 +1,16 @@
-"""Intervals, paired tests and verdicts, against SciPy's own procedures and by hand."""
+"""Intervals and corrections, against SciPy's own procedures and by hand."""
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest
 from companion.statistics import (
-    VERDICTS,
-    Estimate,
     against_published,
     bootstrap_interval,
     chance_interval,
-    effect,
     estimate,
     holm,
     repeat_limit,
-    verdict,
-    weakest,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,36 +39,10 @@ def test_estimate_by_hand():
 
 @pytest.mark.parametrize("values", [[], [0.5]])
 def test_too_few_values_have_no_interval(values):
-    found = effect(values)
+    found = estimate(values)
     assert found.n == len(values)
-    assert np.isnan([found.sd, found.low, found.high, found.dz, found.p]).all()
+    assert np.isnan([found.sd, found.low, found.high]).all()
     assert np.isnan(found.mean) == (not values)
-
-
-@settings(max_examples=30, deadline=None)
-@given(SAMPLES)
-def test_effect_has_cohens_dz_and_the_exact_wilcoxon(values):
-    found, d = effect(values), np.array(values)
-    assert (found.mean, found.low, found.high) == pytest.approx(
-        (estimate(values).mean, estimate(values).low, estimate(values).high), nan_ok=True
-    )
-    if d.std() > 1e-6:
-        assert found.dz == pytest.approx(stats.ttest_1samp(d, 0).statistic / math.sqrt(len(d)))
-    ranks = len(set(abs(d))) == len(d) and d.all()
-    if ranks:  # without ties or zeros the p-value is a count over all signs
-        r = stats.rankdata(abs(d))
-        sums = [np.dot(signs, r) for signs in product((0, 1), repeat=len(d))]
-        w = min(r[d > 0].sum(), r[d < 0].sum())
-        assert found.p == pytest.approx(min(1, 2 * np.mean(np.array(sums) <= w)))
-    if not d.any():
-        assert math.isnan(found.p)
-
-
-def test_equal_differences_have_no_spread_and_no_dz():
-    found = effect([0.25] * 4)
-    assert (found.low, found.high, found.sd) == (0.25, 0.25, 0)
-    assert math.isnan(found.dz)
-    assert verdict(found) == "reproduced"
 
 
 def test_holm_by_hand():
@@ -94,58 +62,6 @@ def test_holm_agrees_with_its_definition(p):
         running = max(running, min(1, (len(p) - rank) * p[i]))
         expected[i] = running
     np.testing.assert_allclose(holm(p), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0.01, 0.1, "reproduced"),
-        (-0.1, -0.01, "not reproduced"),
-        (-0.1, 0.1, "inconclusive"),
-        (0.0, 0.1, "inconclusive"),
-        (-0.1, 0.0, "inconclusive"),
-        (math.nan, math.nan, "inconclusive"),
-    ],
-)
-def test_verdicts(low, high, expected):
-    assert verdict(Estimate(5, 0.0, 0.1, low, high)) == expected
-    assert expected in VERDICTS
-
-
-def test_no_values_are_not_run():
-    assert verdict(None) == verdict(estimate([])) == verdict(effect([])) == "not run"
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda v: np.std(v) > 1e-3), min_size=1, max_size=5
-    )
-)
-def test_a_claim_of_several_parts_needs_all_and_fails_by_one(parts):
-    found = verdict(weakest(dict(enumerate(parts)))[1])
-    tests = [stats.ttest_1samp(part, 0) for part in parts]
-    one_fails = any(t.confidence_interval(1 - 0.05 / len(parts)).high < 0 for t in tests)
-    all_hold = all(t.confidence_interval(0.95).low > 0 for t in tests)
-    assert found == ("not reproduced" if one_fails else "reproduced" if all_hold else "inconclusive")
-
-
-def test_the_part_that_decides_is_named():
-    low, high, none = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], []
-    assert weakest({"a": high, "b": low})[0] == "b"
-    assert (
-        weakest({"a": high, "b": [-0.50, -0.51, -0.52], "c": [-0.9, 0.1, 0.2]})[0] == "b"
-    )  # what fails, not what varies
-    assert weakest({"a": high, "b": [0.1]})[0] == "b"  # one seed cannot hold a claim
-    assert weakest({"a": high, "b": none}) == ("", None)
-
-
-def test_the_worst_of_many_parts_without_an_effect_is_seldom_called_a_failure():
-    rng = np.random.default_rng(0)
-    failed = [verdict(weakest(dict(enumerate(rng.normal(size=(10, 6)))))[1]) == "not reproduced" for _ in range(400)]
-    alone = [any(effect(d).high < 0 for d in rng.normal(size=(10, 6))) for _ in range(400)]
-    assert np.mean(failed) < 0.05  # 0.025 is meant
-    assert np.mean(alone) > 0.15  # what picking the worst would give without the correction
 
 
 def test_a_guesser_who_knows_the_commonest_class_may_go_higher():
