@@ -21,7 +21,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 cksum | cksum | tr -cd 0-9)
 BOOK := _build/book-$(call digest,lib results requirements.lock book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
 
-.PHONY: help book test test-all testbook pdf reproduce serve lint clean
+.PHONY: help book test test-all testbook pdf reproduce serve lint audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,10 @@ lint: $(INSTALLED) ## check style, and that the notebooks carry no outputs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	find notebooks -maxdepth 1 -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
+
+audit: $(INSTALLED) ## look up known vulnerabilities of the locked packages; needs a network
+	@$(BIN)/uvx pip-audit --version >/dev/null 2>&1 || { echo "No audit: pip-audit cannot be fetched; is there a network?" >&2; exit 2; }
+	$(BIN)/uvx pip-audit --requirement requirements.lock --disable-pip --require-hashes
 
 clean: ## remove what was built; .venv, records and caches of data stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from companion.records import BROUGHT_HERE, files_in, name_of_set, parse, read_r
 from companion.spec import PROFILES
 
 LINE = re.compile(r'\{"digest":"([0-9a-f]{64})","hash":"([0-9a-f]{16})"')  # how `write_jsonl` begins a line
-FEW = 8  # parameters with at most so many values divide a table into parts that pages cite
+FEW = 4  # parameters with at most so many values divide a table into parts that pages cite
 
 
 def find(start, place):
@@ -50,11 +50,14 @@ def find_set(name, results, studies):
     name: see `records.set_hash`. Looked for among the tables of each study and profile, whole and by the values of one
     or two parameters.
     """
-    digests = {}
+    if len(name) != 16:
+        return None
+    digests, known = {}, set()
     for path in files_in(results, ".jsonl"):
         digests |= {found[2]: found[1] for line in _lines(path) if (found := LINE.match(line))}
+        known.add(path.parts[-3:-1])
     for study in studies:
-        for profile in PROFILES:
+        for profile in (profile for profile in PROFILES if (study.NAME, profile) in known):
             for words, specs in _parts(study, profile):
                 lines = [f"{spec.hash} {digests[spec.hash]}" for spec in specs if spec.hash in digests]
                 if lines and name_of_set(lines) == name:
