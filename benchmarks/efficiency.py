@@ -339,9 +339,9 @@ def _vision(name, specs, record, evidences, speed):
         seen = n["train"] + n["val"] / 3  # validating is a third of a training step: the forward pass
         pictures[r.spec.data] = max(seen, pictures.get(r.spec.data, 0))
     flops = 0.0
-    for s in specs:
+    for s in (s for s in specs if "epochs" in s.params):  # the blind control trains nothing
         p = s.params
-        passes = len(p["tasks"].split("+")) if p["passes"] == "per-task" else 1
+        passes = len(p["tasks"].split("+")) if p.get("passes") == "per-task" else 1
         steps = pictures.get(s.data, math.nan) * p["epochs"]
         flops += record.details["FLOPs a picture"][s.data][p["tasks"]] * passes * steps
     return {"grid": name, "runs": len(specs), "10^15 operations, at most": flops / 1e15, "on": "one GPU, at most",

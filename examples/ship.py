@@ -32,7 +32,7 @@ OUTPUTS = {
     "male": "logits, (n,)", "smile": "logits, (n,)",
 }  # fmt: skip
 # One checkpoint for all tasks, outputs at the size of the image, and a name for each class
-DESCRIBED = MappingProxyType({"stopping": "joint", "resolution": "input", "spare_class": False})
+DESCRIBED = MappingProxyType({"stopping": ("joint", "last"), "resolution": ("input",), "spare_class": (False,)})
 
 
 def ship(spec, folder, root=None, device="cpu"):
@@ -46,9 +46,9 @@ def ship(spec, folder, root=None, device="cpu"):
     """
     if spec.study != study.NAME:
         raise SpecError(f"ship: {spec.label()} is not a run of {study.NAME}, the study whose networks can be shipped")
-    for name, value in DESCRIBED.items():
-        if (has := spec.params.get(name, value)) != value:
-            raise SpecError(f"ship: a network with {name}={has} has no card: choose a run with {name}={value}")
+    for name, values in DESCRIBED.items():
+        if (has := spec.params.get(name, values[0])) not in values:
+            raise SpecError(f"ship: a network with {name}={has} has no card: choose a run with {name}={values[0]}")
     needs("ship", "speed", "onnx", "onnxscript", "onnxruntime")  # said before the training, not after
     import onnxruntime
 

@@ -14,9 +14,12 @@ OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
 SOME = {"nargs": "+", "action": "extend"}
 
 
-def add_arguments(sub):
-    """Add the arguments that `specs` reads to a parser."""
-    sub.add_argument("study", help=f"one of: {', '.join(names())}")
+def add_arguments(sub, study=None):
+    """Add the arguments that `chosen` reads to a parser. study: the one that is meant, if there is no choice."""
+    if study:
+        sub.set_defaults(study=study)
+    else:
+        sub.add_argument("study", help=f"one of: {', '.join(names())}")
     text = f"one of: {', '.join(PROFILES)} (default: %(default)s)"
     sub.add_argument("--profile", default="quick", help=text)
     sub.add_argument("--method", **SOME, help="these methods only")

@@ -9,7 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from companion.benchmarks import Benchmark, Mark
 from companion.evidence import Evidence
-from companion.page import ANCHOR, Page
+from companion.page import Page
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 
@@ -150,16 +150,6 @@ def test_without_records_the_page_says_not_run():
     assert efficiency.growth({}).empty
     assert efficiency.plan({}, [], 1.0, 1.0).empty
     plt.close("all")
-
-
-def test_the_evidence_of_a_benchmark_names_machine_command_and_record(prox):
-    shown = BeautifulSoup(efficiency.told(Page("efficiency"), {("prox", "cpu"): prox}, "prox").data, "html.parser")
-    fold = shown.find("details", class_="evidence")
-    assert fold.summary.text == "Evidence: 1 benchmark record"
-    command, cite = (code.text for code in fold.find_all("pre"))
-    assert command == ".venv/bin/python benchmarks/prox.py --threads 2 --repeats 3"
-    assert prox.digest[:16] in cite
-    assert f"notebooks/efficiency.html\\#{ANCHOR}prox" in cite
 
 
 def test_tails_are_shares_of_calls_in_milliseconds():
