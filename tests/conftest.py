@@ -18,10 +18,10 @@ settings.register_profile("ours", deadline=None)  # a busy machine is no fault o
 settings.load_profile("ours")
 
 TINY = {
-    "epochs": 2, "folds": 2, "batch": 8, "lr": 0.03, "weight_decay": 0.0, "labels": "true", "align": "none",
-    "crop": 0.0, "trunk": "power", "options": {"taps": 1, "filters": 2, "depth": 2}, "fmin": 4.0, "fmax": 16.0,
-    "tmin": 0.5, "tmax": 2.5, "sfreq": 40.0, "channels": "motor9", "trials_per_class": 4, "subject": 1,
-    "problem": "left-right", "version": 2,
+    "epochs": 2, "folds": 2, "batch": 4, "lr": 0.002, "weight_decay": 0.0, "labels": "true", "trunk": "power",
+    "options": {"taps": 3, "filters": 2, "depth": 2, "bn_momentum": 0.1}, "align": "euclidean", "crop": 0.0,
+    "fmin": 4.0, "fmax": 16.0, "tmin": 0.5, "tmax": 2.5, "sfreq": 40.0, "channels": "motor21", "trials_per_class": 4,
+    "subject": 1, "problem": "left-right", "version": 2,
 }  # fmt: skip
 RUN = {
     "started": "2024-01-01T00:00:00+00:00", "ended": "2024-01-01T00:01:00+00:00", "seconds": 60.0, "device": "cpu",
