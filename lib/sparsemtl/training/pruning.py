@@ -177,11 +177,6 @@ def _moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float) -> Tens
     return moved.view_as(mask)
 
 
-def _cooled(loss_fn, temperature=200):
-    """The loss of logits divided by 200, with which GraSP's authors score (their code, not their paper)."""
-    return lambda outputs, targets: loss_fn({task: o / temperature for task, o in outputs.items()}, targets)
-
-
 # Procedures on the joint network; "snip-single" and "dense-single" use theirs on one network for each task.
 PROCEDURES: dict[str, Procedure] = {
     "dense-single": dense,
@@ -190,7 +185,7 @@ PROCEDURES: dict[str, Procedure] = {
     "magnitude": _best(lambda net, job: magnitude(net)),
     "snip-single": _best(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
     "snip-joint": _best(lambda net, job: snip(net, job.loss_fn, job.inputs, job.targets)),
-    "grasp": _best(lambda net, job: grasp(net, _cooled(job.loss_fn), job.inputs, job.targets)),
+    "grasp": _best(lambda net, job: grasp(net, job.loss_fn, job.inputs, job.targets)),
     "synflow": _at_initialisation(synflow_masks),
     "lottery": lottery_ticket,
     "rigl": rigl,
