@@ -50,6 +50,7 @@ test-all: $(INSTALLED) ## run all tests, those that take minutes as well
 lint: $(INSTALLED) ## check style, and that the notebooks carry no outputs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	find notebooks -maxdepth 1 -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
 
 audit: $(INSTALLED) ## look up known vulnerabilities of the locked packages; needs a network

@@ -19,12 +19,12 @@ class RecordError(SparseMTLError):
     """A run record that cannot be read, written or trusted."""
 
 
-def one_line(error, most=None):
+def one_line(error: BaseException, most: int | None = None) -> str:
     """An exception's message without line breaks, cut to `most` characters; its kind where it has none."""
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
-def needs(what, extra, *packages):
+def needs(what: str, extra: str, *packages: str) -> None:
     """Raise `SpecError` where a package is missing that `what` needs; `extra` of this library brings it."""
     if absent := [name for name in packages if find_spec(name) is None]:
         raise SpecError(f"{what}: no package {absent[0]}; pip install 'sparsemtl[{extra}]'")

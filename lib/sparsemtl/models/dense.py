@@ -1,8 +1,9 @@
 """Hard-sharing networks for images: one dilated ResNet, one head for each task (Upadhyay et al. 2023, section 4)."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.segmentation.deeplabv3 import ASPP
@@ -13,7 +14,9 @@ DENSE_TASKS = ("seg", "normal", "depth")
 TASKS = (*DENSE_TASKS, "male", "smile")
 
 
-def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain", first_dilated=False):
+def dilated_resnet(
+    width: int = 64, layers: Sequence[int] = (3, 4, 6, 3), stem: str = "plain", first_dilated: bool = False
+) -> nn.Sequential:
     """Bottleneck ResNet at output stride 8: float (n, 3, H, W) -> (n, 32 * width, ceil(H / 8), ceil(W / 8)).
 
     The last two stages keep the resolution and dilate their 3 x 3 convolutions by 2 and 4 instead (Yu et al., CVPR
@@ -30,6 +33,7 @@ def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain", first_dilated=Fa
         raise SpecError(f"unknown stem {stem!r}: choose plain or deep")
     if width < 1 or len(layers) != 4 or min(layers) < 1:
         raise SpecError(f"width={width}, layers={tuple(layers)}: need width >= 1 and 4 counts of at least one block")
+    first: nn.Module
     if stem == "plain":
         channels, first = width, nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     else:
@@ -37,8 +41,10 @@ def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain", first_dilated=Fa
         first = nn.Sequential(
             *_conv_norm_relu(3, width, stride=2), *_conv_norm_relu(width, width), *_conv_norm_relu(width, channels)[:1]
         )
-    net = OrderedDict(conv1=first, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True))
-    net["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=first, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
+    )
+    parts["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
     firsts = (1, 1, 2, 4) if first_dilated else (1, 1, 1, 2)
     stages = zip(layers, (1, 2, 1, 1), zip(firsts, (1, 1, 2, 4), strict=True), strict=True)
     for i, (count, stride, dilations) in enumerate(stages):
@@ -51,20 +57,24 @@ def dilated_resnet(width=64, layers=(3, 4, 6, 3), stem="plain", first_dilated=Fa
             dilation = dilations[block > 0]
             blocks.append(Bottleneck(channels, planes, stride if block == 0 else 1, skip, dilation=dilation))
             channels = 4 * planes
-        net[f"layer{i + 1}"] = nn.Sequential(*blocks)
-    net = nn.Sequential(net)
+        parts[f"layer{i + 1}"] = nn.Sequential(*blocks)
+    net = nn.Sequential(parts)
     draw_weights(net)
     return net
 
 
-def draw_weights(net):
+def draw_weights(net: nn.Module) -> None:
     """Redraw the weights of all convolutions in place, as torchvision does for a ResNet (He et al. 2015)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def dense_head(channels, outputs, width=256, rates=(12, 24, 36), activation=None, dropout=(0.5, 0.0), reduced=None):
+def dense_head(
+    channels: int, outputs: int, width: int = 256, rates: Sequence[int] = (12, 24, 36),
+    activation: Callable[[], nn.Module] | None = None, dropout: tuple[float, float] = (0.5, 0.0),
+    reduced: int | None = None,
+) -> nn.Sequential:  # fmt: skip
     """DeepLab-V3 head (Chen et al. 2017): (n, channels, h, w) -> (n, outputs, h, w).
 
     Atrous spatial pyramid pooling with dilations `rates`, a 3 x 3 and a 1 x 1 convolution; with the defaults
@@ -81,7 +91,7 @@ def dense_head(channels, outputs, width=256, rates=(12, 24, 36), activation=None
     )
 
 
-def binary_head(channels):
+def binary_head(channels: int) -> nn.Sequential:
     """Head of a yes-or-no task, "a convolution layer and two linear fully connected layers": one logit, (n,).
 
     Widths, poolings and dropouts, which the paper does not state, are those of the authors' released code.
@@ -131,21 +141,21 @@ class MultiTaskNet(nn.Module):
 
     def __init__(
         self,
-        tasks,
-        classes=40,
+        tasks: Sequence[str],
+        classes: int = 40,
         *,
-        width=64,
-        layers=(3, 4, 6, 3),
-        stem="plain",
-        first_dilated=False,
-        initial="he",
-        head_width=256,
-        head_reduced=None,
-        rates=(12, 24, 36),
-        dropout=(0.5, 0.0),
-        bounded=(),
-        passes="once",
-        upsample=False,
+        width: int = 64,
+        layers: Sequence[int] = (3, 4, 6, 3),
+        stem: str = "plain",
+        first_dilated: bool = False,
+        initial: str = "he",
+        head_width: int = 256,
+        head_reduced: int | None = None,
+        rates: Sequence[int] = (12, 24, 36),
+        dropout: tuple[float, float] = (0.5, 0.0),
+        bounded: Sequence[str] = (),
+        passes: str = "once",
+        upsample: bool = False,
     ):
         super().__init__()
         if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
@@ -172,7 +182,7 @@ class MultiTaskNet(nn.Module):
             else:
                 self.heads[task] = binary_head(32 * width)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Predictions {task: tensor} of images x, float (n, 3, H, W).
 
         "seg": logits (n, classes, h, w); "normal": (n, 3, h, w), not normalised; "depth": (n, 1, h, w); "male",
@@ -189,7 +199,7 @@ class MultiTaskNet(nn.Module):
         return predictions
 
 
-def backbone_convs(model):
+def backbone_convs(model: nn.Module) -> dict[str, Tensor]:
     """Penalised weights: {name: weight (filters, input channels, k, k)} of all convolutions of the backbone, in order.
 
     model: a network with the backbone `shared`, or a backbone alone; names are those of `model.named_parameters()`.
@@ -202,6 +212,8 @@ def backbone_convs(model):
     }
 
 
-def _conv_norm_relu(channels_in, channels_out, stride=1, kernel=3):
+def _conv_norm_relu(
+    channels_in: int, channels_out: int, stride: int = 1, kernel: int = 3
+) -> tuple[nn.Module, nn.Module, nn.Module]:
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return conv, nn.BatchNorm2d(channels_out), nn.ReLU()

@@ -14,6 +14,7 @@ max-norm constraint: rescaling weights at every step would blur what a mask does
 import math
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,15 +132,15 @@ class EEGNet(nn.Module):
         super().__init__()
         f2 = f1 * depth
         self.n_features = f2 * _checked_steps("EEGNet", self._steps, n_times, kernel)
-        norm = {"eps": 1e-3, "momentum": bn_momentum}
+        eps, momentum = 1e-3, bn_momentum
         self.temporal = nn.Conv2d(1, f1, (1, kernel), bias=False)
-        self.norm_temporal = nn.BatchNorm2d(f1, **norm)
+        self.norm_temporal = nn.BatchNorm2d(f1, eps, momentum)
         self.spatial = nn.Conv2d(f1, f2, (n_channels, 1), groups=f1, bias=False)
-        self.norm_spatial = nn.BatchNorm1d(f2, **norm)
+        self.norm_spatial = nn.BatchNorm1d(f2, eps, momentum)
         padding = SEPARABLE_TAPS // 2
         self.separable_depth = nn.Conv1d(f2, f2, SEPARABLE_TAPS, padding=padding, groups=f2, bias=False)
         self.separable_point = nn.Conv1d(f2, f2, 1, bias=False)
-        self.norm_separable = nn.BatchNorm1d(f2, **norm)
+        self.norm_separable = nn.BatchNorm1d(f2, eps, momentum)
         self.dropout = nn.Dropout(dropout)
 
     @staticmethod
@@ -152,7 +153,8 @@ class EEGNet(nn.Module):
         They follow from the moments of the input's windows u of K samples, as w.E[u] and w'.Cov[u].w: the output
         itself (n, F1, E, T), by far the costliest of the network, is never made.
         """
-        bn, w = self.norm_temporal, self.temporal.weight.flatten(1)
+        bn: Any = self.norm_temporal
+        w = self.temporal.weight.flatten(1)
         if not bn.training:
             return bn.running_mean, bn.running_var
         first, second, n = _window_moments(x.flatten(0, 1), w.shape[1])
@@ -326,8 +328,9 @@ class DualTaskNet(nn.Module):
             init_weights(self.shared, generator)
         else:
             raise SpecError(f"unknown backbone {backbone!r}: choose from {', '.join(BACKBONES)}, or give a module")
+        n_features: Any = self.shared.n_features
         for task in self.tasks:
-            head = nn.Linear(self.shared.n_features, n_classes)
+            head = nn.Linear(n_features, n_classes)
             init_weights(head, generator)
             self.add_module(task, head)
 

@@ -87,7 +87,7 @@ class PowerNet(nn.Module):
                 norm.running_mean.mul_(1 - norm.momentum).add_(norm.momentum * mean)
                 norm.running_var.mul_(1 - norm.momentum).add_(norm.momentum * var)
         # the mean over time of (scale * (y - mean) + bias)^2
-        scale = norm.weight * torch.rsqrt(var + norm.eps)
+        scale = norm.weight * (var + norm.eps).rsqrt()
         power = scale.square() * (power - 2 * mean * offset + mean.square())
         power = power + 2 * scale * norm.bias * (offset - mean) + norm.bias.square()
         return self.dropout(power.clamp(min=1e-6).log())

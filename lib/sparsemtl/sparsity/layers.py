@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class Pick(nn.Module):
 
     def __init__(self, index: Tensor):
         super().__init__()
+        self.index: Tensor
         self.register_buffer("index", index)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,9 +39,7 @@ class Pick(nn.Module):
         return x.index_select(1, self.index)
 
 
-def sliced(
-    layer: nn.Module, outputs: Tensor, inputs: Tensor, bias: Tensor | None = None, blank: bool = False
-) -> nn.Module:
+def sliced(layer: Any, outputs: Tensor, inputs: Tensor, bias: Tensor | None = None, blank: bool = False) -> nn.Module:
     """Convolution or linear layer of these outputs and input channels; bias (all outputs,) replaces that of `layer`.
 
     blank: the one input channel is there for its shape alone.
@@ -51,7 +51,8 @@ def sliced(
     if bias is not None:
         bias = bias.detach()[outputs].to(weight)
         bias = bias if layer.bias is not None or bias.any() else None
-    options = {"bias": bias is not None, "device": "meta"}  # no initial weights are drawn
+    small: Any
+    options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}  # no initial weights are drawn
     if isinstance(layer, nn.Linear):
         small = nn.Linear(len(inputs), len(outputs), **options)
     else:
@@ -67,7 +68,7 @@ def sliced(
     return small.eval()
 
 
-def sliced_norm(norm: nn.Module, kept: Tensor) -> nn.Module:
+def sliced_norm(norm: Any, kept: Tensor) -> nn.Module:
     """Batch norm of these channels."""
     small = copy.deepcopy(norm)
     small.num_features = len(kept)
@@ -79,7 +80,7 @@ def sliced_norm(norm: nn.Module, kept: Tensor) -> nn.Module:
     return small
 
 
-def pads(layer: nn.Module) -> bool:
+def pads(layer: Any) -> bool:
     """Whether a layer puts zeros round its input."""
     if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros":
         return False

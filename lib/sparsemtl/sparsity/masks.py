@@ -7,26 +7,42 @@ model.
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import torch
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.sparsity.saliency import prunable
 
+Masks = dict[str, Tensor]
 
-def topk_mask(scores, sparsity):
-    """Keep the best scores over all tensors together; exactly floor(sparsity * N) of the N entries are False.
 
-    `scores`: dict name -> real tensor of any shape, larger means keep. `sparsity` in [0, 1) is read as the
-    decimal it is written as, so 0.29 of 100 prunes 29. Equal scores go in the order of (name, flat index), first
-    ones pruned first, whatever the device or the order of the dict.
+def topk_mask(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
+    """Keep the best scores over all tensors together.
 
-    Returns bool tensors of the scores' shapes and devices. Raises SpecError for a sparsity out of range,
-    DataError for scores that are not finite.
+    Parameters
+    ----------
+    scores : dict of Tensor
+        Real tensors by name, of any shape; larger means keep. Equal scores go in the order of (name, flat index),
+        first ones pruned first, whatever the device or the order of the dict.
+    sparsity : float
+        In [0, 1), read as the decimal it is written as, so 0.29 of 100 prunes 29.
+
+    Returns
+    -------
+    dict of Tensor
+        Bool, of the scores' shapes and devices; exactly floor(sparsity * N) of the N entries are False.
+
+    Raises
+    ------
+    SpecError
+        A sparsity out of range.
+    DataError
+        Scores that are not finite.
     """
     names = sorted(scores)
     order = _ascending(scores, names)
@@ -36,16 +52,29 @@ def topk_mask(scores, sparsity):
     return {name: masks[name].to(scores[name].device) for name in scores}
 
 
-def arbiter(votes, rule="or"):
+def arbiter(votes: Mapping[str, Masks] | Sequence[Masks], rule: str = "or") -> Masks:
     """Join the tasks' masks elementwise: "or" keeps what any task keeps (Shin et al. 2023), "and" what all keep.
 
-    `votes`: dict task -> mask dict, or a list of mask dicts. The pools may differ: a weight that only one task
-    votes on keeps that vote. Raises SpecError for an unknown rule, no votes, or votes of different shapes.
+    Parameters
+    ----------
+    votes : dict or list of mask dicts
+        One for each task. A weight that only one task votes on keeps that vote.
+    rule : {"or", "and"}
+
+    Returns
+    -------
+    dict of Tensor
+        One mask for each weight that any task votes on.
+
+    Raises
+    ------
+    SpecError
+        An unknown rule, no votes, or votes of different shapes.
     """
     if rule not in ("or", "and"):
         raise SpecError(f'arbiter: unknown rule {rule!r}; use "or" or "and"')
     join = torch.logical_or if rule == "or" else torch.logical_and
-    joined = {}
+    joined: Masks = {}
     for vote in _ballots(votes):
         for name, mask in vote.items():
             _check_mask(name, mask, joined.get(name, mask).shape)
@@ -53,20 +82,35 @@ def arbiter(votes, rule="or"):
     return joined
 
 
-def budget_masks(scores_per_task, sparsity):
+def budget_masks(
+    scores_per_task: Mapping[str, dict[str, Tensor]] | Sequence[dict[str, Tensor]], sparsity: float
+) -> Masks:
     """Masks of the OR arbiter at an exact overall budget: floor(sparsity * N) of all N weights are False.
 
-    `scores_per_task`: dict task -> scores (or a list of scores), each over the task's own pool of n_t weights.
-    The rule it solves: every task keeps the share k of its pool, `topk_mask(scores_t, 1 - k)`, the votes are
-    joined by OR, and k is lowered for all tasks together until the joined mask meets the budget (DiSparse, Sun et
-    al. 2022, finds k by hand). With r_t the 0-based rank of a weight in its pool, best first, task t keeps it
-    exactly when r_t / n_t < k, so the OR keeps it exactly when min_t r_t / n_t < k: the weights to keep are those
-    with the smallest such keys, and no search is needed. Weights with the same key (the best of each task, say)
-    enter together; if the budget cuts through them, ties are broken as in `topk_mask`.
+    Every task keeps the share k of its pool, `topk_mask(scores_t, 1 - k)`, the votes are joined by OR, and k is
+    lowered for all tasks together until the joined mask meets the budget (DiSparse, Sun et al. 2022, finds k by hand).
+    With r_t the 0-based rank of a weight in its pool of n_t, best first, task t keeps it exactly when r_t / n_t < k,
+    so the OR keeps it exactly when min_t r_t / n_t < k: the weights to keep have the smallest such keys, and no search
+    is needed. Ties that the budget cuts through are broken as in `topk_mask`.
 
-    Returns one mask for each weight that any task scores. Errors as `topk_mask` and `arbiter`.
+    Parameters
+    ----------
+    scores_per_task : dict or list of score dicts
+        One for each task, over the task's own pool of weights.
+    sparsity : float
+        In [0, 1).
+
+    Returns
+    -------
+    dict of Tensor
+        One mask for each weight that any task scores.
+
+    Raises
+    ------
+    SpecError, DataError
+        As `topk_mask` and `arbiter`.
     """
-    keys = {}
+    keys: dict[str, Tensor] = {}
     for scores in _ballots(scores_per_task):
         names = sorted(scores)
         order = _ascending(scores, names)
@@ -82,19 +126,26 @@ def budget_masks(scores_per_task, sparsity):
     return topk_mask({name: -key for name, key in keys.items()}, sparsity)
 
 
-def apply_masks(model, masks):
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the pruned weights to zero and keep them exactly 0.0 through training, with any torch optimizer.
-
-    `masks`: dict name -> bool tensor of the weight's shape, for any of the `prunable` weights. A second call
-    replaces the first: weights that `masks` does not name are dense again, and a weight that is no longer pruned
-    learns on from 0.0.
 
     The weight is zeroed before each forward and after each step of any optimizer that holds it (one made before
     the call too, whatever is in its momentum), and its `.grad` is zeroed after each backward. Parameter names and
     `state_dict` are those of the dense model; `copy.deepcopy` of the model keeps the masks, a copy's first
     forward puts them in force.
 
-    Raises SpecError, and changes nothing, for an unknown name, a mask that is not bool, or a wrong shape.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any network.
+    masks : dict of Tensor
+        Bool, of the weight's shape, for any of the `prunable` weights. A second call replaces the first: weights that
+        it does not name are dense again, and a weight that is no longer pruned learns on from 0.0.
+
+    Raises
+    ------
+    SpecError
+        An unknown name, a mask that is not bool, or a wrong shape; nothing changes.
     """
     weights, modules = prunable(model), dict(model.named_modules())
     for name, mask in masks.items():
@@ -112,7 +163,7 @@ def apply_masks(model, masks):
     enforce_masks(model)
 
 
-def masks_of(model):
+def masks_of(model: nn.Module) -> Masks:
     """Return the masks in place: name -> bool tensor (True: kept) for each prunable weight, all True if unmasked."""
     modules = dict(model.named_modules())
     masks = {}
@@ -122,14 +173,27 @@ def masks_of(model):
     return masks
 
 
-def sparsity_of(masks, prefix=""):
-    """Share of False over all entries, a float in [0, 1]; of a model: over all its prunable weights.
+def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str, ...] = "") -> float:
+    """Share of False over all entries of masks.
 
-    `masks`: a mask dict, or an nn.Module (its masks in place count, not zeros that happen to be in the weights).
-    `prefix`: a string or a tuple of strings; only names that start with it count ("shared."). Raises SpecError
-    if no entry is left.
+    Parameters
+    ----------
+    masks : torch.nn.Module or dict of Tensor
+        Masks, or a network: its masks in place count, not zeros that happen to be in the weights.
+    prefix : str or tuple of str
+        Only names that start with it count ("shared.").
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    SpecError
+        No entry is left.
     """
-    masks = masks_of(masks) if isinstance(masks, torch.nn.Module) else masks
+    masks = masks_of(masks) if isinstance(masks, nn.Module) else masks
     chosen = [mask for name, mask in masks.items() if name.startswith(prefix)]
     total = sum(mask.numel() for mask in chosen)
     if total == 0:
@@ -137,7 +201,7 @@ def sparsity_of(masks, prefix=""):
     return sum(mask.numel() - int(mask.sum()) for mask in chosen) / total
 
 
-def iou(mask_a, mask_b):
+def iou(mask_a: Tensor, mask_b: Tensor) -> float:
     """Intersection over union of the kept sets of two bool tensors of one shape; 1.0 if both keep nothing."""
     _check_mask("iou", mask_a, mask_b.shape)
     _check_mask("iou", mask_b, mask_a.shape)
@@ -151,7 +215,7 @@ MASK = "pruned"
 _owner = WeakIdKeyDictionary()  # masked parameter -> weak reference to its module
 
 
-def enforce_masks(model, _=None):
+def enforce_masks(model: nn.Module, _: object = None) -> None:
     """Set the pruned weights of `model` to zero again; a training loop with an optimizer on copies calls this.
 
     A hook before each forward on the whole model too, as a module that holds a weight need not be called (the EEG
@@ -160,7 +224,7 @@ def enforce_masks(model, _=None):
     for module in model.modules():
         weight, pruned = module._parameters.get("weight"), module._buffers.get(MASK)
         # a weight lent by torch.func.functional_call is no Parameter and the caller's own affair
-        if pruned is None or not isinstance(weight, torch.nn.Parameter):
+        if pruned is None or not isinstance(weight, nn.Parameter):
             continue
         if weight.requires_grad and weight not in _owner:
             _owner[weight] = weakref.ref(module)
@@ -169,7 +233,7 @@ def enforce_masks(model, _=None):
         weight.data.masked_fill_(pruned, 0)
 
 
-def _after_backward(weight):
+def _after_backward(weight: Tensor) -> None:
     pruned = _pruned(weight)
     if pruned is not None and weight.grad is not None:
         weight.grad.masked_fill_(pruned, 0)
@@ -184,7 +248,7 @@ def _after_step(optimizer, args, kwargs):
                 weight.masked_fill_(pruned, 0)
 
 
-def _pruned(weight):
+def _pruned(weight: Tensor) -> Tensor | None:
     module = _owner[weight]() if weight in _owner else None
     return None if module is None else module._buffers[MASK]
 
@@ -192,13 +256,13 @@ def _pruned(weight):
 register_optimizer_step_post_hook(_after_step)
 
 
-def _pruned_count(sparsity, total):
+def _pruned_count(sparsity: float, total: int) -> int:
     if not 0 <= sparsity < 1:
         raise SpecError(f"sparsity {sparsity} is out of range; give a number in [0, 1)")
     return math.floor(Fraction(str(float(sparsity))) * total)
 
 
-def _ascending(scores, names):
+def _ascending(scores: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """Flat indices over the tensors in the order of `names`, lowest score first, ties by index."""
     flat = [scores[name].detach().flatten().cpu().double() for name in names]
     for name, values in zip(names, flat, strict=True):
@@ -207,7 +271,7 @@ def _ascending(scores, names):
     return torch.argsort(torch.cat(flat), stable=True) if flat else torch.empty(0, dtype=torch.long)
 
 
-def _unflatten(flat, like, names):
+def _unflatten(flat: Tensor, like: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     parts = flat.split([like[name].numel() for name in names])
     return {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}
 
@@ -219,6 +283,6 @@ def _ballots(votes):
     return ballots
 
 
-def _check_mask(name, mask, shape):
+def _check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
     if mask.dtype != torch.bool or mask.shape != shape:
         raise SpecError(f"{name}: need a bool mask of shape {tuple(shape)}, got {mask.dtype} {tuple(mask.shape)}")

@@ -105,8 +105,8 @@ def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
     SpecError
         A negative or NaN threshold; a theta that is not real and floating.
     """
-    threshold = _nonnegative(threshold, theta).to(theta.dtype)
-    return theta - theta.clamp(-threshold, threshold)
+    limit = _nonnegative(threshold, theta).to(theta.dtype)
+    return theta - theta.clamp(-limit, limit)
 
 
 class ProxAdamW(torch.optim.AdamW):
@@ -161,7 +161,7 @@ class ProxAdamW(torch.optim.AdamW):
         own = {"penalty": penalty, "lam": lam, "dim": dim, "corrected_metric": corrected_metric}
         if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
             params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
-        options = {"amsgrad": amsgrad, "maximize": maximize, "foreach": foreach, "fused": fused}
+        options: dict[str, Any] = {"amsgrad": amsgrad, "maximize": maximize, "foreach": foreach, "fused": fused}
         super().__init__(params, lr, betas, eps, weight_decay, **options)
         self.defaults.update(own)
 

@@ -220,14 +220,14 @@ def _scoring(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         try:
             for p in weights.values():
                 p.requires_grad_(True)
-            for module in active:
-                module.training = False
+            for dropout in active:
+                dropout.training = False
             yield weights
         finally:
             for p, flag in trainable.items():
                 p.requires_grad_(flag)
-            for module in active:
-                module.training = True
+            for dropout in active:
+                dropout.training = True
             for module, key, buffer, values in buffers:
                 buffer.data.copy_(values)
                 module._buffers[key] = buffer

@@ -130,8 +130,9 @@ def fit_stack(
     SparseMTLError
         The loss of a network is not finite.
     """
-    stack, histories = _Stack(models, loss_fn), [[] for _ in models]
-    of_epoch = []
+    stack = _Stack(models, loss_fn)
+    histories: list[list[float]] = [[] for _ in models]
+    of_epoch: list[Tensor] = []
 
     def stacked_batches(epoch):
         for step in batches(epoch):

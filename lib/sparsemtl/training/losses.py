@@ -5,8 +5,10 @@ valid. Targets are those of `companion.data.images.Images`, brought to the size 
 differ raise SpecError. Nothing waits for the GPU.
 """
 
+from collections.abc import Iterable, Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsemtl.errors import SpecError
@@ -14,7 +16,7 @@ from sparsemtl.errors import SpecError
 VOID = 255  # segmentation label of pixels that count in no loss and no metric
 
 
-def segmentation_loss(logits, y, label_smoothing=0.0):
+def segmentation_loss(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross entropy. logits: (n, classes, H, W); y: integers (n, H, W), pixels of label `VOID` do not count.
 
     label_smoothing: share in [0, 1] of the target that is spread over all classes.
@@ -26,19 +28,19 @@ def segmentation_loss(logits, y, label_smoothing=0.0):
     return total / (y != VOID).sum().clamp(min=1)
 
 
-def normal_loss(p, y):
+def normal_loss(p: Tensor, y: Tensor) -> Tensor:
     """1 - cosine similarity. p, y: (n, 3, H, W); pixels where y is the zero vector do not count."""
     _check(p.shape, y.shape)
     return _masked_mean(1 - F.cosine_similarity(p.float(), y.float(), dim=1), (y != 0).any(1))
 
 
-def depth_loss(p, y):
+def depth_loss(p: Tensor, y: Tensor) -> Tensor:
     """Mean squared error. p, y: (n, 1, H, W); only pixels where y > 0 count."""
     _check(p.shape, y.shape)
     return _masked_mean((p.float() - y.float()).square(), y > 0)
 
 
-def binary_loss(logits, y, double_sigmoid=False):
+def binary_loss(logits: Tensor, y: Tensor, double_sigmoid: bool = False) -> Tensor:
     """Binary cross entropy of logits (n,) with y (n,) in {0, 1}.
 
     double_sigmoid: put the logits through a sigmoid first, as the authors' released code does; the loss then takes
@@ -57,7 +59,7 @@ class UncertaintyWeighting(nn.Module):
     stays as it starts: equal, as in the authors' released code (log_variance=1).
     """
 
-    def __init__(self, tasks, learned=True, log_variance=0.0):
+    def __init__(self, tasks: Iterable[str], learned: bool = True, log_variance: float = 0.0):
         super().__init__()
         self.tasks = tuple(tasks)
         start = torch.full((len(self.tasks),), float(log_variance))
@@ -66,18 +68,18 @@ class UncertaintyWeighting(nn.Module):
         else:
             self.register_buffer("log_variance", start)
 
-    def forward(self, losses):
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Scalar of {task: scalar loss}; tasks that are not in `losses` (stopped early) drop out of the sum."""
         if unknown := set(losses) - set(self.tasks):
             raise SpecError(f"no weight for the loss of {min(unknown)!r}: the tasks are {', '.join(self.tasks)}")
         s = dict(zip(self.tasks, self.log_variance, strict=True))
-        return sum((torch.exp(-s[task]) * loss + s[task]) / 2 for task, loss in losses.items())
+        return torch.stack([(torch.exp(-s[task]) * loss + s[task]) / 2 for task, loss in losses.items()]).sum()
 
 
-def _check(predicted, wanted):
+def _check(predicted: torch.Size, wanted: torch.Size) -> None:
     if tuple(predicted) != tuple(wanted):
         raise SpecError(f"predictions {tuple(predicted)} but targets {tuple(wanted)}; resize the targets")
 
 
-def _masked_mean(values, valid):
+def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)

@@ -22,7 +22,8 @@ from sparsemtl.sparsity.saliency import gradients, grasp, magnitude, prunable, r
 
 Masks = dict[str, Tensor]
 Histories = list[list[float]]
-Procedure = Callable[[Sequence[nn.Module], Sequence["Job"], Callable[..., Histories]], Histories]
+Train = Callable[..., Histories]  # (networks, epochs, after_step=None), as `fit_stack` trains
+Procedure = Callable[[Sequence[nn.Module], Sequence["Job"], Train], Histories]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Job:
         return {task: self.inputs[task]}, {task: self.targets[task]}
 
 
-def dense(nets, jobs, train):
+def dense(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train) -> Histories:
     """No pruning."""
     return train(nets, jobs[0].epochs)
 
@@ -66,7 +67,7 @@ def dense(nets, jobs, train):
 def _at_initialisation(masks: Callable[[nn.Module, Job], Masks]) -> Procedure:
     """Procedure that prunes each untrained network once, by masks(net, job), and trains what is left."""
 
-    def procedure(nets, jobs, train):
+    def procedure(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train) -> Histories:
         for net, job in zip(nets, jobs, strict=True):
             apply_masks(net, masks(net, job))
         return train(nets, jobs[0].epochs)
@@ -122,7 +123,7 @@ def _prune_smallest(nets: Sequence[nn.Module], like: Sequence[nn.Module], sparsi
         apply_masks(net, topk_mask(magnitude(other), sparsity))
 
 
-def lottery_ticket(nets, jobs, train):
+def lottery_ticket(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train) -> Histories:
     """Train, prune the smallest weights once, rewind to the initial weights, train again (Frankle and Carbin 2019)."""
     trained = [copy.deepcopy(net) for net in nets]
     train(trained, jobs[0].epochs)
@@ -130,7 +131,7 @@ def lottery_ticket(nets, jobs, train):
     return train(nets, jobs[0].epochs)
 
 
-def iterative_magnitude(nets, jobs, train, rounds=5):
+def iterative_magnitude(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train, rounds: int = 5) -> Histories:
     """Train, then prune in equal ratios and fine-tune in turn (Han et al. 2015), as long again as the training."""
     job = jobs[0]
     histories = train(nets, job.epochs)
@@ -141,7 +142,10 @@ def iterative_magnitude(nets, jobs, train, rounds=5):
     return histories
 
 
-def rigl(nets, jobs, train, drop=0.3, every=10, until=0.75):
+def rigl(
+    nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train,
+    drop: float = 0.3, every: int = 10, until: float = 0.75,
+) -> Histories:  # fmt: skip
     """Dynamic sparse training (Evci et al. 2020): drop small weights, grow where the dense gradient is large.
 
     Starts from a random mask; in each update a share of each layer's kept weights, falling from `drop` to 0 by a

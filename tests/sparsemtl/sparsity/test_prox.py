@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from functools import partial
 
 import numba
 import numpy as np
@@ -243,11 +244,8 @@ def test_bad_thresholds_are_refused():
     with pytest.raises(SpecError, match="2 entries for 3 groups"):
         prox_group_lasso(theta, torch.ones(2))
     for bad in (theta.to(torch.complex64), theta.to(torch.int64)):
-        for operator in (
-            prox_group_lasso,
-            prox_l1,
-            lambda t, tau: prox_group_lasso_scaled(t, torch.ones(t.shape), tau),
-        ):
+        scaled = partial(prox_group_lasso_scaled, bad, torch.ones(bad.shape))
+        for operator in (partial(prox_group_lasso, bad), partial(prox_l1, bad), scaled):
             with pytest.raises(SpecError, match=str(bad.dtype)):
                 operator(0.1)
     with pytest.raises(SpecError, match="scale has shape"):
