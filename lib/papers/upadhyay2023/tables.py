@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 import pandas as pd
+from companion.claims import judge
 from companion.statistics import NOT_RUN, estimate, mean_sd
 from companion.style import listed
 
 from papers.upadhyay2023.claims import (  # isort: skip
-    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, runs_of, sees, select, short,
+    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, runs_of, sees, select, short, sight,
 )  # fmt: skip
 from papers.upadhyay2023.study import (  # isort: skip
-    ALL, ALL_NYU, BLIND, CELEBA_SETS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
+    ALL, ALL_NYU, BLIND, CLAIMS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
     TASKS, published, scientific, switch_levels,
 )  # fmt: skip
 
@@ -21,8 +22,7 @@ DATA_NAMES = {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}
 TABLE_OF = {1: ("nyuv2", "group"), 2: ("celebamask", "group"), 3: ("nyuv2", "parameter")}  # its data, what is counted
 OTHER_METRICS = {
     "seg_miou": "mIoU", "seg_acc": "pixel accuracy", "normal_mean": "angle, mean °", "normal_median": "angle, median °",
-    "normal_within_11.25": "within 11.25°", "normal_within_22.5": "within 22.5°", "normal_within_30": "within 30°",
-    "depth_mae_m": "MAE, metres", "male_f1": "F1, male", "smile_f1": "F1, smile",
+    "normal_within_30": "within 30°", "depth_mae_m": "MAE, metres", "male_f1": "F1, male", "smile_f1": "F1, smile",
 }  # fmt: skip
 SAVED = "saved (median of turns), %"
 IS_BLIND = " (blind)"  # behind a score that does not beat the blind control by two standard errors
@@ -34,28 +34,28 @@ def blind_records(evidence, data, resolution="input"):
     return next((r.result for r in found if TWIN_OF.get(r.spec.data, r.spec.data) == data), None)
 
 
-def eyes(evidence):
-    """Published scores beside the blind control (DataFrame): each cell's distance from it, in published spreads.
+def eyes(evidence, numbers=(1, 2)):
+    """Published scores of tables beside the blind control (DataFrame): distance from it, also in published spreads.
 
     evidence: with the blind control at the paper's size. Positive distances are better than blind.
     """
     rows = {}
-    for number in (1, 2):
+    for number in numbers:
         result = blind_records(evidence, TABLE_OF[number][0])
         for row in published(number):
             for name, label, sign in (SCORES[task] for task in row["tasks"].split("+")):
                 mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
                 blind = result["metrics"][name] if result else math.nan
-                rows[DATA_NAMES[TABLE_OF[number][0]], row["tasks"], scientific(row["lambda"]), label] = {
-                    "published": mean, "sd": spread, "blind": blind, "better than blind": sign * (mean - blind),
+                rows[row["tasks"], scientific(row["lambda"]), label] = {
+                    "published": mean, "blind": blind, "better by": sign * (mean - blind),
                     "in spreads": sign * (mean - blind) / spread,
                 }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["data", "tasks", "λ", "metric"])
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["tasks", "λ", "metric"])
 
 
 def eyes_sentence(evidence, near=0.02):
     """How many published dense and sparse cells of multi-task networks are at the blind level (sentence)."""
-    better = eyes(evidence)["better than blind"].dropna()
+    better = eyes(evidence)["better by"].dropna()
     if better.empty:
         return f"The blind control: {NOT_RUN}."
     several = better.index.get_level_values("tasks").str.contains("+", regex=False)
@@ -71,10 +71,12 @@ def eyes_sentence(evidence, near=0.02):
 def paper_table(number, evidences, protocol="paper"):
     """Table 1, 2 or 3: under each published row, ours from each of `evidences` (DataFrame of text).
 
-    Ours is the network at the target sparsity nearest to the published one. Mean ± sd over seeds; both kinds of
-    sparsity in percent; "(blind)" behind a score that does not beat the blind control. The last rows are that control.
+    Ours is the network at the target sparsity nearest to the published one. Mean ± sd over seeds, and the share of zero
+    groups (of zero weights in Table 3); "(blind)" behind a score that does not beat the blind control, which is the
+    last rows.
     """
     (data, count), rows, frames = TABLE_OF[number], {}, [(e, runs_of(e, protocol)) for e in evidences]
+    zero_label, said_zero = f"{'groups' if count == 'group' else 'weights'} zero, %", f"{count[:5]}_sparsity_pct"
     tasks = [task for task in TASKS if any(f"{SCORES[task][0]}_mean" in row for row in published(number))]
     for row in published(number):
         names, at = row["tasks"], {"level": GOAL if number == 3 else LEVEL_OF[row["lambda"]], "count": count}
@@ -82,37 +84,36 @@ def paper_table(number, evidences, protocol="paper"):
         line, index = {SCORES[task][1]: "" for task in tasks}, (names, scientific(row["lambda"]))
         inside = {t: SCORES[t] for t in tasks if t in names.split("+")}
         said = {label: f"{row[f'{c}_mean']:.4f} ± {row[f'{c}_std']:.4f}" for c, label, _ in inside.values()}
-        zeros = {"groups zero, %": row["group_sparsity_pct"], "weights zero, %": row["param_sparsity_pct"]}
-        rows[*index, "published"] = line | said | {k: f"{v:g}" for k, v in zeros.items()} | {"seeds": "5"}
+        rows[*index, "published"] = line | said | {zero_label: f"{row[said_zero]:g}"}
         for evidence, table in frames:
-            ours, zero = {}, [cell(table, names, kind, data, **at) for kind in ("group", "parameter")]
+            ours, zero = {}, cell(table, names, count, data, **at)
             for task, (column, label, _) in inside.items():
-                blind = len(zero[0]) and not sees(table, names, task, data, **at)
+                blind = len(zero) and not sees(table, names, task, data, **at)
                 ours[label] = mean_sd(cell(table, names, column, data, **at), 4) + IS_BLIND * bool(blind)
-            ours |= {k: mean_sd(100 * v, 1) for k, v in zip(zeros, zero, strict=True)}
-            rows[*index, evidence.title] = line | ours | {"seeds": str(len(zero[0]) or NOT_RUN)}
+            rows[*index, evidence.profile] = line | ours | {zero_label: mean_sd(100 * zero, 1)}
     for evidence, _ in frames:
         if result := blind_records(evidence, data):
             scores = {SCORES[t][1]: f"{result['metrics'][SCORES[t][0]]:.4f}" for t in tasks}
-            rows["blind control", "", evidence.title] = scores
+            rows["blind control", "", evidence.profile] = scores
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis(["tasks", "λ", "source"])
 
 
 def other_metrics(evidence, data="nyuv2", protocol="paper"):
-    """Means over seeds of what the literature reports beside the paper's metrics (DataFrame), and blind predictors."""
-    table = runs_of(evidence, protocol, data=data)
-    table = table[table.level.notna() & (table["count"] == "group")] if len(table) else table
-    names = [n for n in [s[0] for s in SCORES.values()] + list(OTHER_METRICS) if len(table) and n in table]
-    names = [n for n in names if table[n].notna().any()]
-    if not names:
-        return pd.DataFrame()
-    means = table.groupby(["tasks", "level"])[names].mean()
-    sets = CELEBA_SETS if data == "celebamask" else NYU_SETS
-    means = means.loc[[key for s in sets for key in means.index if key[0] == s]].rename(index=_share, level="level")
+    """Means over seeds of what the literature reports beside the paper's metrics (DataFrame): the model of all tasks.
+
+    The last rows are the blind predictors: one value for each position, and one for all of them.
+    """
+    table, tasks, rows = runs_of(evidence, protocol), ALL[data], {}
+    names = [n for n in OTHER_METRICS if len(table) and n in table and n.partition("_")[0] in tasks.split("+")]
+    for level in LEVELS:
+        if len(cell(table, tasks, "group", data, level=level)):
+            rows[f"{_share(level)} zero"] = [cell(table, tasks, n, data, level=level).mean() for n in names]
     for kind, words in (("blind", "blind: one value for each position"), ("constant", "one value for all positions")):
-        means.loc[(words, ""), :] = table[[f"{kind}_{n}" for n in names]].mean().to_numpy()
-    labels = {s[0]: s[1][:-2] for s in SCORES.values()} | OTHER_METRICS
-    return means.rename_axis(["tasks", "groups zero (target)"]).rename(columns=labels)
+        if rows:
+            rows[words] = [cell(table, tasks, f"{kind}_{n}", data, level=level).mean() for n in names]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[OTHER_METRICS[n] for n in names]).rename_axis(
+        "network"
+    )
 
 
 def _share(level):
@@ -131,11 +132,7 @@ def by_level(evidence, data="nyuv2", protocol="paper", levels=LEVELS):
                 blind
             )
         held = mean_sd(1e3 * cell(table, tasks, "lam_held", level=level), 3)
-        rows[_share(level)] = line | {
-            "over dense, %": mean_sd(100 * found, 1),
-            "λ held, 1e-3": held,
-            "seeds": len(found),
-        }
+        rows[_share(level)] = line | {"over dense, %": mean_sd(100 * found, 1), "λ held, 1e-3": held}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
 
@@ -150,10 +147,9 @@ def times(evidence, protocol="paper"):
         return table
     columns = {"dense_ms": "dense, ms"} | {f"{k}_ms": f"{name}, ms" for k, name in SAVERS.items()}
     columns |= {f"{k}_saved": f"{name}: {SAVED}" for k, name in SAVERS.items()}
-    columns |= {"flops_kept": "FLOPs kept, %", "parameters_kept": "parameters kept, %", "group": "groups zero, %"}
+    columns |= {"group": "groups zero, %"}
     means = table.groupby("level")[list(columns)].mean().rename(columns=columns)
     means[[name for name in means if name.endswith("%")]] *= 100
-    means.insert(0, "seeds", table.groupby("level").seed.count())
     return means.rename_axis("target").rename(index=_share)
 
 
@@ -187,12 +183,17 @@ def decay(evidence):
         if not len(chosen):
             continue
         ends = [{k: v[-1] for k, v in history.items()} for history in chosen.history]
-        line = {f"train loss, {TASKS[t]}": np.mean([end["train"][t] for end in ends]) for t in names}
-        line |= {SCORES[t][1]: chosen[SCORES[t][0]].mean() for t in names}
+        line = {"train loss": np.mean([np.mean(list(end["train"].values())) for end in ends])}
         line["norm of weights"] = np.mean([end["weight_norm"] for end in ends])
         line["decay in the gradient, %"] = 100 * np.mean([end["decay_share"] for end in ends])
         seen = [TASKS[t] for t in names if sees(chosen, tasks, t, "nyuv2", level=0.0)]
-        rows[tasks, short(strength)] = line | {"sees": listed(seen) if seen else "nothing", "seeds": len(chosen)}
+        gain = mean_of(
+            [chosen.set_index("seed")[f"gain_{SCORES[t][0]}"] / chosen[f"blind_{SCORES[t][0]}"].mean() for t in names]
+        )
+        rows[tasks, short(strength)] = line | {
+            "over blind, %": 100 * gain.mean(),
+            "sees": listed(seen) if seen else "nothing",
+        }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["tasks", "coupled decay"]) if rows else table
 
@@ -237,13 +238,30 @@ def protocols(evidence, data="nyuv2"):
         found = mean_of(gains(chosen, new, old).values())
         e, moved = estimate(100 * found), estimate(100 * (found - plain).dropna())
         line = {"sparse over dense, %": e.mean, "95 % from": e.low, "to": e.high, "change": moved.mean,
-                "change from": moved.low, "change to": moved.high, "seeds": e.n,
-                "groups zero, %": 100 * cell(chosen, tasks, "group", data, level=GOAL).mean()}  # fmt: skip
-        for kind, level in (("dense", 0.0), ("sparse", GOAL)):
-            for column, label, _ in (SCORES[t] for t in tasks.split("+")):
-                line[f"{kind} {label}"] = cell(chosen, tasks, column, data, level=level).mean()
+                "change from": moved.low, "change to": moved.high}  # fmt: skip
         rows[f"{protocol}, {flip}" if flip else protocol] = line
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
+
+
+def shown(evidences):
+    """(the evidence with most trained networks, that of the paper's size, for its blind control) of several profiles."""
+    ours = max(evidences, key=lambda e: sum(r.spec.method != BLIND for r in e.records))
+    return ours, next((e for e in evidences if e.profile == "full"), ours)
+
+
+def claim_sentence(evidence, claim):
+    """The verdict on a claim with its effect and interval (sentence)."""
+    judged = judge(next(c for c in CLAIMS if c.id == claim), EFFECTS[claim](evidence))
+    unit = {"percent": "%", "points": "points"}[judged.claim.unit]
+    limits, word = judged.effects.not_tested or judged.effects.limits, judged.verdict.capitalize()
+    return f"{judged.claim.sentence} **{word}**: {judged.interval()} {unit}. {limits}"
+
+
+def takeaway(evidence, paper_size):
+    """The plain answer of the chapter (sentence): who sees, and what sparsity changes."""
+    e = estimate(100 * EFFECTS["upadhyay-sparse-beats-dense-nyu"](evidence).pooled)
+    scores = f"score {e.mean:+.1f} % against dense ones" if e.n else f"are {NOT_RUN}"
+    return f"{eyes_sentence(paper_size)} **Our 70 % sparse networks {scores}.** {sight(runs_of(evidence))}"
 
 
 def gap_sentence(evidence):
