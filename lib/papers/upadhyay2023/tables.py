@@ -244,7 +244,7 @@ def protocols(evidence, data="nyuv2"):
 
 
 def shown(evidences):
-    """(the evidence with most trained networks, that of the paper's size, for its blind control) of several profiles."""
+    """(evidence with most trained networks, evidence of the paper's size for its blind control) of several profiles."""
     ours = max(evidences, key=lambda e: sum(r.spec.method != BLIND for r in e.records))
     return ours, next((e for e in evidences if e.profile == "full"), ours)
 
