@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SpecError, one_line
-from sparsemtl.models.eeg import DualTaskNet
+from sparsemtl.models.eeg import BACKBONES, DualTaskNet
 from sparsemtl.sparsity.layers import CONVS, NORMS, every, exact_convolutions, indices, sliced, sliced_norm
 from sparsemtl.sparsity.steps import AVOID, Recorder, Tracer
 
@@ -76,7 +76,8 @@ def compact(model: nn.Module, example: Any, fold_norms: bool = False) -> nn.Modu
                 inputs.append(twice)
             except Exception:
                 pass
-        small = _compact_dual(net) if isinstance(net, DualTaskNet) else _compact_graph(net, args, fold_norms)
+        ours = isinstance(net, DualTaskNet) and isinstance(net.shared, tuple(BACKBONES.values()))
+        small = _compact_dual(net) if ours else _compact_graph(net, args, fold_norms)
         for given, wanted in zip(inputs, expected, strict=True):
             try:
                 actual = small(*given)

@@ -483,6 +483,13 @@ class ReadsShape(nn.Module):
         return self.second(self.first(x)) * self.first.weight.shape[0]
 
 
+class OtherTrunk(nn.Sequential):
+    n_features = 8
+
+    def __init__(self):
+        super().__init__(nn.Conv1d(3, 1, 1), nn.Flatten())
+
+
 def under_prune():
     from torch.nn.utils import prune
 
@@ -500,6 +507,7 @@ def under_prune():
         (Kept(through_a_view), noise(1, 3, 8, 8), "in place"),
         (ReadBeside(), noise(1, 3, 8, 8), "second.weight is read beside"),
         (ReadsShape(), noise(1, 3, 8, 8), "first.weight is read beside"),
+        (DualTaskNet(3, 8, 2, backbone=OtherTrunk()), {"mi": noise(1, 3, 8)}, "cannot trace DualTaskNet"),
         (under_prune(), noise(1, 3, 8, 8), "Sequential cannot be copied"),
         (nn.Conv2d(3, 4, 3), noise(1, 5, 8, 8), "Conv2d does not take the example"),
     ],
