@@ -53,6 +53,11 @@ class Evidence:
         return _joined(r.spec.data for r in self.records)
 
     @property
+    def seconds(self):
+        """Time of all runs together."""
+        return sum(r.run["seconds"] for r in self.records)
+
+    @property
     def title(self):
         """Heading of a table or figure made of these records."""
         return f"{self.origin}: profile {self.profile}, {self.data}" if self else f"{self.origin}: {NOT_RUN}"
@@ -66,7 +71,7 @@ class Evidence:
             "seeds": _joined(r.spec.seed for r in self.records),
             "runs": f"{len(self.records)}" + ("" if "--param" in self.options else f" of {self.expected}"),
             "device": _joined(r.run["device"] for r in self.records),
-            "hours": f"{sum(r.run['seconds'] for r in self.records) / 3600:.2f}",
+            "hours": f"{self.seconds / 3600:.2f}",
         }
         index = pd.Index([f"{self.profile} {self.options}".strip()], name="profile")
         return pd.DataFrame([row], index=index)

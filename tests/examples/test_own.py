@@ -1,0 +1,70 @@
+"""The templates run as they are, on data with something to find, and stay as short as their pages say."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import own_eeg
+import own_images
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def lines(name):
+    """Lines of code, without docstrings, comments and blank lines."""
+    text = re.sub(r'"""(.|\n)*?"""', "", (EXAMPLES / name).read_text())
+    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("own_eeg.py", 40), ("own_images.py", 40), ("only_the_penalty.py", 15), ("only_the_masks.py", 15),
+     ("only_compact.py", 15)],
+)  # fmt: skip
+def test_templates_are_short(name, most):
+    assert lines(name) <= most
+
+
+@pytest.mark.slow
+def test_own_eeg_finds_what_is_in_the_trials():
+    rng = np.random.default_rng(0)
+    y = {task: rng.integers(0, 2, 60) for task in ("mi", "me")}
+    wave = np.sin(np.arange(96) / 2)
+    x = {task: rng.normal(size=(60, 4, 96)) + 3 * labels[:, None, None] * wave for task, labels in y.items()}
+    found = own_eeg.compare(x, y, epochs=15)
+    assert 0 < found["sparsity"] <= 0.4
+    assert min(found[net][task] for net in ("dense", "proposed") for task in y) > 0.8
+
+
+@pytest.mark.slow
+def test_own_images_become_sparse_and_small():
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32)
+    targets = {"seg": (images[:, 0] > 0).long(), "depth": 1 + images[:, :1].abs()}
+    size = {"width": 4, "layers": (1, 1, 1, 1), "head_width": 8, "rates": (1, 2, 3)}
+    found = own_images.compare([(images, targets)] * 2, [(images, targets)], 2, lam=0.3, epochs=6, **size)
+    assert found["dense"]["zero groups"] < 0.1 < found["sparse"]["zero groups"]
+    assert found["sparse"]["parameters"] < found["dense"]["parameters"]
+
+
+@pytest.mark.slow
+def test_the_penalty_alone_makes_groups_zero(capsys):
+    runpy.run_path(EXAMPLES / "only_the_penalty.py")
+    assert int(capsys.readouterr().out.partition("%")[0]) > 0
+
+
+@pytest.mark.slow
+def test_masks_alone_prune_and_training_leaves_the_pruned_weights_at_zero(capsys):
+    done = runpy.run_path(EXAMPLES / "only_the_masks.py")
+    assert "80% pruned" in capsys.readouterr().out
+    assert not done["model"].conv1.weight[~done["masks"]["conv1.weight"]].any()
+
+
+@pytest.mark.slow
+def test_compact_alone_leaves_the_outputs_as_they_are():
+    done = runpy.run_path(EXAMPLES / "only_compact.py")
+    assert done["after"] < done["before"]
+    torch.testing.assert_close(done["small"](done["images"]), done["model"](done["images"]), rtol=1e-3, atol=1e-4)
