@@ -16,12 +16,6 @@ TORCH_FREE = [
     *("companion.__main__", "companion.papers", "companion.queue"),
     *(f"papers.{name}.{part}" for name in papers.names() for part in ("study", "tables", "figures")),
 ]
-NOT_YET = {
-    "papers.shin2023.tables",
-    "papers.shin2023.figures",
-    "papers.upadhyay2023.tables",
-    "papers.upadhyay2023.figures",
-}
 
 
 def imported(path):
@@ -98,8 +92,6 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)
-def test_who_only_reads_records_imports_no_torch(name, bringing_torch, request):
-    if name in NOT_YET:
-        request.applymarker(pytest.mark.xfail(strict=False))
+def test_who_only_reads_records_imports_no_torch(name, bringing_torch):
     status, errors = bringing_torch
     assert status[name] == "0", errors or "imports torch"

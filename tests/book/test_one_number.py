@@ -128,7 +128,7 @@ def test_its_commands_are_known_to_the_command_line_and_choose_what_the_page_say
 
 
 def test_the_vision_cell_is_that_of_its_records(checkout, monkeypatch, make_record):
-    spec = importlib.util.spec_from_file_location("made_up", ROOT / "tests/report/made_up.py")
+    spec = importlib.util.spec_from_file_location("made_up", ROOT / "tests/made_up.py")
     made_up = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made_up)
     records = [made_up.made_up_record(s, make_record) for s in vision.all_specs("full")]
