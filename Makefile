@@ -21,7 +21,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 digest = $(shell find $(1) -type f ! -path '*/__pycache__/*' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 cksum | cksum | tr -cd 0-9)
 BOOK := _build/book-$(call digest,lib results requirements.lock book notebooks _config.yml _toc.yml CHANGELOG.md CITATION.cff)
 
-.PHONY: help book test test-all testbook pdf reproduce serve lint audit clean
+.PHONY: help book test test-all testbook pdf reproduce serve release lint audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,17 @@ reproduce: $(INSTALLED) ## run what a study lacks: STUDY=shin2023 PROFILE=small|
 
 serve: book ## show the book at PORT=8000 on this machine
 	$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
+
+# Sorted names, one time stamp, no owner: the same book gives the same archive.
+VERSION := $(shell sed -n 's/^version: //p' CITATION.cff)
+RELEASE := sparsemtl-$(VERSION)
+release: book ## pack book, records and checksums into _build/sparsemtl-VERSION.tar.gz, ready for an archive
+	rm -rf _build/$(RELEASE) && mkdir -p _build/$(RELEASE)
+	cp -R _build/html _build/$(RELEASE)/book
+	cp -R results CITATION.cff LICENSE LICENSE-text README.md CHANGELOG.md _build/$(RELEASE)
+	cd _build/$(RELEASE) && find . -type f ! -name SHA256SUMS -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > SHA256SUMS
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C _build -cf - $(RELEASE) | gzip -n > _build/$(RELEASE).tar.gz
+	@echo "The release is _build/$(RELEASE).tar.gz; inside, 'sha256sum -c SHA256SUMS' checks it."
 
 test-all: $(INSTALLED) ## run all tests, those that take minutes as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m ''
