@@ -210,8 +210,8 @@ class Page:
         evidences = [e for e in self.behind if isinstance(e, Evidence)]
         rows = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else ()
         parts = [_table(rows, "", 2, "runs", NONE, {}, lambda row, column: "")] if len(rows) else []
-        measured = [b for b in self.behind if isinstance(b, Benchmark)]
-        parts += [f"<p>{html.escape(_machine(b))}</p>" for b in dict.fromkeys(measured)]
+        machines = dict.fromkeys(_machine(b) for b in self.behind if isinstance(b, Benchmark))
+        parts += [f"<p>{html.escape(machine)}</p>" for machine in machines]
         commands = list(
             dict.fromkeys(_command(e) for e in self.behind if not self.parameters or isinstance(e, Benchmark))
         )

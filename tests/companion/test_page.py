@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from companion import page as pages
+from companion.benchmarks import Benchmark
 from companion.claims import WORDS, Claim, Effects
 from companion.evidence import Evidence
 from companion.page import ANCHOR, MARKS, NONE, Page, show_table
@@ -127,6 +128,19 @@ def test_without_runs_the_page_says_so_and_still_has_its_command(page):
     shown = soup(page.table(pd.DataFrame(), "t", "", nothing), page.foot())
     assert shown.td.text.endswith("not run")
     assert "sparsemtl run shin2023 --profile small --table table1" in shown.find("pre").text
+
+
+def test_a_benchmark_is_behind_a_table_with_its_machine_and_command(page):
+    packages = {"torch": "2.11.0"}
+    where = {"device": "cpu", "processor": "P", "cores": 2, "threads": 1, "python": "3.11", "packages": packages,
+             "script": "prox", "arguments": "--turns 3", "ended": "2026-01-02T00:00:00"}  # fmt: skip
+    measured = Benchmark("prox", {"a": {"unit": "s", "values": [1.0]}}, (), {}, where)
+    page.table(TABLE, "t", "", [measured])
+    foot = page.foot()
+    (behind,) = stored(foot)["sets"][:1]
+    assert behind["key"] == measured.digest[:16]
+    assert "python benchmarks/prox.py --turns 3" in behind["command"]
+    assert "2 cores" in soup(foot).details.text
 
 
 def test_text_from_records_cannot_become_markup(page, evidence):
