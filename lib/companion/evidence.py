@@ -135,7 +135,7 @@ def committed_evidences(study, results=None, table=None):
     table = table or study.MAIN or "all"
     records = [r for r in committed(results or repository_root() / "results", study.NAME) if r.spec.study == study.NAME]
     found = []
-    for profile in reversed([p for p in EVIDENCE if any(r.spec.profile == p for r in records)] or EVIDENCE[-1:]):
+    for profile in reversed([p for p in EVIDENCE if any(r.spec.profile == p for r in records)] or EVIDENCE[:1]):
         chosen = tuple(r for r in records if r.spec.profile == profile)
         every = table == "all"
         specs = study.all_specs(profile) if every else study.TABLES[table](profile)

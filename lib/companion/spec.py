@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 
 from sparsemtl.errors import SpecError
@@ -84,6 +83,7 @@ class RunSpec:
     method: str
     seed: int
     params: Mapping = field(default_factory=dict)
+    hash: str = field(init=False, repr=False)  # name of the run: 16 hex digits of the SHA-256 of its canonical JSON
 
     def __post_init__(self):
         for name in ("study", "data", "method"):  # the study names a folder: no way out of the store
@@ -98,14 +98,15 @@ class RunSpec:
         for name, value in self.params.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise SpecError(f"parameter {name!r} is {value}: run specifications hold finite numbers only")
-        try:
-            params = json.loads(canonical_json(_plain(self.params)))
+        try:  # made once: a grid has tens of thousands of specs
+            text = canonical_json(self.to_dict())
         except (TypeError, ValueError) as error:
             raise SpecError(f"a parameter of this run has no JSON form ({error})") from error
-        object.__setattr__(self, "params", _frozen(params))
+        object.__setattr__(self, "params", _frozen(json.loads(text)["params"]))
+        object.__setattr__(self, "hash", hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def __eq__(self, other):
-        return canonical_json(self.to_dict()) == canonical_json(other.to_dict()) if type(other) is RunSpec else False
+        return self.hash == other.hash if type(other) is RunSpec else False
 
     def __hash__(self):
         return hash(self.hash)
@@ -131,11 +132,6 @@ class RunSpec:
             return cls(**value)
         except TypeError as error:
             raise SpecError(f"not a run specification: {error}") from error
-
-    @cached_property
-    def hash(self):
-        """Name of the run: first 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]
 
     def label(self):
         """One line for progress bars and error messages."""

@@ -135,11 +135,6 @@ def test_a_plan_is_operations_over_speed(scaling, make_record):
     assert np.isnan(table.hours["vision, table2"])  # nothing tells how many faces there are
     seconds = evidences[1].records[0].run["seconds"]
     assert table.hours["EEG, Table 1"] == pytest.approx(seconds * len(shin2023.table1_specs("full")) / 3600)
-    done = tuple(make_record(s, {}, seconds=7.0) for s in shin2023.table1_specs("full"))
-    for some, hours in ((done, len(done) * 7 / 3600), (done[1:], table.hours["EEG, Table 1"])):
-        more = [*evidences, Evidence(shin2023.NAME, "committed", "full", some, len(done))]
-        row = efficiency.plan({("scaling", "cpu"): scaling}, more, tflops=2.0, share=0.5).loc["EEG, Table 1"]
-        assert (row.hours, row.runs) == (pytest.approx(hours), len(done))
 
 
 def test_without_records_the_page_says_not_run():
