@@ -296,7 +296,7 @@ def _machine(benchmark):
     e = benchmark.environment
     packages = ", ".join(f"{package} {number}" for package, number in e["packages"].items())
     machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
-    return f"Benchmark {benchmark.name}, record {benchmark.digest[:16]}, {e['ended'][:10]}: {machine}; {packages}"
+    return f"Benchmark {benchmark.name}, {e['ended'][:10]}: {machine}; {packages}"
 
 
 def _tex(text):

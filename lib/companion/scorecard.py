@@ -125,7 +125,7 @@ def forest(judged, width=10.0, row=0.25):
 def _one(ax, y, j):
     colour, marker = VERDICT_STYLE[j.verdict]
     if not j.n:
-        ax.text(0, y, f" {j.verdict}", va="center", fontsize=8, color=MUTED)
+        ax.text(0, y, f" {j.verdict}", va="center", fontsize=9, color=MUTED)
         return
     if math.isfinite(j.low):
         ax.plot([100 * j.low, 100 * j.high], [y, y], color=colour, lw=2.2)
