@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import reprlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ def check_values(params, rules):
     """Raise `SpecError` for the first parameter that breaks its rule. rules: name -> (what it must be, its test)."""
     for name, (words, passes) in rules.items():
         if name in params and not passes(params[name]):
-            raise SpecError(f"{name} is {params[name]!r}: it must be {words}")
+            raise SpecError(f"{name} is {reprlib.repr(params[name])}: it must be {words}")  # short, however deep
 
 
 def check_profile(name):

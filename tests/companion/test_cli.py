@@ -185,13 +185,16 @@ def test_argparse_mistakes_have_status_2_too(capsys, words):
 
 
 @pytest.mark.parametrize("depth", [700, 50_000])  # what Python's JSON reader takes, and what it does not
-def test_values_nested_beyond_all_use_are_one_line(capsys, depth):
+def test_values_nested_beyond_all_use_are_one_short_line(capsys, depth):
     try:
         status = main(["list", "toy2020", "--set", "draws=" + '{"a":' * depth + "0" + "}" * depth])
     except SystemExit as ended:
         status = ended.code
     assert status == 2
-    assert capsys.readouterr().err.splitlines()[-1].count("nested too deeply") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("sparsemtl")
+    assert "draws" in line
+    assert len(line) < 200
 
 
 @pytest.mark.parametrize(("option", "first", "second"), [("--seed", "0", "1"), ("--table", "table1", "medians")])

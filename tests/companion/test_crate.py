@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from companion.crate import NAME, SOURCES, as_text, crate, write
-from companion.records import committed, read_jsonl
+from companion.records import committed, read_jsonl, write_jsonl
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 from sparsemtl.errors import RecordError
@@ -27,15 +27,14 @@ def entities(made):
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A copy of what is described, small: two files of three records."""
+def checkout(tmp_path, make_record, tiny_spec):
+    """A repository with two files of three records."""
     for name in ("CITATION.cff", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     folder = tmp_path / "results/shin2023/small"
-    folder.mkdir(parents=True)
-    lines = (RESULTS / "shin2023/small/truth.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "a.jsonl").write_text("".join(lines[:2]), encoding="utf-8")
-    (folder / "b.jsonl").write_text(lines[2], encoding="utf-8")
+    records = [make_record(tiny_spec(seed=seed, profile="small")) for seed in range(3)]
+    write_jsonl(folder / "a.jsonl", records[:2])
+    write_jsonl(folder / "b.jsonl", records[2:])
     return tmp_path
 
 
@@ -125,7 +124,7 @@ def test_what_cannot_be_described_is_named(checkout):
     shutil.copy(ROOT / "pyproject.toml", checkout)
     path = checkout / "results/shin2023/small/b.jsonl"
     record = json.loads(path.read_text(encoding="utf-8"))
-    record["result"]["metrics"]["mi_accuracy"] = 0.999
+    record["result"]["value"] = 0.999
     path.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(RecordError, match=r"b\.jsonl line 1: run \w+: the digest does not belong"):
         crate(checkout / "results")

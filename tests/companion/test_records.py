@@ -257,9 +257,9 @@ def test_values_nested_beyond_all_use_are_damage(record, tmp_path):
     store = Store(tmp_path)
     store.write(record)
     path = store.path(record.spec)
-    path.write_text(
-        path.read_text().replace('"trunk": {', '"trunk": {"a": ' + '{"a": ' * 700 + "0" + "}" * 700 + ", ", 1)
-    )
+    whole, deep = path.read_text(), '{"a": ' * 700 + "0" + "}" * 700
+    path.write_text(whole.replace('"options": {', f'"options": {{"a": {deep}, ', 1))
+    assert path.read_text() != whole
     with pytest.raises(RecordError, match="damaged"):
         store.read(record.spec)
 
