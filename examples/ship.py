@@ -5,6 +5,7 @@ python examples/ship.py FOLDER --profile small --table table1 --hash HASH
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -58,25 +59,37 @@ def ship(spec, folder, root=None, device="cpu"):
         training = Training(spec, load_images(spec, root), device)
         training.fit()
         result = training.result()
-    example = training._images(training.data.splits["test"][:2]).cpu().contiguous()
-    path = to_onnx(_Half(compact(training.net.cpu(), example), training.scorer.side), example, folder / MODEL)
+    mean, spread = (v.cpu() for v in training.batches.moments) if spec.params["standardise"] else (0.0, 255.0)
+    example = pixels(training, training.data.splits["test"][:2]).cpu()
+    small = compact(training.net.cpu(), (255 * example - mean) / spread)
+    path = to_onnx(_Half(small, mean, spread, training.scorer.side), example, folder / MODEL)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     training.net = _Runtime(session)
+    training.batches.images = partial(pixels, training)  # the file scales its input itself
     scores = training.scorer.scores(training.predict, training.data.splits["test"])[0]
     with write_whole(folder / CARD) as file:
         file.write(card(spec, result, scores, path.stat().st_size, device))
     return folder
 
 
-class _Half(nn.Module):
-    """A network in half precision behind float32 inputs and outputs, dense ones `side` pixels wide."""
+def pixels(training, rows):
+    """Images `rows` in 0 .. 1, as the file takes them."""
+    return (training.data.images[rows].float() / 255).contiguous()
 
-    def __init__(self, net, side):
+
+class _Half(nn.Module):
+    """A network in half precision behind float32 inputs in 0 .. 1 and float32 outputs, dense ones `side` pixels wide.
+
+    mean, spread: of each channel, from 0 to 255, by which the network was trained on scaled images.
+    """
+
+    def __init__(self, net, mean, spread, side):
         super().__init__()
-        self.net, self.side = net.half(), side
+        self.net, self.mean, self.spread, self.side = net.half(), mean, spread, side
 
     def forward(self, x):
-        return {task: resized(task, out.float(), self.side) for task, out in self.net(x.half()).items()}
+        scaled = (255 * x - self.mean) / self.spread
+        return {task: resized(task, out.float(), self.side) for task, out in self.net(scaled.half()).items()}
 
 
 class _Runtime(nn.Module):

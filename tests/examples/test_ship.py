@@ -20,7 +20,10 @@ def spec(tasks, data="nyuv2"):
     return upadhyay2023.specs("quick", (tasks,), (1e-2,), data, seeds=(3,), **TINY)[0]
 
 
-@pytest.mark.parametrize(("tasks", "data"), [(upadhyay2023.ALL_NYU, "nyuv2"), ("seg+male", "celebamask")])
+@pytest.mark.parametrize(
+    ("tasks", "data"),
+    [pytest.param(upadhyay2023.ALL_NYU, "nyuv2", marks=pytest.mark.slow), ("seg+male", "celebamask")],
+)
 def test_the_file_computes_what_the_trained_network_computes(tmp_path, tasks, data):
     chosen = spec(tasks, data)
     ship(chosen, tmp_path / "out")
