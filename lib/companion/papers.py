@@ -4,6 +4,7 @@ A paper's folder holds `study` (grid, published values, claims; imports no torch
 `figures` (what its pages show).
 """
 
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -12,7 +13,12 @@ from sparsemtl.errors import SpecError
 
 def names():
     """Names of all papers, sorted (tuple); `papers` is a namespace package, so a folder on the path may add some."""
-    return tuple(sorted(found.name for found in iter_modules(import_module("papers").__path__) if found.ispkg))
+    return _found(tuple(import_module("papers").__path__))
+
+
+@cache  # a table asks once for each of thousands of records
+def _found(folders):
+    return tuple(sorted(found.name for found in iter_modules(folders) if found.ispkg))
 
 
 def part(name, what):
