@@ -18,7 +18,8 @@ BUTTONS = (
 def front(results=None):
     """The landing page below its heading (HTML). results: folder of records; None for the repository's."""
     use_style()
-    judged = scorecard.judged_of_all(scorecard.evidence_of_all(results))
+    evidences = scorecard.evidence_of_all(results)
+    judged = scorecard.judged_of_all(evidences)
     cards = "".join(_card(name, found) for name, found in judged.items())
     alt = "Effect of every claim and control with its 95 % interval; the scorecard has the numbers"
     caption = "Effects with 95 % intervals; right of zero: as claimed. Diamond: published. Italic: our controls."
@@ -29,7 +30,7 @@ def front(results=None):
     buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
     return (
         f'<div class="front"><p class="buttons">{buttons}</p><div class="cards">{cards}</div>{surprises}{figure}'
-        f"<p>{_trust(judged)}</p></div>"
+        f"<p>{_trust(judged, evidences)}</p></div>"
     )
 
 
@@ -60,10 +61,15 @@ def _found(j):
     return f"{marked(j.verdict)}: {j.interval()} {unit}, {j.n} {j.claim.units}."
 
 
-def _trust(judged):
-    """Why to believe it and why not (HTML)."""
-    profiles = {(name, j.profile) for name, found in judged.items() for j in found if j.profile}
-    words = [f"{scorecard.title(name)}: {study(name).PROFILE_WORDS[profile]}" for name, profile in sorted(profiles)]
+def _trust(judged, evidences):
+    """Why to believe it and why not, with the share of the planned runs that the verdicts have (HTML)."""
+    words = []
+    for name, found in sorted(judged.items()):
+        for profile in sorted({j.profile for j in found if j.verdict != NOT_RUN}):
+            evidence = next(e for e in evidences[name] if e.profile == profile)
+            share = f"{len(evidence.records):,} of {evidence.expected:,}"
+            runs = "" if evidence.complete else f", so far {share} planned runs"
+            words.append(f"{scorecard.title(name)}: {study(name).PROFILE_WORDS[profile]}{runs}")
     return (
         "<strong>Why believe it.</strong> The plan was fixed before the runs; every number opens the runs behind it; "
         f"one command makes them again (version {VERSION}).<br><strong>Why not.</strong> "
