@@ -165,6 +165,20 @@ def test_a_comparison_at_other_sparsities_than_asked_is_not_tested(records, make
     (judged,) = [j for j in judge_paper("shin2023", [evidence_of(changed)]) if j.claim.id == "shin-best-method"]
     assert judged.verdict == NOT_TESTED
 
+    changed = [denser(r) if (r.spec.method, r.spec.params["sparsity"]) == ("rigl", 0.4) else r for r in records]
+    found = tables.EFFECTS["shin-best-method"](evidence_of(changed))
+    kept = [r for r in records if (r.spec.method, r.spec.params["sparsity"]) != ("rigl", 0.4)]
+    cells = claims.cells_of(claims.of_kind(kept))
+
+    def mean(method, s):
+        return claims.by_person(claims.differences(cells, claims.both({(method, s): 1})))
+
+    at = {s: [m for m in RIVALS if (m, s) != ("rigl", 0.4)] for s in (0.2, 0.4, 0.8)}
+    wanted = sum(mean("budget", s) - sum(mean(m, s) for m in ms) / len(ms) for s, ms in at.items()) / 3
+    pd.testing.assert_series_equal(found.pooled, wanted, check_names=False)
+    assert "RigL at 40" in found.limits
+    assert not found.not_tested
+
 
 def test_every_claim_is_judged_once_and_without_records_none_is_run(records):
     assert len(judge_paper("shin2023", [evidence_of(records)])) == len(study.CLAIMS)
