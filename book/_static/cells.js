@@ -90,7 +90,7 @@
   }
 
   function ofCell(cell, line) {
-    const row = [...cell.parentElement.querySelectorAll("th")].map((th) => th.textContent).join(", ");
+    const row = [...cell.parentElement.querySelectorAll("th")].map((th) => th.firstChild?.textContent).join(", ");
     const title = [row, cell.dataset.label].filter(Boolean).join(" – ");
     const value = cell.textContent.trim();
     open(line.dataset.name, cell.dataset.set ?? line.dataset.set, { title, value, published: cell.dataset.published });
@@ -111,7 +111,7 @@
   }
 
   function move(event, cell) {
-    const rows = [...cell.closest("tbody").rows], row = rows.indexOf(cell.parentElement), column = cell.cellIndex;
+    const rows = [...cell.closest("table").querySelectorAll("tbody tr")], row = rows.indexOf(cell.parentElement), column = cell.cellIndex;
     const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     const next = step && rows[row + step[0]]?.cells[column + step[1]]?.querySelector("button.value");
     if (!next) return;

@@ -154,23 +154,25 @@ def judge(claim, effects):
     )  # fmt: skip
 
 
-def judge_paper(name, evidences):
-    """Every claim of a paper, judged (list of `Judged`), with Holm's correction over its claims, and over its controls.
-
-    A claim is judged on the profile that has most units; of equals on the larger profile.
+def judge_best(name, claim, evidences):
+    """A claim of a paper, judged on the profile that has most units; of equals on the larger profile (`Judged`).
 
     Parameters
     ----------
     name : str
         A paper of `companion.papers`.
+    claim : Claim
     evidences : list of companion.evidence.Evidence
         One a profile, the largest first.
     """
-    effects_of, judged = part(name, "tables").EFFECTS, []
-    for claim in study_of(name).CLAIMS:
-        found = [(judge(claim, effects_of[claim.id](e)), e) for e in evidences if e]
-        found = [replace(j, profile=e.profile, data=e.data) for j, e in found]
-        judged.append(max(found, key=lambda j: j.n, default=judge(claim, None)))
+    effects = part(name, "tables").EFFECTS[claim.id]
+    judged = [replace(judge(claim, effects(e)), profile=e.profile, data=e.data) for e in evidences if e]
+    return max(judged, key=lambda j: j.n, default=judge(claim, None))
+
+
+def judge_paper(name, evidences):
+    """Every claim of a paper (list), see `judge_best`; Holm's correction is over the claims, and over the controls."""
+    judged = [judge_best(name, claim, evidences) for claim in study_of(name).CLAIMS]
     for control in (False, True):
         family = [i for i, j in enumerate(judged) if j.claim.control == control]
         p = [judged[i].p if judged[i].verdict != NOT_TESTED else math.nan for i in family]

@@ -37,7 +37,7 @@ from companion.style import still, svg
 ANCHOR = "shown-"  # before a name: headings have ids of their own
 BIN = ".venv/bin/"  # where `make` puts the commands that pages print
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
-VERSION = version("sparsemtl")
+VERSION, YEAR = version("sparsemtl"), "2026"
 NONE = "–"  # no such value; what was never run says so in words
 LONG = 40  # characters, from which on a cell may break into lines
 # A shape beside the word: no verdict is known by its colour alone
@@ -64,31 +64,22 @@ def show_table(table, caption="", digits=3, name="table", missing=NONE, labels=N
 def _table(table, caption, digits, name, missing, labels, attributes):
     if table.empty:
         table = pd.DataFrame({"": [NOT_RUN]})
-    numbered = table.index.names == [None] and table.index.equals(pd.RangeIndex(len(table)))  # is no content
-    names = [] if numbered else [labels.get(n, n) or "" for n in table.index.names]
-    levels, columns = table.columns.nlevels, [c if isinstance(c, tuple) else (c,) for c in table.columns]
-    heads = [*[("",) * (levels - 1) + (n,) for n in names], *[tuple(labels.get(k, k) for k in c) for c in columns]]
-    parts = [f'<table class="results" id="{ANCHOR}{name}-table">']
-    parts += [f"<caption>{html.escape(caption)}</caption>"] if caption else []
-    parts.append("<thead>")
-    for level in range(levels):
-        cells, last = [], level == levels - 1
-        for head in heads:
-            same = not last and cells and cells[-1][0] == head[: level + 1] and head[level]
-            cells[-1:] = [[head[: level + 1], cells[-1][1] + 1]] if same else [*cells[-1:], [head[: level + 1], 1]]
-        spans = [(_text(h[-1], digits, ""), f' colspan="{n}"' if n > 1 else "") for h, n in cells]
-        parts.append("<tr>" + "".join(f'<th scope="col"{span}>{text}</th>' for text, span in spans) + "</tr>")
-    parts.append("</thead><tbody>")
+    names = [n for n in table.index.names if n]  # an index without a name is a plain number and no content
+    heads = [labels.get(n, n) for n in (*names, *table.columns)]
+    caption = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    head = "".join(f'<th scope="col">{_text(h, digits, "")}</th>' for h in heads)
+    rows = []
     for row, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
-        keys = () if numbered else row if isinstance(row, tuple) else (row,)
-        cells = [f"<th{_kind(labels.get(k, k))} scope='row'>{_text(labels.get(k, k), digits, '')}</th>" for k in keys]
-        for column, head, value in zip(table.columns, heads[len(names) :], values, strict=True):
-            label = " ".join(str(h) for h in head if h)
+        keys = [labels.get(k, k) for k in (row if isinstance(row, tuple) else (row,))] if names else []
+        cells = [f'<th{_kind(key)} scope="row">{_text(key, digits, "")}</th>' for key in keys]
+        for column, value in zip(table.columns, values, strict=True):
             value = labels.get(value, value) if isinstance(value, str) else value
-            given = f'{_kind(value)} data-label="{html.escape(label)}"{attributes(row, column)}'
+            label = html.escape(str(labels.get(column, column)))
+            given = f'{_kind(value)} data-label="{label}"{attributes(row, column)}'
             cells.append(f"<td{given}>{_text(value, digits, missing)}</td>")
-        parts.append(f"<tr>{''.join(cells)}</tr>")
-    return "".join([*parts, "</tbody></table>"])
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    start = f'<table class="results" id="{ANCHOR}{name}-table">{caption}<thead><tr>{head}</tr></thead>'
+    return f"{start}<tbody>{''.join(rows)}</tbody></table>"
 
 
 def _text(value, digits, missing):
@@ -140,16 +131,15 @@ class Page:
 
     def chart(self, chart, name, caption, behind=(), alt=""):
         """An Altair chart: interactive in the book, a still picture in print and without scripts."""
-        spec = json.dumps(chart.to_dict(), separators=(",", ":")).replace("</", "<\\/")
+        spec = _json(chart.to_dict())
         live = f'<div class="chart"><script type="application/json" class="vega">{spec}</script></div>'
-        return self._figure(
-            f'{live}<div class="still">{still(chart, name, alt or caption)}</div>', name, caption, behind
-        )
+        twin = f'<div class="still">{still(chart, name, alt or caption)}</div>'
+        return self._figure(live + twin, name, caption, behind)
 
     def _figure(self, picture, name, caption, behind):
-        told = f"<figcaption>{_text(caption, 0, '')}</figcaption>"
+        figure = f"{picture}<figcaption>{_text(caption, 0, '')}</figcaption>"
         return _html(
-            f'<figure class="results" id="{ANCHOR}{name}">{picture}{told}</figure>{self._line(name, caption, behind)}'
+            f'<figure class="results" id="{ANCHOR}{name}">{figure}</figure>{self._line(name, caption, behind)}'
         )
 
     def table(self, table, name, caption="", behind=(), digits=3, missing=NONE, labels=None, runs=None, published=None):
@@ -177,22 +167,29 @@ class Page:
         """
 
         def attributes(row, column):
-            found = runs(row, column) if runs else None
-            given = f' data-set="{self._set(found)}"' if found else ""
             known = published.at[row, column] if published is not None else math.nan
-            return given + (f' data-published="{_text(known, digits, "")}"' if pd.notna(known) else "")
+            given = f' data-published="{_text(known, digits, "")}"' if pd.notna(known) else ""
+            return (self.opens(runs(row, column)) if runs else "") + given
 
         shown = _table(table, caption, digits, name, missing, labels or {}, attributes)
-        csv = _download(f"{self.notebook}-{name}.csv", "CSV", table.to_csv())
-        line = self._line(name, caption, behind, csv)
+        return self.put(shown, name, caption, behind, _download(f"{self.notebook}-{name}.csv", "CSV", table.to_csv()))
+
+    def put(self, table, name, caption, behind, *links):
+        """A table in HTML, and under it its line; a cell without runs of its own (`opens`) opens those behind all."""
+        line = self._line(name, caption, behind, *links)
         return _html(
-            f'<div class="shown" id="{ANCHOR}{name}"><div class="scroll" tabindex="0">{shown}</div>{line}</div>'
+            f'<div class="shown" id="{ANCHOR}{name}"><div class="scroll" tabindex="0">{table}</div>{line}</div>'
         )
+
+    def opens(self, *behind):
+        """The attribute of a cell in HTML by which a click finds what is behind it."""
+        return f' data-set="{self._set(*behind)}"'
 
     def claims(self, *evidences):
         """The claims that name this notebook as their page, judged. evidences: the largest profile first."""
-        name = self.notebook.split("_")[0]
-        judged = [j for j in rules.judge_paper(name, evidences) if j.claim.page == self.notebook]
+        paper = self.notebook.split("_")[0]
+        claims = [c for c in rules.study_of(paper).CLAIMS if c.page == self.notebook]
+        judged = [rules.judge_best(paper, claim, evidences) for claim in claims]
         rows = [
             {
                 "claim": j.claim.sentence, "published": j.claim.shown(j.claim.published), "ours": j.interval(),
@@ -204,42 +201,38 @@ class Page:
         caption = "The claims of this page: effects in points of accuracy or percent, with 95 % intervals over units."
         return self.table(pd.DataFrame(rows), "claims", caption, evidences)
 
-    def foot(self, *more):
-        """The one panel with the data and runs, the commands and the citation of the page. more: other evidence."""
-        self._line("page", self.title, more)
+    def foot(self):
+        """The one panel with the data and runs, the commands and the citation of the page."""
         evidences = [e for e in self.behind if isinstance(e, Evidence)]
-        rows = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else ()
-        parts = [_table(rows, "", 2, "runs", NONE, {}, lambda row, column: "")] if len(rows) else []
         machines = dict.fromkeys(_machine(b) for b in self.behind if isinstance(b, Benchmark))
-        parts += [f"<p>{html.escape(machine)}</p>" for machine in machines]
-        commands = list(
-            dict.fromkeys(_command(e) for e in self.behind if not self.parameters or isinstance(e, Benchmark))
-        )
+        records = [r for r in self.runs.values() if not isinstance(r, Benchmark)]
+        known = provenance(records).to_dict("index") if records else {}
+        runs = {name: known.get(name) or {"what": _machine(r)} for name, r in self.runs.items()}
         given = {"profile": evidences[0].profile, **self.parameters} if evidences else self.parameters
         options = "".join(f" -p {k} {v}" for k, v in given.items())
+        commands = [] if self.parameters else [*dict.fromkeys(map(_command, self.behind))]
         commands.append(f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb{options}")
-        records = [r for r in self.runs.values() if not isinstance(r, Benchmark)]
-        runs = provenance(records).to_dict("index") if records else {}
-        runs = {name: runs.get(name) or {"what": _machine(r)} for name, r in self.runs.items()}
-        csv = pd.DataFrame.from_dict(runs, orient="index").rename_axis("run").to_csv()
-        links = [_download(f"{self.notebook}-runs.csv", f"all {len(self.runs)} runs as CSV", csv)] if self.runs else []
-        links.append(
-            f'<a class="code" href="../_sources/notebooks/{self.notebook}.ipynb" download>code of this page</a>'
-        )
+        links = []
+        if runs:
+            csv = pd.DataFrame.from_dict(runs, orient="index").rename_axis("run").to_csv()
+            links.append(_download(f"{self.notebook}-runs.csv", f"all {len(runs)} runs as CSV", csv))
+        code = f"../_sources/notebooks/{self.notebook}.ipynb"
+        links.append(f'<a class="code" href="{code}" download>code of this page</a>')
+        summary = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else pd.DataFrame()
+        template = self._template()
         note = f"{len(records)} run records, set {set_hash(records)}" if records else NOT_RUN
-        cite = re.sub("@(KEY|ANCHOR|WHAT)", "", self._template()).replace("@NOTE", note)
-        parts += [
-            f"<p>{' · '.join(links)}</p>",
-            "<p>Make it again:</p>",
-            _code("\n".join(commands)),
-            "<p>Cite it:</p>",
-            _code(cite),
-        ]
-        data = {"runs": runs, "sets": list(self.sets.values()), "shown": self.shown, "bibtex": self._template()}
-        text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
-        store = f'<script type="application/json" class="runs" data-file="{self.notebook}.runs.js">{text}</script>'
-        summary = "<summary>Data, runs and code of this page</summary>"
-        return _html(f'<details class="evidence" id="behind">{summary}{"".join(parts)}</details>{store}')
+        parts = [
+            "" if summary.empty else _table(summary, "", 2, "runs", NONE, {}, lambda row, column: ""),
+            *[f"<p>{html.escape(machine)}</p>" for machine in machines], f"<p>{' · '.join(links)}</p>",
+            "<p>Make it again:</p>", _code("\n".join(commands)),
+            "<p>Cite it:</p>", _code(re.sub("@(KEY|ANCHOR|WHAT)", "", template).replace("@NOTE", note)),
+        ]  # fmt: skip
+        data = {"runs": runs, "sets": list(self.sets.values()), "shown": self.shown, "bibtex": template}
+        store = (
+            f'<script type="application/json" class="runs" data-file="{self.notebook}.runs.js">{_json(data)}</script>'
+        )
+        title = "<summary>Data, runs and code of this page</summary>"
+        return _html(f'<details class="evidence" id="behind">{title}{"".join(parts)}</details>{store}')
 
     def _line(self, name, caption, behind, *links):
         """The line under a table or figure; keeps what is behind it for the foot."""
@@ -247,40 +240,33 @@ class Page:
         self.behind += behind
         self.shown[name] = caption
         place = self._set(*behind) if behind else ""
-        links = [
-            *links,
-            *[f'<a href="#behind" class="opens" data-open="{what}">{what}</a>' for what in ("runs", "cite")],
-        ]
-        return f'<p class="links" data-name="{name}" data-set="{place}">{" · ".join(links)}</p>'
+        opens = [f'<a href="#behind" class="opens" data-open="{what}">{what}</a>' for what in ("runs", "cite")]
+        return f'<p class="links" data-name="{name}" data-set="{place}">{" · ".join([*links, *opens])}</p>'
 
     def _set(self, *behind):
         """Place of a set of records among those of the page."""
-        records = [r for e in behind for r in (e.records if isinstance(e, Evidence) else ())]
-        measured = [b for b in behind if isinstance(b, Benchmark)]
-        key = set_hash(records) if records or not measured else measured[0].digest[:16]
+        records = [r for e in behind if isinstance(e, Evidence) for r in e.records]
+        measured = {b.digest[:16]: b for b in behind if isinstance(b, Benchmark)}
+        key = set_hash(records) if records or not measured else next(iter(measured))
         commands = "\n".join(dict.fromkeys(map(_command, behind)))
         if (key, commands) not in self.sets:
-            self.runs |= {r.hash: r for r in records} | {b.digest[:16]: b for b in measured}
+            mine = {r.hash: r for r in records} | measured
+            self.runs |= mine
             place = {name: i for i, name in enumerate(self.runs)}
-            hashes = [place[name] for name in (*(r.hash for r in records), *(b.digest[:16] for b in measured))]
-            year = max([*(r.run["ended"] for r in records), *(b.environment["ended"] for b in measured)], default="")[
-                :4
-            ]
-            self.sets[key, commands] = {"key": key, "runs": hashes, "command": commands, "year": year}
+            ended = [*(r.run["ended"] for r in records), *(b.environment["ended"] for b in measured.values())]
+            year = max(ended, default=YEAR)[:4]
+            self.sets[key, commands] = {"key": key, "runs": [place[n] for n in mine], "command": commands, "year": year}
         return list(self.sets).index((key, commands))
 
     def _template(self):
         """BibTeX in which scripts and `foot` put what is cited: @WHAT, @ANCHOR, @NOTE."""
         title = _tex(f"{TITLE}: {self.title or self.notebook}")
+        year = max((s["year"] for s in self.sets.values()), default=YEAR)
         return "\n".join([
             f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}@KEY,", f"  author = {{{{{AUTHOR}}}}},",
-            f"  title  = {{{title}@WHAT}},", f"  year   = {{{_year(self.sets)}}},", f"  note   = {{Version {VERSION}, "
+            f"  title  = {{{title}@WHAT}},", f"  year   = {{{year}}},", f"  note   = {{Version {VERSION}, "
             + _tex(f"notebooks/{self.notebook}.html@ANCHOR; ") + "@NOTE}}", "}",
         ])  # fmt: skip
-
-
-def _year(sets):
-    return max((s["year"] for s in sets.values()), default="") or "2026"
 
 
 def _command(behind):
@@ -313,6 +299,11 @@ def _download(file, text, content):
 def _code(text):
     """Text as the theme shows code, which gives it a button to copy it."""
     return f'<div class="highlight"><pre>{html.escape(text)}</pre></div>'
+
+
+def _json(value):
+    """JSON that may stand in a script of a page."""
+    return json.dumps(value, separators=(",", ":")).replace("</", "<\\/")
 
 
 def _html(text):

@@ -4,6 +4,7 @@ import html
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 
@@ -70,7 +71,7 @@ def takeaway(judged):
     return " ".join(words)
 
 
-def behind(judged, evidences):
+def behind_all(judged, evidences):
     """The evidence that some verdict rests on (list)."""
     rests = {(name, j.profile) for name, found in judged.items() for j in found}
     return [e for found in evidences.values() for e in found if (e.study, e.profile) in rests]
@@ -134,15 +135,20 @@ def _one(ax, y, j):
         ax.plot(100 * j.claim.published, y, "d", ms=6, color=MUTED, mfc="none")
 
 
-def table(judged):
-    """Every claim in one table with a fold-out each (HTML); `scorecard.js` filters it by paper and verdict."""
+def table(judged, evidences, page):
+    """Every claim in one table of a `Page`, with a fold-out each; `scorecard.js` filters it by paper and verdict."""
     heads = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
-    rows = "".join(_rows(name, j) for name, found in judged.items() for j in found)
+    rows = []
+    for name, found in judged.items():
+        behind = {e.profile: e for e in evidences[name]}
+        nothing = replace(evidences[name][0], records=())
+        rows += [_row(name, j, page.opens(behind[j.profile] if j.n else nothing)) for j in found]
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
-    return f'<div class="scroll"><table class="results scorecard"><thead><tr>{head}</tr></thead>{rows}</table></div>'
+    whole = f'<table class="results scorecard"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
+    return page.put(whole, "claims", "Every claim and control.", behind_all(judged, evidences))
 
 
-def _rows(name, j):
+def _row(name, j, opens):
     c, e = j.claim, j.effects
     cells = {
         "published": c.shown(c.published),
@@ -152,7 +158,7 @@ def _rows(name, j):
         "limited by": html.escape(e.not_tested or e.limits or NONE),
         "evidence": f'<a href="{c.page}.html">{html.escape(heading(c.page))}</a>',
     }
-    cells = "".join(f'<td data-label="{k}">{v}</td>' for k, v in cells.items())
+    cells = "".join(f'<td data-label="{k}"{opens}>{v}</td>' for k, v in cells.items())
     fold = "".join(f"<p>{html.escape(line)}</p>" for line in _fold(name, j))
     first = f"{'control: ' * c.control}{html.escape(c.sentence)}<details><summary>more</summary>{fold}</details>"
     row = f'<tr><th scope="row">{first}</th>{cells}</tr>'

@@ -54,16 +54,6 @@ def test_a_table_has_a_heading_for_each_column_and_a_sign_for_a_gap(page, eviden
     assert {td["data-label"] for td in shown.find_all("td")} == {"accuracy"}
 
 
-def test_headings_of_two_levels_span_their_columns():
-    columns = pd.MultiIndex.from_tuples([("motor imagery", "accuracy"), ("motor imagery", "macro F1"), ("", "n")])
-    table = pd.DataFrame([[1, 2, 3]], index=pd.Index(["or"], name="method"), columns=columns)
-    first, last = soup(show_table(table)).thead.find_all("tr")
-    assert [(th.text, th.get("colspan")) for th in first.find_all("th")] == [
-        ("", None), ("motor imagery", "2"), ("", None)
-    ]  # fmt: skip
-    assert [th.text for th in last.find_all("th")] == ["method", "accuracy", "macro F1", "n"]
-
-
 def test_the_table_can_be_taken_away_as_csv_with_its_keys(page, evidence):
     link = soup(page.table(TABLE, "methods", "", evidence, labels={"or": "proposed"})).find("a", download=True)
     content = base64.b64decode(link["href"].partition(";base64,")[2]).decode()

@@ -1,5 +1,6 @@
 """The scorecard and the landing page follow the records, for any paper, with or without runs."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from companion import claims, front, scorecard
 from companion.claims import Claim, Effects
+from companion.page import Page
 from companion.papers import names
 from companion.records import write_jsonl
 
@@ -55,23 +57,31 @@ def soup(text):
     return BeautifulSoup(text, "html.parser")
 
 
+def card(judged, folder):
+    """The table of the scorecard, with its runs at the foot (HTML)."""
+    page = Page("scorecard")
+    return scorecard.table(judged, scorecard.evidence_of_all(folder), page).data + page.foot().data
+
+
 def test_without_records_every_paper_still_has_its_page(tmp_path):
     judged = scorecard.judged_of_all(scorecard.evidence_of_all(tmp_path))
     assert set(judged) == set(names())
     assert {j.verdict for found in judged.values() for j in found} <= {"not run", "not tested"}
     assert soup(front.front(tmp_path)).find_all("section")
-    assert soup(scorecard.table(judged)).find_all("tbody")
+    assert soup(card(judged, tmp_path)).find_all("tbody")
 
 
-def test_every_claim_is_a_row_that_filters_and_links_can_find(toy):
+def test_every_claim_is_a_row_that_filters_links_and_clicks_can_find(toy, tmp_path):
     judged = toy(VALUES)
-    rows = {body["id"]: body for body in soup(scorecard.table(judged)).find_all("tbody")}
+    rows = {body["id"]: body for body in soup(card(judged, tmp_path)).find_all("tbody", id=True)}
     assert set(rows) == {"a", "c", "control"}
     verdicts = {name: row["data-verdict"] for name, row in rows.items()}
     assert verdicts == {"a": "reproduced", "c": "undecided", "control": "contradicted"}
     assert {row["data-paper"] for row in rows.values()} == {"Toy & al. 2030"}
     assert len(rows["a"].find_all(["th", "td"])) == 7
     assert rows["a"].a["href"] == "toy_table1.html"
+    data = json.loads(soup(card(judged, tmp_path)).find("script", class_="runs").string)
+    assert [len(data["sets"][int(td["data-set"])]["runs"]) for td in rows["a"].find_all("td")] == [1] * 6
 
 
 def test_a_page_is_named_by_its_heading():
@@ -79,10 +89,10 @@ def test_a_page_is_named_by_its_heading():
     assert scorecard.heading("no_such_page") == "no_such_page"
 
 
-def test_a_fold_out_says_what_would_decide_an_open_claim(toy):
+def test_a_fold_out_says_what_would_decide_an_open_claim(toy, tmp_path):
     judged = toy(VALUES)
     (c,) = [j for j in judged["shin2023"] if j.claim.id == "c"]
-    fold = " ".join(p.text for p in soup(scorecard.table(judged)).find(id="c").details.find_all("p"))
+    fold = " ".join(p.text for p in soup(card(judged, tmp_path)).find(id="c").details.find_all("p"))
     assert str(c.n_to_decide) in fold
     assert C.shown(c.high) in fold
     assert "left" in fold
@@ -117,9 +127,10 @@ def test_the_landing_page_answers_what_was_claimed_found_how_sure_and_what_limit
     assert len(page.get_text(" ").split()) <= 350
 
 
-def test_changed_values_change_row_figure_and_bar(toy):
+def test_changed_values_change_row_figure_and_bar(toy, tmp_path):
     before, after = (toy(VALUES | {"a": a}) for a in (VALUES["a"], [-0.06, -0.061, -0.059]))
-    for show in (scorecard.table, scorecard.bars, scorecard.takeaway):
+    assert card(before, tmp_path) != card(after, tmp_path)
+    for show in (scorecard.bars, scorecard.takeaway):
         assert show(before) != show(after)
 
 
