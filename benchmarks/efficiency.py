@@ -74,20 +74,20 @@ STORY = {
     "latency": "a dense EEGNet could decode one trial {} times between two decisions of a stream",
 }
 PATTERNS = {
-    "independent": "drawn for each layer by itself",
+    "independent": "drawn for each layer alone",
     "aligned": "the same channels in all layers that read one stream",
-    "trained": "with the layers' shares of a training run",
+    "trained": "as a training run left them",
 }
 
 
 def story(found):
-    """What was gained on a CPU, by sparsity and by faster code; `NOT_RUN` where a benchmark has no record."""
+    """What was gained on a CPU, by sparsity and by faster code; `NOT_RUN` if a benchmark has no record."""
     parts = []
     for name, text in STORY.items():
         record = found.get((name, "cpu"))
         ratio = f"{record.ratio(record.marks[0])[0]:.3g}" if record else ""
         parts.append(text.format(ratio) if record else f"{TITLES[name]}: {NOT_RUN}")
-    return f"{removal(found)} By faster code, whatever the sparsity: {'; '.join(parts)}. {reached(found)}"
+    return f"{removal(found)} Faster code saves time at any sparsity: {'; '.join(parts)}."
 
 
 def removal(found):
@@ -96,13 +96,13 @@ def removal(found):
     if record is None:
         return f"{TITLES['compaction'].capitalize()}: {NOT_RUN}."
     gains = {mark.what: record.ratio(mark)[0] for mark in record.marks}
-    told = [
-        f"{gains[f'{name}, PyTorch: time gained']:.2g} times where {percent(facts['zero_groups'])} of the groups are "
+    parts = [
+        f"**{gains[f'{name}, PyTorch: time gained']:.2g} times** with {percent(facts['zero_groups'])} of the groups "
         f"zero, {PATTERNS[name]}"
         for name, facts in record.details["patterns"].items()
     ]
     run = record.details["trained run"]
-    return f"Speed of the backbone without its dead channels, over the dense one's: {'; '.join(told)} ({run})."
+    return f"Without its dead channels the backbone is faster: {'; '.join(parts)} ({run})."
 
 
 def sides(record):
@@ -256,7 +256,7 @@ def speeds(found):
 
 
 AXES = {
-    "pixels": "pixels along a side of the picture", "tasks": "tasks of the vision model", "subjects": "subjects",
+    "pixels": "pixels along a side of the image", "tasks": "tasks of the vision model", "subjects": "subjects",
     "seeds": "seeds", "lambdas": "lambdas",
 }  # fmt: skip
 

@@ -60,7 +60,7 @@ def test_the_story_gives_the_ratio_of_each_first_mark(prox):
     told = efficiency.story({("prox", "cpu"): prox})
     assert "the proximal step takes one part in 4 of the published method's time; " in told
     assert f"{efficiency.TITLES['training']}: not run" in told
-    assert told.startswith("Removal of dead channels: not run. By faster code")
+    assert told.startswith("Removal of dead channels: not run. Faster code")
 
 
 def test_the_sentence_on_removal_has_the_gain_of_each_pattern():
@@ -72,8 +72,8 @@ def test_the_sentence_on_removal_has_the_gain_of_each_pattern():
         "trained run": "run 123",
     }
     told = efficiency.removal({("compaction", "cpu"): Benchmark("compaction", sides, tuple(marks), details, MACHINE)})
-    assert "dense one's: 3 times where 70 % of the groups are zero, the same channels" in told
-    assert "2 times where 25 % of the groups are zero, with the layers' shares of a training run (run 123)." in told
+    assert "faster: **3 times** with 70 % of the groups zero, the same channels" in told
+    assert "**2 times** with 25 % of the groups zero, as a training run left them (run 123)." in told
 
 
 def test_the_committed_records_have_the_first_marks_that_the_story_tells():
