@@ -13,7 +13,7 @@ from ship import CARD, MODEL, main, ship
 from sparsemtl.errors import RecordError, SpecError
 
 onnxruntime = pytest.importorskip("onnxruntime")
-TINY = {"n": 20, "size": 24, "epochs": 3, "batch": 4, "patience": 4}
+TINY = {"n": 20, "size": 24, "epochs": 3, "batch": 4, "patience": 9}
 
 
 def spec(tasks, data="nyuv2"):

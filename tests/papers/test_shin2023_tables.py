@@ -2,7 +2,6 @@
 
 import base64
 import zlib
-from dataclasses import replace
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -218,15 +217,6 @@ def test_table_1_has_published_cells_on_their_row_alone(records):
     assert (tables.table1([], "left-right")["motor imagery: accuracy"] == NOT_RUN).all()
 
 
-def test_development_settings_are_means_over_people(records):
-    table = tables.development(records)
-    assert set(table.index) == {"the recipe", "5 taps"}
-    runs = [r for r in claims.of_kind(records, "development") if r.spec.params["options"]["taps"] == 5]
-    assert table.loc["5 taps", "dense, single-task"] == pytest.approx(
-        np.mean([r.result["metrics"]["mi_accuracy"] for r in runs])
-    )
-
-
 def test_claims_asked_otherwise_start_with_the_judged_effect(records):
     table = tables.claims_otherwise(records)
     for claim in [c for c in study.CLAIMS if not c.control]:
@@ -275,11 +265,4 @@ def test_the_sentence_on_the_classical_decoder_is_there_only_if_the_network_is_b
     specs = study.specs("small", methods=("tangent-space", "csp-lda", "dense-single"), subjects=PEOPLE, seeds=(0,))
     for chance, behind in ((0.99, False), (0.55, True)):
         made = [make_record(s, result_of(s, chance if s.method == "dense-single" else 0.9)) for s in specs]
-        assert bool(tables.behind_classical(made)) == behind
-
-
-def test_a_record_is_of_one_kind(records):
-    counted = sum(len(claims.of_kind(records, kind)) for kind in ("main", "trunk", "truth", "development"))
-    assert counted == len(records)
-    other = replace(records[0].spec, params=dict(records[0].spec.params) | {"trunk": "eegnet"})
-    assert claims.kind_of(replace(records[0], spec=other)) == "trunk"
+        assert tables.takeaway(made, "This.").endswith("decoder. This.") == behind

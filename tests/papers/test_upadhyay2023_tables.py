@@ -73,7 +73,7 @@ def test_scores_that_do_not_beat_the_blind_control_by_two_standard_errors_are_ma
 
 
 def test_segmentation_alone_is_not_mixed_over_the_data_sets(full):
-    found = claims.cell(claims.runs_of(full), "seg", "seg_iou", level=0.0)
+    found = claims.cell(claims.frame(full.records), "seg", "seg_iou", level=0.0)
     assert len(found) == 3
 
 
@@ -188,11 +188,11 @@ def test_figures_draw_the_numbers(full):
     assert len(figures.channels(full).axes[0].patches) == 2 * len(LAYERS)
     lines = figures.sparsity(full).axes[1].lines
     assert len(lines) == len(study.LAMBDAS)
-    np.testing.assert_allclose(lines[-1].get_ydata(), [0, 100])
+    np.testing.assert_allclose(lines[-1].get_ydata(), [0, 1])
     bars = figures.sight(full, full).axes[0].patches
     assert bars[0].get_height() == 0.2171
     assert bars[2].get_height() == pytest.approx(
-        claims.cell(claims.runs_of(full), study.ALL_NYU, "seg_iou", level=0.0).mean()
+        claims.cell(claims.frame(full.records), study.ALL_NYU, "seg_iou", level=0.0).mean()
     )
     assert len(figures.performance(full).axes) == len(figures.slopes(full).axes) / 2 == 3
     assert figures.inference_time(full).axes[0].get_ylim()[0] == 0

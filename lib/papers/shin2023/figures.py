@@ -10,7 +10,7 @@ from papers.shin2023.study import CLASSICAL, METHODS, PROBLEMS, PROPOSED, PUBLIS
 from papers.shin2023.tables import KINDS, VOTE_COLUMNS, cell, select, vote_frame
 
 
-def accuracy_against_sparsity(records, problem, title=""):
+def accuracy_against_sparsity(records, problem):
     """Accuracy of every method against realised sparsity, a panel a task; the proposed one with its 95 % interval."""
     table = select(records, problem)
     if "realised_whole" not in table:
@@ -36,11 +36,10 @@ def accuracy_against_sparsity(records, problem, title=""):
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].set_ylabel("accuracy on unseen trials")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
-    fig.suptitle(title)
     return fig
 
 
-def people(records, problem, title=""):
+def people(records, problem):
     """Each person's accuracy by classical decoder, dense and proposed network, with the range of guessing."""
     table = select(records, problem)
     if table.empty:
@@ -62,11 +61,10 @@ def people(records, problem, title=""):
         ax.set_xticks(x, [f"S{person:03d}\n{n} trials" for person, n in own.trials.items()], fontsize="small")
         ax.legend(fontsize="small")
     axes[0].set_ylabel("accuracy on unseen trials")
-    fig.suptitle(title)
     return fig
 
 
-def vote_agreement(records, title=""):
+def vote_agreement(records):
     """IoU of the two tasks' votes in each shared layer beside its nulls, and the share that each vote keeps."""
     votes = vote_frame(records)
     if votes.empty:
@@ -83,11 +81,10 @@ def vote_agreement(records, title=""):
         ax.set(ylabel=what, ylim=(0, 1.02), xlim=(-0.5, len(layers) - 0.5))
         ax.set_xticks(range(len(layers)), layers)
         ax.legend(fontsize="x-small", loc="lower left")
-    fig.suptitle(title)
     return fig
 
 
-def scalp_maps(maps, title=""):
+def scalp_maps(maps):
     """Scalp maps of `electrode_maps`: spatial weights that both, MI only and ME only keep; below, true sources."""
     import mne
 
@@ -108,11 +105,10 @@ def scalp_maps(maps, title=""):
             image, _ = mne.viz.plot_topomap(values.to_numpy(), info, axes=ax, show=False, contours=4, **look)
             ax.set_title(name, fontsize="medium")
         fig.colorbar(image, ax=line, shrink=0.7, label=unit)
-    fig.suptitle(title)
     return fig
 
 
-def training_curves(records, title=""):
+def training_curves(records):
     """Cross-entropy on unseen trials against that on training trials, as training goes on (mean over runs)."""
     fig, ax = plt.subplots(figsize=(6, 4))
     for cell_, style in zip((MULTI, *((PROPOSED, s) for s in LEVELS)), LINES, strict=True):
@@ -128,15 +124,15 @@ def training_curves(records, title=""):
         return empty_figure("training")
     ax.invert_xaxis()
     ax.axhline(np.log(2), color=MUTED, ls=":", lw=1, label="chance, two classes")
-    ax.set(xlabel="training loss (falls to the right)", ylabel="loss on unseen trials", title=title)
+    ax.set(xlabel="training loss (falls to the right)", ylabel="loss on unseen trials")
     ax.legend(fontsize="small")
     return fig
 
 
-def effects(table, title=""):
+def effects(table):
     """Effects of a table with two index levels as points with intervals, a panel for each name of the first level."""
     if table.empty:
-        return empty_figure(title or "effects")
+        return empty_figure("effects")
     names = table.index.unique(0)
     lines = -(-len(names) // 3)
     fig, axes = plt.subplots(lines, 3, figsize=(10.5, 2.4 * lines), squeeze=False)
@@ -151,11 +147,10 @@ def effects(table, title=""):
     for ax in axes.flat[len(names) :]:
         ax.axis("off")
     fig.supxlabel("points, with 95 % interval", fontsize="small")
-    fig.suptitle(title)
     return fig
 
 
-def development(table, title=""):
+def development(table):
     """Accuracy of every setting tried on the development people, beside the best of each classical decoder."""
     network = METHODS["dense-single"].label
     if network not in table:
@@ -172,6 +167,6 @@ def development(table, title=""):
             ax.axvline(best, color=MUTED, ls=line, label=f"{METHODS[method].label}, best")
     ax.axvline(0.5, color=MUTED, ls=":", label="chance")
     ax.set_yticks(y, rows.index, fontsize="x-small")
-    ax.set(xlabel="accuracy on unseen trials, mean over people", title=title)
+    ax.set(xlabel="accuracy on unseen trials, mean over people")
     ax.legend(fontsize="small", loc="lower left")
     return fig

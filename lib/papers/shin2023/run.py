@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from companion.data import load
-from companion.data.eeg import recording_folds, stratified_folds
+from companion.data.eeg import stratified_folds
 from companion.spec import check_values
 from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, PROPOSED, PUBLISHED_SPARSITY, RULES, TASKS
 from scipy.special import logsumexp
@@ -47,28 +47,22 @@ def run(spec, root=None, device="cpu"):
     if p["sparsity"] and not METHODS[spec.method].sparse:
         raise SpecError(f"sparsity is {p['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
     data = relabelled(load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p}), spec)
-    four = p["problem"] == "four-class"  # its classes do not share their recordings
     repeats = p.get("repeats", 1)
-    folds = [
-        fold
-        for k in range(repeats)
-        for fold in (recording_folds(data) if four else stratified_folds(data, p["folds"], repeats * spec.seed + k))
-    ]
+    folds = [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
     if spec.method in CLASSICAL:
-        return assembled([{"logits": classified(spec.method, data, fold)} for fold in folds], data, folds, repeats)
-    groups = [(task,) for task in data.tasks] if spec.method in SINGLE else [data.tasks]
-    found = [trained(spec, data, folds, tasks, device) for tasks in groups]
-    return assembled([joined(parts) for parts in zip(*found, strict=True)], data, folds, repeats)
+        decode = partial(decoded, spec.method, len(data.classes))
+        outcomes = [{"logits": {t: decode(getattr(data, t), *rows) for t, rows in fold.items()}} for fold in folds]
+    else:
+        groups = [(task,) for task in data.tasks] if spec.method in SINGLE else [data.tasks]
+        found = [trained(spec, data, folds, tasks, device) for tasks in groups]
+        outcomes = [joined(parts) for parts in zip(*found, strict=True)]
+    return assembled(outcomes, data, folds, repeats)
 
 
 def joined(parts):
     """The outcome of a fold from those of its networks: one for both tasks, or one for each."""
-    first = {key: parts[0][key] for key in ("weights", "curve", "votes") if key in parts[0]}
-    return first | {
-        "logits": {task: logits for part in parts for task, logits in part["logits"].items()},
-        "train": {task: numbers for part in parts for task, numbers in part["train"].items()},
-        "sparsity": mean_of([part["sparsity"] for part in parts]),
-    }
+    whole = {key: {task: own for part in parts for task, own in part[key].items()} for key in ("logits", "train")}
+    return parts[0] | whole | {"sparsity": mean_of([part["sparsity"] for part in parts])}
 
 
 def relabelled(data, spec):
@@ -109,17 +103,8 @@ def aligned(train, test, how):
     return tuple((matrix @ (part - shift) / scale).astype(np.float32) for part in (train, test))
 
 
-def classified(method, data, fold):
-    """Logits of the test trials of a fold by a classical decoder, by task."""
-    found = {}
-    for task, (train, test) in fold.items():
-        trials = getattr(data, task)
-        found[task] = decoded(method, trials.x[train], trials.y[train], trials.x[test], len(data.classes))
-    return found
-
-
-def decoded(method, x, y, x_test, n_classes):
-    """Logits (n, classes) of a classical decoder: its log-probabilities, no probability below 1e-6.
+def decoded(method, n_classes, trials, train, test):
+    """Logits (n, classes) of the `test` trials by a classical decoder: log-probabilities, no probability below 1e-6.
 
     csp-lda: six common spatial patterns, linear discriminant (Blankertz et al. 2008); covariances shrunk after Ledoit
     and Wolf. tangent-space: covariances shrunk by the oracle approximation, tangent space of their Riemannian mean,
@@ -137,12 +122,13 @@ def decoded(method, x, y, x_test, n_classes):
         steps = Covariances("lwf"), CSP(6), LinearDiscriminantAnalysis()
     else:
         steps = Covariances("oas"), TangentSpace(), LogisticRegression(max_iter=1000)
+    x, y, x_test = trials.x[train].astype(np.float64), trials.y[train], trials.x[test].astype(np.float64)
     out = np.full((len(x_test), n_classes), 1e-6)
     if len(set(y.tolist())) == 1:  # one recording alone
         out[:, y[0]] = 1.0
         return np.log(out)
-    line = make_pipeline(*steps).fit(x.astype(np.float64), y)
-    out[:, line.classes_] = np.maximum(line.predict_proba(x_test.astype(np.float64)), 1e-6)
+    line = make_pipeline(*steps).fit(x, y)
+    out[:, line.classes_] = np.maximum(line.predict_proba(x_test), 1e-6)
     return np.log(out)
 
 
@@ -171,9 +157,15 @@ def trained(spec, data, folds, tasks, device):
     if spec.method == PROPOSED and p["sparsity"] == PUBLISHED_SPARSITY and p["labels"] == "true":
         for outcome, net, job in zip(outcomes, nets, jobs, strict=True):
             outcome["votes"] = vote_analysis(net, job, make(job.seed + 500).to(device))
-    losses = partial(mean_losses, nets, ((seen, y), (unseen, y_test)))
-    curve = Curve(losses) if spec.method in CURVES else None
-    train = partial(_train, data=(seen, y), fewest=fewest, steps=steps, p=p, seed=seeds[0], curve=curve)
+    curve = {"epochs": [], "train": [], "test": []}
+
+    def after_epoch(epoch):
+        if spec.method in CURVES and epoch in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
+            losses = (mean_loss(nets, x, wanted) for x, wanted in ((seen, y), (unseen, y_test)))
+            for name, value in zip(curve, (epoch, *losses), strict=True):
+                curve[name].append(value)
+
+    train = partial(_train, data=(seen, y), fewest=fewest, steps=steps, p=p, seed=seeds[0], after_epoch=after_epoch)
     PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
     for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
         kept = {name: weight != 0 for name, weight in prunable(net).items()}
@@ -181,11 +173,11 @@ def trained(spec, data, folds, tasks, device):
         parts = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in tasks}
         outcome |= {
             "logits": {t: own.double().cpu().numpy() for t, own in test.items()},
-            "train": {t: _on_training_trials(own, y[k][t]) for t, own in before.items()},
+            "train": {t: {"train_accuracy": (own.argmax(1) == y[k][t]).float().mean().item(),
+                          "train_loss": cross_entropy(own, y[k][t]).item()} for t, own in before.items()},
             "sparsity": {part: sparsity_of(kept, start) for part, start in parts.items()},
             "weights": sum(mask.numel() for mask in kept.values()),
-            **({"curve": curve.points} if curve else {}),
-        }  # fmt: skip
+        } | ({"curve": curve} if curve["epochs"] else {})  # fmt: skip
     return outcomes
 
 
@@ -208,7 +200,7 @@ def crops(x, p):
     return [lag_moments(part, p["options"]["taps"]) for part in parts] if p["trunk"] in POWER else parts
 
 
-def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, curve):
+def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, after_epoch):
     """AdamW with a cosine schedule; every batch has trials of all tasks, and each step takes one crop of them all.
 
     A fold with a trial more than another leaves one out in each epoch, drawn by chance, as all folds train together.
@@ -236,39 +228,16 @@ def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, curve
     def after(number, step):
         if after_step is not None:
             after_step(number, step)
-        if curve is not None and (number + 1) % steps == 0:
-            curve.note((number + 1) // steps, epochs)
+        if (number + 1) % steps == 0:
+            after_epoch((number + 1) // steps)
 
     return fit_stack(nets, batches, multitask_loss, optimizer, epochs, seed=seed, after_step=after)
 
 
-class Curve:
-    """Losses along a training, at `POINTS` epochs evenly apart: `points` has lists "epochs", "train" and "test"."""
-
-    def __init__(self, losses):
-        """losses: function () -> (training loss, loss on unseen trials)."""
-        self.losses, self.points = losses, {"epochs": [], "train": [], "test": []}
-
-    def note(self, epoch, epochs):
-        """Take a point if this epoch is one of them."""
-        if epoch in {round(epochs * (k + 1) / POINTS) for k in range(POINTS)}:
-            for name, value in zip(self.points, (epoch, *self.losses()), strict=True):
-                self.points[name].append(value)
-
-
-def mean_losses(nets, parts):
-    """Mean cross-entropy over tasks and networks, for each of `parts`, pairs of (crops, labels) with one a network."""
-    found = []
-    for part in parts:
-        outs = [(predicted(net, x), y) for net, x, y in zip(nets, *part, strict=True)]
-        found.append(float(np.mean([[cross_entropy(own[t], y[t]).item() for t in own] for own, y in outs])))
-    return found
-
-
-def _on_training_trials(logits, y):
-    return {
-        "train_accuracy": (logits.argmax(1) == y).float().mean().item(), "train_loss": cross_entropy(logits, y).item()
-    }  # fmt: skip
+def mean_loss(nets, x, y):
+    """Mean cross-entropy over tasks and networks; x, y: `crops` and labels by task, one of each a network."""
+    outs = [(predicted(net, own), wanted) for net, own, wanted in zip(nets, x, y, strict=True)]
+    return float(np.mean([[cross_entropy(own[t], wanted[t]).item() for t in own] for own, wanted in outs]))
 
 
 @torch.no_grad()
@@ -365,16 +334,13 @@ def assembled(outcomes, data, folds, repeats):
         result["predicted"][task] = "".join(map(str, guess.tolist()))
         result["losses"][task] = base64.b64encode(steps.tobytes()).decode()
     result["data"] = {"fingerprint": data.fingerprint, "recordings": data.recordings}
-    if "sparsity" in outcomes[0]:
-        for task in data.tasks:
-            means = mean_of([outcome["train"][task] for outcome in outcomes])
-            result["metrics"] |= {f"{task}_{name}": value for name, value in means.items()}
-        result["sparsity"], result["weights"] = mean_of([o["sparsity"] for o in outcomes]), outcomes[0]["weights"]
-    if "curve" in outcomes[0]:  # one for all folds
-        result["curve"] = outcomes[0]["curve"]
-    result = short(result)
-    if "votes" in outcomes[0]:
-        found = short(mean_of([outcome["votes"] for outcome in outcomes]))
+    means = mean_of([{k: o[k] for k in ("train", "sparsity", "votes") if k in o} for o in outcomes])
+    for task, own in means.get("train", {}).items():
+        result["metrics"] |= {f"{task}_{name}": value for name, value in own.items()}
+    same = {k: outcomes[0][k] for k in ("weights", "curve") if k in outcomes[0]}  # of all folds
+    result = short(result | {k: v for k, v in means.items() if k == "sparsity"} | same)
+    if "votes" in means:
+        found = short(means["votes"])
         layers = [[name.removeprefix("shared.").removesuffix(".weight"), own] for name, own in found["layers"].items()]
         result["votes"] = {"layers": layers, "electrodes": found["electrodes"], "channels": data.channels}
         if data.truth is not None:

@@ -14,8 +14,8 @@ from papers.shin2023.claims import (
     differences, minus, of_kind, over_classical, recovered, tasks_of,
 )  # fmt: skip
 from papers.shin2023.study import (
-    CLAIMS, CLASSICAL, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED, RIVALS, SECOND, SHARES, TASKS, TRUNKS,
-    development_runs, sparsities_of,
+    CLAIMS, CLASSICAL, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED, RIVALS, SECOND, SHARES, SPARSITIES, TASKS,
+    TRUNKS, development_runs, sparsities_of,
 )  # fmt: skip
 from scipy.stats import binom
 
@@ -29,6 +29,7 @@ VOTE_COLUMNS = {
     "reinit": "MI against MI, other initial weights", "chance": "independent votes",
 }  # fmt: skip
 HEADS = {"start apart": "", "start alike": "_one_head"}  # how the two heads begin: ending of the columns
+NAMES = {m: info.label for m, info in METHODS.items()} | PROBLEMS | TASKS | {s: percent(s) for s in SPARSITIES}
 KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}
 
 
@@ -37,17 +38,14 @@ def frame(records):
     rows = []
     for r in records:
         p, result = r.spec.params, r.result
-        base = {
-            "hash": r.hash, "method": r.spec.method, "sparsity": p["sparsity"], "person": p["subject"],
-            "problem": p["problem"], "seed": r.spec.seed, "trunk": p["trunk"], "labels": p["labels"],
-            "weights": result.get("weights", math.nan),
-        } | {f"realised_{k}": v for k, v in result.get("sparsity", {}).items()}  # fmt: skip
+        base = {name: p[name] for name in ("sparsity", "problem", "trunk", "labels")}
+        base |= {"hash": r.hash, "method": r.spec.method, "person": p["subject"], "seed": r.spec.seed}
+        base |= {f"realised_{k}": v for k, v in result.get("sparsity", {}).items()}
         for task in tasks_of(r):
             labels = result["labels"][task]
-            metrics = {k.removeprefix(f"{task}_"): v for k, v in result["metrics"].items() if k.startswith(task)}
-            recordings = len(result["data"]["recordings"][task])
-            counts = {"trials": len(labels), "classes": len(set(labels)), "recordings": recordings}
+            counts = {"trials": len(labels), "classes": len(set(labels))}
             counts["commonest"] = max(map(labels.count, set(labels))) / len(labels)
+            metrics = {k.removeprefix(f"{task}_"): v for k, v in result["metrics"].items() if k.startswith(task)}
             rows.append(base | {"task": task} | counts | metrics)
     return pd.DataFrame(rows)
 
@@ -118,18 +116,13 @@ def table1_sentence(records):
 
 
 def takeaway(records, sentence):
-    """A sentence for the top of a page; before it, if need be, the one of `behind_classical`."""
-    return f"{behind_classical(records)} {sentence}".strip()
-
-
-def behind_classical(records):
-    """By how much the network loses to the better classical decoder (a sentence); "" if by less than `NEAR`."""
+    """A sentence for the top of a page; if the network loses to the better classical decoder by `NEAR`, that first."""
     main = of_kind(records)
     found = over_classical(main).pooled
     if not len(found) or found.mean() >= -NEAR:
-        return ""
-    best = METHODS[better_classical(main)].label
-    return f"The dense single-task network is {-100 * found.mean():.1f} points below {best}, a classical decoder."
+        return sentence
+    best, points = METHODS[better_classical(main)].label, f"{-100 * found.mean():.1f} points"
+    return f"The dense single-task network is {points} below {best}, a classical decoder. {sentence}"
 
 
 def against_each(records):
@@ -160,27 +153,25 @@ def each_sentence(table):
     return f"At equal sparsity the proposed masks are {listed(parts)}, by intervals that exclude zero."
 
 
+def _by_cell(records, columns, cells):
+    """Means of columns {of `frame`: name} by (method, sparsity), over tasks, problems, people and seeds (DataFrame)."""
+    table = select(records).reindex(columns=["method", "sparsity", *columns])
+    means = table.groupby(["method", "sparsity"]).mean().reindex(cells).dropna(how="all")
+    return means.rename(columns=columns, index=NAMES).rename_axis(["method", "nominal sparsity"])
+
+
 def realised_sparsity(records):
     """Realised sparsity by method and nominal sparsity (DataFrame): whole network, shared part, each head."""
-    table, columns = select(records), {f"realised_{k}": k for k in ("whole", "shared", *TASKS)}
-    if "realised_whole" not in table:
-        return pd.DataFrame()
-    means = table[table.sparsity > 0].groupby(["method", "sparsity"])[list(columns)].mean().rename(columns=columns)
-    shown = [(m, s) for m, s in product(METHODS, LEVELS) if (m, s) in means.index]
-    return _table({(METHODS[m].label, percent(s)): means.loc[(m, s)] for m, s in shown}, "method", "nominal sparsity")
+    return _by_cell(records, {f"realised_{k}": k for k in ("whole", "shared", *TASKS)}, [*product(METHODS, LEVELS)])
 
 
 def overfitting(records):
     """Losses and accuracies of dense and proposed networks, mean over tasks, problems and people (DataFrame)."""
-    table, rows = select(records), {}
     columns = {
         "train_loss": "training loss", "loss": "loss on unseen trials", "train_accuracy": "training accuracy",
         "accuracy": "accuracy on unseen trials",
     }  # fmt: skip
-    for method, sparsity in (MULTI, *((PROPOSED, s) for s in LEVELS)) if len(table) else ():
-        chosen = table[(table.method == method) & (table.sparsity == sparsity)]
-        rows[METHODS[method].label, percent(sparsity)] = chosen.reindex(columns=columns).mean().rename(columns)
-    return _table(rows, "method", "nominal sparsity")
+    return _by_cell(records, columns, [MULTI, *((PROPOSED, s) for s in LEVELS)])
 
 
 CONTROLS = {"shuffled": "labels shuffled within recordings", "recording": "the recording decoded"}
@@ -256,15 +247,12 @@ def decodable_sentence(table):
 def claims_otherwise(records):
     """The paper's claims with one choice made otherwise (DataFrame by claim and view): effect, interval, verdict."""
     main, found, rows = of_kind(records), sure(decodable(records)), {}
-
-    def recordings_of(r):
-        return [len(r.result["data"]["recordings"][task]) for task in tasks_of(r)]
-
-    most = max((n for r in main for n in recordings_of(r)), default=0)
+    counts = {r.hash: {len(own) for own in r.result["data"]["recordings"].values()} for r in main}
+    most = max(set().union(*counts.values()), default=0)
     views = {
         "as judged": main,
         "decodable people alone": [r for r in main if (r.spec.params["problem"], r.spec.params["subject"]) in found],
-        "people with all recordings": [r for r in main if set(recordings_of(r)) == {most}],
+        "people with all recordings": [r for r in main if counts[r.hash] == {most}],
     }
     views |= {name: [r for r in main if r.spec.params["problem"] == p] for p, name in PROBLEMS.items()}
     views[TRUNKS[SECOND]] = of_kind(records, "trunk")
@@ -301,19 +289,14 @@ def recordings(records):
     return _table(dict(sorted(rows.items())), "problem", "person")
 
 
-def _voting(records, kind="main"):
-    return [r for r in of_kind(records, kind) if "votes" in r.result]
-
-
 def vote_frame(records):
     """One row for each record with votes and shared layer, in the network's order (DataFrame)."""
-    return pd.DataFrame(
-        [
-            {"person": r.spec.params["subject"], "seed": r.spec.seed, "layer": layer, **numbers}
-            for r in _voting(records)
-            for layer, numbers in r.result["votes"]["layers"]
-        ]
-    )
+    rows = [
+        {"person": r.spec.params["subject"], "layer": layer, **numbers}
+        for r in of_kind(records)
+        for layer, numbers in r.result.get("votes", {"layers": ()})["layers"]
+    ]
+    return pd.DataFrame(rows)
 
 
 def agreement(records):
@@ -344,7 +327,7 @@ def agreement_sentence(table):
 def electrode_maps(records, kind="main"):
     """Mean over records of the spatial weights of each kind by electrode, with true sources as `true_*` (DataFrame)."""
     maps = []
-    for r in _voting(records, kind):
+    for r in (r for r in of_kind(records, kind) if "votes" in r.result):
         votes, true = r.result["votes"], r.result["data"].get("truth") or {}
         columns = votes["electrodes"] | {f"true_{k}": v for k, v in true.items()}
         maps.append(pd.DataFrame(dict(columns), index=votes["channels"]))
@@ -394,14 +377,11 @@ def truth_sentence(table):
 
 def development(records):
     """Mean accuracy of each setting on the development people (DataFrame), and of classical decoders on its data."""
-    of, rows = {r.hash: r for r in of_kind(records, "development")}, {}
-    for name, spec in development_runs():
-        if spec.hash in of:
-            accuracy = of[spec.hash].result["metrics"]["mi_accuracy"]
-            rows.setdefault(name, {}).setdefault(METHODS[spec.method].label, []).append(accuracy)
-    means = {name: {column: float(np.mean(values)) for column, values in row.items()} for name, row in rows.items()}
-    table = _table(means, "setting")
-    return table.sort_values(METHODS[SINGLE[0]].label, ascending=False, kind="stable") if means else table
+    found = {r.hash: r.result["metrics"]["mi_accuracy"] for r in of_kind(records, "development")}
+    rows = [(name, NAMES[s.method], found[s.hash]) for name, s in development_runs() if s.hash in found]
+    table = pd.DataFrame(rows, columns=["setting", "method", "accuracy"])
+    table = table.pivot_table("accuracy", "setting", "method", sort=False).rename_axis(columns=None)
+    return table.sort_values(METHODS[SINGLE[0]].label, ascending=False, kind="stable") if rows else table
 
 
 def development_sentence(table):

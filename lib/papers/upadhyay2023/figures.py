@@ -2,30 +2,29 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from companion.evidence import NOT_RUN
-from companion.statistics import estimate
-from companion.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure
-from papers.upadhyay2023.claims import SAVERS, cell, frame, runs_of
+from companion.statistics import NOT_RUN, estimate
+from companion.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, percent
+from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
 
 from papers.upadhyay2023.study import (  # isort: skip
-    ALL, ALL_NYU, DECAYS, FIG3_SETS, GOAL, LAMBDAS, LEVELS, SCORES, START, TASKS, published, scientific,
+    ALL, ALL_NYU, DECAYS, FIG3_SETS, GOAL, LAMBDAS, LEVELS, START, TASKS, published, scientific,
 )  # fmt: skip
-from papers.upadhyay2023.tables import TABLE_OF, blind_records, decayed, protocols
+from papers.upadhyay2023.tables import TABLE_OF, blind_metrics, decayed, protocols
 
 DEAD, ALIVE, RUST = "#D9D9D9", "#0072B2", "#D55E00"
 VOID = 255  # class of pixels without a label
+PAIR = {"figsize": (11, 3.8), "ncols": 2}
+STYLES, MARKS = ("-", "--", "-.", ":", (0, (1, 4)), (0, (6, 1, 1, 1)), (0, (3, 3))), "osDv^"
 
 
-def sight(paper_size, ours, protocol="paper"):
+def sight(paper_size, ours):
     """Published dense and sparse, blind, and ours on the three tasks of NYU-v2 (the chapter's first figure).
 
     paper_size, ours: `Evidence` with the blind control at the paper's size, and with our runs and theirs.
     """
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.4))
-    rows = {row["lambda"]: row for row in published(1) if row["tasks"] == ALL_NYU}
-    table = runs_of(ours, protocol)
-    for ax, task in zip(axes, ALL_NYU.split("+"), strict=True):
-        column, label, _ = SCORES[task]
+    rows, table = {row["lambda"]: row for row in published(1) if row["tasks"] == ALL_NYU}, frame(ours.records)
+    for ax, (task, column, label, _) in zip(axes, scores_of(ALL_NYU), strict=True):
         for x, (lam, word) in enumerate({0.0: "published\ndense", START: "published\nsparse"}.items()):
             ax.bar(x, rows[lam][f"{column}_mean"], yerr=rows[lam][f"{column}_std"], color=MUTED, capsize=3)
             ax.text(x, 0, word, ha="center", va="bottom", fontsize="small", color="white")
@@ -34,40 +33,37 @@ def sight(paper_size, ours, protocol="paper"):
             ax.bar(x, e.mean if e.n else 0, yerr=e.sd if e.n > 1 else 0, color=TASK_COLOURS[task], capsize=3)
             ax.text(x, 0, word if e.n else NOT_RUN, ha="center", va="bottom", fontsize="small")
         for evidence, span in ((paper_size, (-0.5, 1.5)), (ours, (1.5, 3.5))):
-            if result := blind_records(evidence, "nyuv2"):
-                ax.plot(span, [result["metrics"][column]] * 2, color=HIGHLIGHT, lw=2, label="blind")
+            if blind := blind_metrics(evidence, "nyuv2"):
+                ax.plot(span, [blind[column]] * 2, color=HIGHLIGHT, lw=2)
         ax.set(title=TASKS[task], ylabel=label, xticks=[])
-    axes[0].plot([], [], color=HIGHLIGHT, lw=2, label="sees no image")
-    fig.legend(*[h[-1:] for h in axes[0].get_legend_handles_labels()], loc="outside lower center")
+    fig.legend(axes[0].plot([], [], color=HIGHLIGHT, lw=2), ["sees no image"], loc="outside lower center")
     return fig
 
 
-def slopes(evidence, number=1, protocol="paper"):
+def slopes(evidence, number=1):
     """Table 1 or 2 as slopes from dense to 70 % sparse: a line for each task set, published beside ours."""
     data, _ = TABLE_OF[number]
-    tasks, table = ALL[data].split("+"), runs_of(evidence, protocol)
-    fig, axes = plt.subplots(2, len(tasks), figsize=(10, 5.5), sharey="col", squeeze=False)
-    rows = {(row["tasks"], row["lambda"]): row for row in published(number)}
-    for k, task in enumerate(tasks):
-        column, label, _ = SCORES[task]
-        for ax in axes[:, k]:
+    table, rows = frame(evidence.records), {(row["tasks"], row["lambda"]): row for row in published(number)}
+    fig, axes = plt.subplots(2, 3, figsize=(10, 5.5), sharey="col")
+    for (above, below), (task, column, label, _) in zip(axes.T, scores_of(ALL[data]), strict=True):
+        for ax in (above, below):
             ax.set(xticks=[0, 1], xticklabels=["dense", "sparse"], xlim=(-0.2, 1.2))
-        axes[0, k].set(title=TASKS[task], ylabel=f"published\n{label}")
-        axes[1, k].set_ylabel(f"ours\n{label}")
-        for n, tasks_of in enumerate(s for s in dict.fromkeys(t for t, _ in rows) if task in s.split("+")):
-            said = [rows[tasks_of, lam][f"{column}_mean"] for lam in (0.0, START)]
-            ours = [cell(table, tasks_of, column, data, level=level).mean() for level in (0.0, GOAL)]
-            for ax, values in ((axes[0, k], said), (axes[1, k], ours)):
-                ax.plot([0, 1], values, "osDv^"[n % 5] + "-", color=plt.get_cmap("cividis")(n / 4.5), label=tasks_of)
-        if result := blind_records(evidence, data):
-            axes[1, k].axhline(result["metrics"][column], color=HIGHLIGHT, ls=":", label="blind")
-        axes[1, k].legend(fontsize="xx-small")
+        above.set(title=TASKS[task], ylabel=f"published\n{label}")
+        below.set_ylabel(f"ours\n{label}")
+        for n, tasks in enumerate(s for s in dict.fromkeys(t for t, _ in rows) if task in s.split("+")):
+            said = [rows[tasks, lam][f"{column}_mean"] for lam in (0.0, START)]
+            ours = [cell(table, tasks, column, data, level=level).mean() for level in (0.0, GOAL)]
+            for ax, values in ((above, said), (below, ours)):
+                ax.plot([0, 1], values, MARKS[n % 5] + "-", color=plt.get_cmap("cividis")(n / 4.5), label=tasks)
+        if blind := blind_metrics(evidence, data):
+            below.axhline(blind[column], color=HIGHLIGHT, ls=":", label="blind")
+        below.legend(fontsize="xx-small")
     return fig
 
 
-def channels(evidence, protocol="paper"):
+def channels(evidence):
     """Fig. 3: input channels of every convolution of the backbone, before and after, a panel a task set."""
-    table = runs_of(evidence, protocol)
+    table = frame(evidence.records)
     runs = {s: list(cell(table, s, "channels", "nyuv2", level=GOAL)) for s in FIG3_SETS}
     if not any(runs.values()):
         return empty_figure(f"Fig. 3, {evidence.origin}")
@@ -75,161 +71,130 @@ def channels(evidence, protocol="paper"):
     fig, axes = plt.subplots(2, 2, figsize=(11, 6), sharex=True, sharey=True)
     for ax, (tasks, found) in zip(axes.flat, runs.items(), strict=True):
         ax.set_title(tasks if found else f"{tasks}: {NOT_RUN}", fontsize="medium")
-        if found:
-            counts = np.array([[run[layer] for layer in layers] for run in found], dtype=float).mean(0)
-            ax.bar(range(len(layers)), counts[:, 1], width=1, color=DEAD, label="before")
-            ax.bar(range(len(layers)), counts[:, 0], width=1, color=ALIVE, label="after (mean over seeds)")
+        counts = np.array([[run[layer] for layer in layers] for run in found], dtype=float).reshape(-1, len(layers), 2)
+        for k, (colour, label) in enumerate({DEAD: "before", ALIVE: "after (mean over seeds)"}.items()):
+            ax.bar(range(len(layers)), counts[..., 1 - k].sum(0) / max(1, len(found)), 1, color=colour, label=label)
         step = max(1, len(layers) // 8)
         ax.set_xticks(range(0, len(layers), step), layers[::step], rotation=40, ha="right", fontsize="x-small")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("input channels")
-    drawn = next(ax for ax in axes.flat if ax.patches)
-    fig.legend(*drawn.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.supylabel("input channels", fontsize="medium")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
 
 
-def _line(ax, table, column, at, values, scale=1.0, **style):
-    """Mean ± sd over seeds of a column of the three-task model at each value of "lam" or "level" that was run."""
-    found = {i: estimate(scale * cell(table, ALL_NYU, column, **{at: v}).dropna()) for i, v in enumerate(values)}
+def _line(ax, table, column, at, scale=1.0, said=(), **style):
+    """Mean ± sd over seeds of a column of the three-task model by "lam" or "level"; said: published, by lambda."""
+    values, look = (LAMBDAS, {"marker": "*", "ls": "", "ms": 13}) if at == "lam" else (LEVELS, {})
+    found = {i: estimate(scale * cell(table, ALL_NYU, column, **{at: v})) for i, v in enumerate(values)}
     found = {i: e for i, e in found.items() if e.n}
     spread = [e.sd if e.n > 1 else 0 for e in found.values()]
     ax.errorbar(list(found), [e.mean for e in found.values()], spread, capsize=3, marker="o", ms=5, **style)
-    names = map(scientific, values) if at == "lam" else [f"{100 * v:.0f} %" for v in values]
-    ax.set_xticks(range(len(values)), names, rotation=40, ha="right")
+    if said:
+        ax.plot([values.index(v) for v in said], list(said.values()), color=HIGHLIGHT, label="published", **look)
+    ax.set_xticks(range(len(values)), map(scientific if at == "lam" else percent, values), rotation=40, ha="right")
     ax.set_xlabel("λ" if at == "lam" else "groups zero (target)")
 
 
-def performance(evidence, protocol="paper", at="lam"):
+def performance(evidence, at="lam"):
     """Fig. 4a: each task of the three-task model against lambda, or against the target sparsity (at="level")."""
-    table, values = runs_of(evidence, protocol), LAMBDAS if at == "lam" else LEVELS
+    table = frame(evidence.records)
     if table.empty:
         return empty_figure(f"Fig. 4a, {evidence.origin}")
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.8))
-    for ax, task in zip(axes, ALL_NYU.split("+"), strict=True):
-        column, label, _ = SCORES[task]
-        _line(ax, table, column, at, values, color=TASK_COLOURS[task], label="ours")
+    for ax, (task, column, label, _) in zip(axes, scores_of(ALL_NYU), strict=True):
         said = {row["lambda"]: row[f"{column}_mean"] for row in published(1) if row["tasks"] == ALL_NYU}
-        if at == "lam":
-            ax.plot(
-                [LAMBDAS.index(lam) for lam in said],
-                list(said.values()),
-                "*",
-                ms=13,
-                color=HIGHLIGHT,
-                label="published",
-            )
+        _line(ax, table, column, at, said=said if at == "lam" else (), color=TASK_COLOURS[task], label="ours")
         ax.axhline(cell(table, ALL_NYU, f"blind_{column}", level=0.0).mean(), color=MUTED, ls=":", label="blind")
         ax.set(title=TASKS[task], ylabel=label)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 
-def sparsity(evidence, protocol="paper"):
+def _courses(axes, names, runs, title):
+    """Entries of histories by epoch, a panel for each of `names` {entry: label}; runs: label -> histories."""
+    for k, (label, histories) in enumerate(runs.items()):
+        look = {"color": plt.get_cmap("cividis")(k / max(1, len(runs) - 1) * 0.95), "ls": STYLES[k]}
+        for ax, name in zip(axes, names, strict=True):
+            if len(histories):
+                line = np.mean([h[name] for h in histories], axis=0)
+                ax.plot(range(1, len(line) + 1), line, label=label, **look)
+    for ax, label in zip(axes, names.values(), strict=True):
+        ax.set(xlabel="epoch", ylabel=label)
+    axes[-1].legend(title=title, fontsize="small")
+
+
+def sparsity(evidence):
     """Fig. 4b and c: share of zero groups and of weights in them against lambda, and its course over the epochs."""
-    table, (fig, axes) = runs_of(evidence, protocol), plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    table = frame(evidence.records)
     if table.empty:
-        plt.close(fig)
         return empty_figure(f"Fig. 4b, {evidence.origin}")
-    _line(axes[0], table, "group", "lam", LAMBDAS, 100, label="groups", color=ALIVE)
-    _line(axes[0], table, "parameter", "lam", LAMBDAS, 100, label="weights in zero groups", color=RUST, ls="--")
-    said = {row["lambda"]: row["value"] for row in published("text") if row["figure"] == "4b"}
-    said |= {row["lambda"]: row["group_sparsity_pct"] for row in published(1) if row["tasks"] == ALL_NYU}
-    axes[0].plot(
-        [LAMBDAS.index(lam) for lam in said],
-        list(said.values()),
-        "*",
-        ms=13,
-        color=HIGHLIGHT,
-        label="groups, published",
-    )
-    axes[0].set(ylabel="zero, %", ylim=(-3, 105))
-    for k, lam in enumerate(LAMBDAS):
-        if runs := [h["group_sparsity"] for h in cell(table, ALL_NYU, "history", lam=lam)]:
-            line = 100 * np.mean([run[: min(map(len, runs))] for run in runs], axis=0)
-            look = {"color": plt.get_cmap("cividis")(k / 6.5), "marker": "osDv^<>"[k], "markevery": 0.1, "ms": 5}
-            axes[1].plot(range(1, len(line) + 1), line, label=f"λ = {scientific(lam)}", **look)
-    axes[1].set(xlabel="epoch")
-    for ax in axes:
-        ax.legend(fontsize="small")
+    fig, (left, right) = plt.subplots(**PAIR, sharey=True)
+    said = {row["lambda"]: row["value"] / 100 for row in published("text") if row["figure"] == "4b"}
+    said |= {row["lambda"]: row["group_sparsity_pct"] / 100 for row in published(1) if row["tasks"] == ALL_NYU}
+    _line(left, table, "group", "lam", said=said, label="groups", color=ALIVE)
+    _line(left, table, "parameter", "lam", label="weights in zero groups", color=RUST, ls="--")
+    left.set(ylabel="zero, share", ylim=(-0.03, 1.05))
+    left.legend(fontsize="small")
+    runs = {scientific(lam): cell(table, ALL_NYU, "history", lam=lam) for lam in LAMBDAS}
+    _courses([right], {"group_sparsity": ""}, runs, "λ")
     return fig
 
 
-def inference_time(evidence, protocol="paper"):
+def inference_time(evidence):
     """Fig. 4d: time of the backbone against sparsity, on its zeros (as published) and compacted, over a dense one's."""
-    table = runs_of(evidence, protocol)
-    if table.empty or "dense_ms" not in table:
+    table = frame(evidence.records)
+    if table.empty:
         return empty_figure(f"Fig. 4d, {evidence.origin}")
     fig, ax = plt.subplots(figsize=(6.5, 4))
     for (name, label), look in zip(SAVERS.items(), ({"color": MUTED}, {"color": ALIVE, "ls": "--"}), strict=True):
-        _line(ax, table.assign(share=1 - table[f"{name}_saved"]), "share", "level", LEVELS, 100, label=label, **look)
+        _line(ax, table.assign(share=1 - table[f"{name}_saved"]), "share", "level", 100, label=label, **look)
     ax.axhline(100, color=MUTED, ls=":", lw=1, label="dense")
     ax.set(ylabel="time of the backbone, % of dense", ylim=(0, None))
     ax.legend()
     return fig
 
 
-def control_path(evidence, protocol="paper"):
+def control_path(evidence):
     """Group sparsity and lambda by epoch of the three-task model at each target sparsity (mean over seeds)."""
-    table, (fig, axes) = runs_of(evidence, protocol), plt.subplots(1, 2, figsize=(11, 3.6))
-    for k, level in enumerate(LEVELS[1:]):
-        runs = list(cell(table, ALL_NYU, "history", level=level))
-        for ax, name in zip(axes, ("group_sparsity", "lambda"), strict=True):
-            if runs:
-                look = {"color": plt.get_cmap("cividis")(k / 4), "ls": ("-", "--", "-.", ":")[k]}
-                ax.plot(np.mean([h[name] for h in runs], axis=0), label=f"{100 * level:.0f} %", **look)
-            ax.set(xlabel="epoch", ylabel={"lambda": "λ"}.get(name, "groups zero"))
+    table, (fig, axes) = frame(evidence.records), plt.subplots(**PAIR)
+    runs = {percent(level): cell(table, ALL_NYU, "history", level=level) for level in LEVELS[1:]}
+    _courses(axes, {"group_sparsity": "groups zero", "lambda": "λ"}, runs, "target")
     axes[1].set_yscale("log")
-    axes[0].legend(title="target")
     return fig
 
 
-def decay_course(evidence, tasks=ALL_NYU):
+def decay_course(evidence):
     """Coupled decay by epoch: share of the gradient that is decay, norm of the weights, train loss (first seed)."""
     table, (fig, axes) = frame(evidence.records), plt.subplots(1, 3, figsize=(11, 3.6))
-    for k, strength in enumerate(DECAYS):
-        runs = list(decayed(table, strength, tasks).get("history", ()))
-        for ax, name in zip(axes, ("decay_share", "weight_norm", "train"), strict=True):
-            if runs:
-                values = [sum(v.values()) / len(v) if name == "train" else v for v in runs[0][name]]
-                look = {"color": plt.get_cmap("cividis")(k / 5), "ls": ("-", "--", "-.", ":", (0, (1, 4)))[k]}
-                ax.plot(values, label=f"{strength:g}", **look)
-    for ax, label in zip(
-        axes, ("share of decay in the gradient", "norm of the weights", "mean train loss"), strict=True
-    ):
-        ax.set(xlabel="epoch", ylabel=label)
+    runs = {}
+    for strength in DECAYS:
+        first = cell(table, ALL_NYU, "history", **decayed(strength))[:1]
+        runs[f"{strength:g}"] = [h | {"loss": [np.mean(list(v.values())) for v in h["train"]]} for h in first]
+    names = {"decay_share": "share of decay in the gradient", "weight_norm": "norm of the weights"}
+    _courses(axes, names | {"loss": "mean train loss"}, runs, "coupled decay")
     axes[1].set_yscale("log")
-    axes[2].legend(title="coupled decay", fontsize="small")
     return fig
 
 
 def protocol_effects(evidence):
     """70 % sparse over dense, mean over the tasks, in each protocol and with each switch flipped; 95 % intervals."""
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), width_ratios=(3, 2))
-    for ax, data, title in zip(axes, ALL, ("NYU-v2, three tasks", "CelebAMask-HQ, three tasks"), strict=True):
+    for ax, (data, title) in zip(axes, {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}.items(), strict=True):
         table = protocols(evidence, data).dropna(subset="sparse over dense, %")[::-1]
-        ax.set_title(title)
-        if table.empty:
-            ax.text(0.5, 0.5, NOT_RUN, ha="center", va="center", color=MUTED)
-            ax.set_axis_off()
-            continue
         means = table["sparse over dense, %"]
-        ax.errorbar(
-            means, range(len(means)), xerr=[means - table["95 % from"], table["to"] - means], fmt="o", capsize=3
-        )
+        ends = [means - table["95 % from"], table["to"] - means]
+        ax.errorbar(means, range(len(means)), xerr=ends, fmt="o", capsize=3)
         ax.set_yticks(range(len(means)), means.index, fontsize="small")
         ax.axvline(0, color=MUTED, lw=1)
-        ax.set_xlabel("sparse over dense, %")
+        ax.set(title=f"{title}, three tasks" + f": {NOT_RUN}" * table.empty, xlabel="sparse over dense, %")
     return fig
 
 
 def lambda_by_width(evidence):
     """The lambda that 70 % of the groups took, by width of the backbone, a point a seed."""
-    table = frame(evidence.records)
-    fig, ax = plt.subplots(figsize=(5, 3.6))
-    if len(table):
-        chosen = table[(table.tasks == ALL_NYU) & (table.level == GOAL) & (table["count"] == "group")]
-        chosen = chosen[(chosen.flipped == "") & (chosen.protocol == "paper")]
-        ax.loglog(chosen.width, chosen.lam_held, "o", color=ALIVE)
+    table, (fig, ax) = frame(evidence.records), plt.subplots(figsize=(5, 3.6))
+    for width, own in table.assign(usual=True).groupby("width") if len(table) else ():
+        held = cell(own, ALL_NYU, "lam_held", level=GOAL)
+        ax.loglog([width] * len(held), held, "o", color=ALIVE)
     ax.set(xlabel="width of the backbone", ylabel="λ held")
     return fig
 

@@ -29,11 +29,13 @@ from sparsemtl.sparsity.prox import ProxAdamW
 from sparsemtl.training.fit import diverged, fit
 from sparsemtl.training.losses import UncertaintyWeighting, binary_loss, depth_loss, normal_loss, segmentation_loss
 from torch.nn import functional as F
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 CHECKPOINT_SECONDS = 60.0  # at most so much work is lost when a run is interrupted
 TURNS = 5  # times that each form of the backbone is timed
-KEPT = ("history", "best", "stopped", "seconds", "lam")  # in a checkpoint, beside network and optimizer
+KEPT = ("history", "best", "seconds", "lam")  # in a checkpoint, beside network and optimizer
+MODULES = ("net", "balance", "optimizer")  # of which it has the state
 WARM_UP = 0.1  # share of the steps over which the learning rate rises
 
 
@@ -43,18 +45,15 @@ def run(spec, root=None, device="cpu"):
     if spec.method == BLIND:
         scorer = Scorer(data.to(device), spec.params, spec.params["tasks"].split("+"))
         return scorer.report(*scorer.blind()) | {"data": describe(data)}
-    trained = False
     try:
         training = Training(spec, data, device)
         training.fit()
-        trained = True
         return training.result()
     except torch.cuda.OutOfMemoryError:
-        if trained:
-            advice = f"its checkpoint, {training.checkpoint}, is kept; run again when more of the GPU's memory is free"
-        else:
-            advice = f"try --set batch={max(2, spec.params['batch'] // 2)}"
-        raise SparseMTLError(f"out of GPU memory while {'testing' if trained else 'training'}: {advice}") from None
+        smaller = max(2, spec.params["batch"] // 2)
+        raise SparseMTLError(
+            f"out of GPU memory: run again when more is free (what was trained is kept), or try --set batch={smaller}"
+        ) from None
 
 
 def predictions(spec, root=None, device="cpu", count=3):
@@ -127,7 +126,7 @@ def describe(data):
 
 
 class Training:
-    """The state of one run: network, optimizer, history, best checkpoints. device: "cpu" or "cuda"."""
+    """The state of one run: network, optimizer, history, weights to be tested. device: "cpu" or "cuda"."""
 
     def __init__(self, spec, data, device="cpu"):
         p, device = spec.params, torch.device(device)
@@ -155,7 +154,7 @@ class Training:
         self.optimizer = self._optimizer()
         self.history = {name: [] for name in ("train", "val", "group_sparsity", "parameter_sparsity", "lambda",
                                               "weight_norm", "decay_share")}  # fmt: skip
-        self.best, self.stopped, self.seen, self.seconds, self.resumed = {}, [], [], 0.0, 0.0
+        self.best, self.seen, self.seconds, self.resumed = {}, [], 0.0, 0.0
         self.checkpoint = checkpoint.path_of(spec)
 
     @cached_property
@@ -184,12 +183,10 @@ class Training:
     def fit(self):
         """Train from the start, or from the checkpoint, and put the weights that are tested into the network."""
         self._resume()
-        start = len(self.history["val"])
         net = torch.compile(self.net) if self.p["compile"] else self.net
-        self.saved = self.clock = time.monotonic()
-        if not self._finished():
-            fit(net, self._steps, self._loss, self.optimizer, self.p["epochs"], start=start,
-                after_epoch=self._after_epoch, context=self.context)  # fmt: skip
+        self.saved = time.monotonic()
+        fit(net, self._steps, self._loss, self.optimizer, self.p["epochs"], start=len(self.history["val"]),
+            after_epoch=self._after_epoch, context=self.context)  # fmt: skip
         self.net.load_state_dict(self.best["sum"]["weights"])
 
     def _steps(self, epoch):
@@ -219,7 +216,7 @@ class Training:
     def _loss(self, outputs, targets):
         losses = self._losses(outputs, targets)
         self.seen.append({t: value.detach() for t, value in losses.items()})
-        total = self._balanced({t: value for t, value in losses.items() if t not in self.stopped})
+        total = self._balanced(losses)
         if self.p["penalty_gradient"] and self.lam:
             total = total + self.lam * sum(map(self._penalty, self.convs))
         return total
@@ -246,7 +243,7 @@ class Training:
             yield part, {t: _resized(t, p.float(), self.scorer.side) for t, p in outputs.items()}
 
     def _after_epoch(self, epoch):
-        """Validate, keep weights, adapt lambda, write a checkpoint; True when training ends."""
+        """Validate, keep weights, adapt lambda, write a checkpoint."""
         self.history["train"].append({t: torch.stack([s[t] for s in self.seen]).mean().item() for t in self.tasks})
         self.seen.clear()
         rows = self.data.splits["val"]
@@ -266,25 +263,20 @@ class Training:
             self.optimizer.param_groups[0]["lam"] = self.lam
         if self.p["restarts"]:  # Adam's moments start again (item 6)
             self.optimizer.state.clear()
-        if self._finished() or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+        if epoch + 1 == self.p["epochs"] or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
             self._save()
-        return self._finished()
 
     def _keep(self, epoch, losses):
-        """Keep the weights that may be tested: of the last epoch, or of the best after which patience runs out.
+        """Keep the weights that may be tested, by name of a loss: of the last epoch, or of the best.
 
         With a target, epochs before its lambda is held do not count: their network is not yet sparse.
         """
-        early = self.controller and epoch < self.controller.held and epoch + 1 < self.p["epochs"]
+        if self.controller and epoch < self.controller.held:
+            return
         for name, loss in losses.items():
-            best = self.best.get(name)
-            if name in self.stopped or early:
-                continue
-            if best is None or self.p["stopping"] == "last" or loss < best["loss"]:
+            if self.p["stopping"] == "last" or name not in self.best or loss < self.best[name]["loss"]:
                 weights = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
                 self.best[name] = {"loss": loss, "epoch": epoch, "weights": weights}
-            elif epoch - best["epoch"] >= self.p["patience"]:
-                self.stopped.append(name)
 
     def _zeros(self):
         """The share that a target is about: of groups; of weights for l1 or count="parameter"."""
@@ -295,25 +287,18 @@ class Training:
     def _decay(self):
         """Norm of the backbone's convolutions, and the share of the last gradient that is coupled decay (by norms)."""
         norm = float(torch.stack([w.detach().norm() for w in self.convs]).norm())
-        share = 0.0
-        if self.coupled:
-            decays, gradients = [], []
-            for group in self.optimizer.param_groups:
-                decays += [group["weight_decay"] * w.detach().norm() for w in group["params"]]
-                gradients += [w.grad.norm() for w in group["params"] if w.grad is not None and group["weight_decay"]]
-            decay, gradient = (float(torch.stack(v).norm()) if v else 0.0 for v in (decays, gradients))
-            share = decay / (decay + gradient) if decay else 0.0
-        return {"weight_norm": norm, "decay_share": share}
-
-    def _finished(self):
-        last = len(self.history["val"]) >= self.p["epochs"]
-        return last or "sum" in self.stopped or set(self.tasks) <= set(self.stopped)
+        pairs = [(group["weight_decay"], w) for group in self.optimizer.param_groups for w in group["params"]]
+        if not self.coupled or not any(decay for decay, _ in pairs):
+            return {"weight_norm": norm, "decay_share": 0.0}
+        decay = float(torch.stack([decay * w.detach().norm() for decay, w in pairs]).norm())
+        gradients = [w.grad.norm() for decay, w in pairs if decay and w.grad is not None]
+        return {"weight_norm": norm, "decay_share": decay / (decay + float(torch.stack(gradients).norm()))}
 
     def _save(self):
         now = time.monotonic()
-        self.seconds, self.clock, self.saved = self.seconds + now - self.clock, now, now
+        self.seconds, self.saved = self.seconds + now - self.saved, now
         state = {name: getattr(self, name) for name in KEPT}
-        state |= {name: getattr(self, name).state_dict() for name in ("net", "balance", "optimizer")}
+        state |= {name: getattr(self, name).state_dict() for name in MODULES}
         state |= {"origin": self._origin(), "rng": torch.get_rng_state()}
         if self.cuda:
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -328,13 +313,13 @@ class Training:
         state = checkpoint.load(self.checkpoint, self._origin())
         if state is None:
             return
-        for name in ("net", "balance", "optimizer"):
+        for name in MODULES:
             getattr(self, name).load_state_dict(state[name])
         for name in KEPT:
             setattr(self, name, state[name])
         self.resumed = self.seconds
         torch.set_rng_state(state["rng"])
-        if self.cuda and "cuda_rng" in state:
+        if self.cuda:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def predict(self, rows):
@@ -390,19 +375,9 @@ class Training:
         turns = [{name: self._milliseconds(net, example) for name, net in nets.items()} for _ in range(TURNS)]
         return sizes, {f"{name}_ms": [turn[name] for turn in turns] for name in nets}
 
-    def _milliseconds(self, net, example, repeats=3):
-        def wait():
-            if self.cuda:
-                torch.cuda.synchronize()
-
+    def _milliseconds(self, net, example):
         with self.context():
-            net(example)
-            wait()
-            start = time.perf_counter()
-            for _ in range(repeats):
-                net(example)
-            wait()
-        return 1000 * (time.perf_counter() - start) / repeats
+            return 1000 * Timer("net(example)", globals={"net": net, "example": example}).timeit(3).mean
 
 
 def _resized(task, p, side):
