@@ -6,12 +6,12 @@ from types import MappingProxyType
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from companion.benchmarks import committed_benchmarks
 from companion.evidence import NOT_RUN
 from companion.records import repository_root
 from companion.spec import check_values, number
 from companion.style import HIGHLIGHT, MUTED, empty_figure, percent
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from measured import committed_benchmarks
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 

@@ -13,12 +13,12 @@ import platform
 import sys
 import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from companion.benchmarks import Benchmark, Mark
+from companion.engine import versions
 from companion.records import check_writable
+from measured import Benchmark, Mark
 from sparsemtl.errors import RecordError
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -124,16 +124,9 @@ def environment(args):
         "cores": os.cpu_count(),
         "threads": args.threads,
         "python": platform.python_version(),
-        "packages": {package: found for package in PACKAGES if (found := _version(package))},
+        "packages": versions(PACKAGES),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor():

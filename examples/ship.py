@@ -10,12 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from companion.choose import add_arguments, chosen
+from companion.choose import add_arguments, chosen, options_of
 from companion.crate import SOURCES
 from companion.engine import reproducible
 from companion.files import write_whole
 from companion.records import check_writable, repository_root
-from companion.spec import options_of
 from papers.upadhyay2023 import study as study
 from papers.upadhyay2023.run import Training, load_images, without_record
 from papers.upadhyay2023.run import _resized as resized

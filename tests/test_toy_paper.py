@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from companion import claims, papers
 from companion.__main__ import main
-from companion.engine import run_missing
+from companion.evidence import local_evidence
 
 TESTS = Path(__file__).parent
 FILES = ("study", "run", "tables")
@@ -41,7 +41,7 @@ def test_list_run_and_show(capsys):
 
 
 def test_its_table_and_its_verdict():
-    evidence = run_missing(papers.study("toy2020"), "quick", workers=1)
+    evidence = local_evidence(papers.study("toy2020"), "quick", workers=1)
     table = papers.part("toy2020", "tables").table1(evidence)
     assert table.shape == (5, 2)
     (judged,) = claims.judge_paper("toy2020", [evidence])

@@ -4,12 +4,10 @@ import contextlib
 import sys
 
 import torch
-from sparsemtl.errors import DataError
+from sparsemtl.errors import DataError, one_line
 
-from companion.data.cache import cache_dir
+from companion.data.cache import WAY_OUT, cache_dir
 from companion.files import write_whole
-
-WAY_OUT = "free space there, or set SPARSEMTL_CACHE to a folder that can be written"
 
 
 def path_of(spec):
@@ -18,44 +16,22 @@ def path_of(spec):
 
 
 def save(path, state):
-    """Write a checkpoint; the old one stays whole if that fails.
+    """Write a checkpoint; the old one stays whole if that fails, and `DataError` says so.
 
-    Parameters
-    ----------
-    path : Path
-        File, see `path_of`.
-    state : dict
-        Tensors, numbers, strings, lists and dicts alone. Its entry "origin" says what made it: see `load`.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be written.
+    state: dict of tensors, numbers, strings, lists and dicts alone. Its entry "origin" says what made it: see `load`.
     """
     try:
         with write_whole(path, binary=True, error=DataError, way_out=WAY_OUT) as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's writer on a full disk
-        raise DataError(f"cannot write {path} ({' '.join(str(error).split())[:80]}): {WAY_OUT}") from error
+        raise DataError(f"cannot write {path} ({one_line(error, 80)}): {WAY_OUT}") from error
 
 
 def load(path, origin):
-    """State of a checkpoint, or None if this run cannot go on from one.
+    """State of a checkpoint, or None if this run cannot go on from one. Nothing in the file is executed.
 
-    A damaged file is moved aside, a file of another origin is left to be overwritten; standard error says so. Nothing
-    in the file is executed (`weights_only`).
-
-    Parameters
-    ----------
-    path : Path
-        File, see `path_of`.
-    origin : object
-        What the checkpoint must share with the run: data, code, device, packages.
-
-    Raises
-    ------
-    DataError
-        If the file exists but cannot be read.
+    A damaged file is moved aside, a file of another origin (data, code, device, packages) is left to be overwritten;
+    standard error says so. Raises `DataError` if the file exists but cannot be read.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

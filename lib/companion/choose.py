@@ -2,31 +2,31 @@
 
 import argparse
 import json
-from dataclasses import fields, replace
+import shlex
+from dataclasses import replace
 
 from sparsemtl.errors import SpecError
 
 from companion.papers import names
 from companion.papers import study as study_of
-from companion.spec import PROFILES, RunSpec, check_values
+from companion.spec import OWN, PROFILES, canonical_json, check_values
 
-OWN = tuple(f.name for f in fields(RunSpec) if f.name != "params")
 SOME = {"nargs": "+", "action": "extend"}
 
 
-def add_arguments(sub, study=None):
+def add_arguments(sub, study=None, profile="quick"):
     """Add the arguments that `chosen` reads to a parser. study: the one that is meant, if there is no choice."""
     if study:
         sub.set_defaults(study=study)
     else:
         sub.add_argument("study", help=f"one of: {', '.join(names())}")
-    text = f"one of: {', '.join(PROFILES)} (default: %(default)s)"
-    sub.add_argument("--profile", default="quick", help=text)
+    text = f"one of: {', '.join(PROFILES)} (default: {profile or 'all'})"
+    sub.add_argument("--profile", default=profile, help=text)
     sub.add_argument("--method", **SOME, help="these methods only")
     sub.add_argument("--subject", **SOME, type=int, help="these subjects only")
     sub.add_argument("--seed", **SOME, type=int, help="these seeds only")
     sub.add_argument("--sparsity", **SOME, type=float, help="these sparsities only")
-    sub.add_argument("--problem", help="this classification problem only")
+    sub.add_argument("--problem", **SOME, help="these classification problems only")
     sub.add_argument("--hash", **SOME, help="runs whose hash starts with these digits only")
     sub.add_argument("--table", **SOME, help="runs of these tables or pages only (see: queue)")
     pair = {**SOME, "metavar": "NAME=VALUE", "type": _pair, "default": []}
@@ -47,41 +47,37 @@ def _pair(text):
         raise argparse.ArgumentTypeError(f"the value of {name} is nested too deeply") from None
 
 
-def _value(spec, name):
-    return spec.params.get(name, getattr(spec, name) if name in OWN else None)
-
-
-def chosen(args):
-    """Specs of the study that pass the command line's filters; a filter that chooses nothing is an error."""
-    study = study_of(args.study)
-    specs = of_tables(study, args.profile, args.table) if args.table else study.all_specs(args.profile)
+def chosen(args, specs=None):
+    """Specs that pass the command line's filters, of the study's grid or of those given; none is an error."""
+    study, given = study_of(args.study), specs
+    if given is None:
+        specs = of_tables(study, args.profile, args.table) if args.table else study.all_specs(args.profile)
+    else:
+        specs = [s for s in given if s.study == study.NAME and args.profile in (None, s.profile)]
+        if args.table:
+            planned = {s for profile in PROFILES for s in of_tables(study, profile, args.table)}
+            specs = [s for s in specs if s in planned]
     if not specs:
-        raise SpecError(f"{study.NAME} has no run in {' or '.join(args.table)} at the profile {args.profile}")
-    wanted = {name: getattr(args, name) for name in ("method", "subject", "seed", "sparsity")}
-    wanted["problem"] = args.problem and [args.problem]
+        what, place = "run" if given is None else "record", "".join(f" in {name}" for name in args.table or ())
+        raise SpecError(f"no {what} of {study.NAME} at the profile {args.profile or 'quick, small or full'}{place}")
+    wanted = {name: getattr(args, name) or [] for name in ("method", "subject", "seed", "sparsity", "problem")}
     for name, value in args.param:
-        wanted[name] = [*(wanted.get(name) or []), value]
-    asked = {}  # filter -> values that must remain
-    for name, values in ((name, values) for name, values in wanted.items() if values):
-        before, (specs, asked[name]) = specs, _filtered(specs, name, values)
-        for earlier, given in asked.items():
-            if lost := [v for v in given if not any(_value(s, earlier) == v for s in specs)]:
-                has = ", ".join(sorted({str(_value(s, name)) for s in before if _value(s, earlier) == lost[0]}))
-                raise SpecError(f"{earlier} {lost[0]} has no run with this {name} (it has {has}): name that as well")
+        wanted[name] = [*wanted.get(name, []), value]
+    for name, values in wanted.items():
+        if values:
+            specs, wanted[name] = _filtered(specs, name, values)
+    for name, values in wanted.items():
+        if lost := [value for value in values if not any(_value(s, name) == value for s in specs)]:
+            raise SpecError(f"{name} {lost[0]} has no run with the other values: choose them apart")
     if args.hash:
         if unknown := [h for h in args.hash if not h or not any(s.hash.startswith(h) for s in specs)]:
             raise SpecError(f"no run of this grid starts with {unknown[0]!r}: `list` prints the hashes")
         specs = [s for s in specs if s.hash.startswith(tuple(args.hash))]
-    optional = getattr(study, "OPTIONAL", {})
-    for name, _ in args.set:
-        if unknown := [s for s in specs if name not in (*s.params, *optional)]:
-            raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join((*unknown[0].params, *optional))}")
-    given = {name: _as_in(specs[0].params.get(name), value) for name, value in args.set}
-    check_values(given, study.RULES)
-    if given:
-        settled = getattr(study, "settled", lambda params, given: params | given)
-        specs = list(dict.fromkeys(replace(s, params=settled(dict(s.params), given)) for s in specs))
-    return specs
+    return _with_values(study, specs, args.set) if args.set else specs
+
+
+def _value(spec, name):
+    return spec.params.get(name, getattr(spec, name) if name in OWN else None)
 
 
 def _filtered(specs, name, values):
@@ -100,6 +96,16 @@ def _filtered(specs, name, values):
     return [s for s in specs if have[s] in values], values
 
 
+def _with_values(study, specs, pairs):
+    for name, _ in pairs:
+        if unknown := [s for s in specs if name not in s.params]:
+            raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join(unknown[0].params)}")
+    given = {name: _as_in(specs[0].params[name], value) for name, value in pairs}
+    check_values(given, study.RULES)
+    settled = getattr(study, "settled", lambda params, given: params | given)
+    return list(dict.fromkeys(replace(s, params=settled(dict(s.params), given)) for s in specs))
+
+
 def _as_in(known, value):
     """A given value, as a float if the grid's is one: 0 and 0.0 would be two runs."""
     return float(value) if isinstance(known, float) and type(value) is int else value
@@ -110,3 +116,16 @@ def of_tables(study, profile, tables):
     if unknown := [name for name in tables if name not in study.TABLES]:
         raise SpecError(f"unknown table {unknown[0]!r}: {study.NAME} has {', '.join(study.TABLES)}")
     return list(dict.fromkeys(spec for name in tables for spec in study.TABLES[name](profile)))
+
+
+def options_of(spec, grid):
+    """Words of the command line that choose a run: its hash, or that of the nearest run of the grid and `--set`."""
+    wanted, differing = spec.to_dict(), {}
+    for other in grid:
+        have = other.to_dict()
+        if have | {"params": None} == wanted | {"params": None} and set(have["params"]) <= set(wanted["params"]):
+            ours, theirs = ({k: canonical_json(v) for k, v in d["params"].items()} for d in (wanted, have))
+            differing[other] = {k: v for k, v in ours.items() if theirs.get(k) != v}
+    nearest = min(differing, key=lambda other: len(differing[other]), default=spec)
+    given = [shlex.quote(f"{name}={value}") for name, value in differing.get(nearest, {}).items()]
+    return " ".join([f"--profile {spec.profile} --hash {nearest.hash}", *(["--set", *given] if given else [])])

@@ -13,6 +13,7 @@ and the smallest effect of interest d (after Lakens 2017; LeBel et al. 2019, doi
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -73,7 +74,6 @@ class Judged:
     verdict: str  # one of WORDS
     n: int
     mean: float
-    sd: float
     low: float
     high: float
     p: float  # two-sided t test of a zero effect
@@ -81,11 +81,6 @@ class Judged:
     holm: float = math.nan  # p, corrected over the claims of the paper
     profile: str = ""
     data: str = ""
-
-    @property
-    def still_possible(self):
-        """The largest effect that the interval leaves open."""
-        return self.high
 
     def interval(self, digits=1):
         """The effect with its interval, "+2.1 [+0.4, +3.8]"; without units the verdict."""
@@ -105,20 +100,11 @@ def word(low, high, published, smallest):
 
 
 def units_to_decide(sd, size):
-    """Smallest number of units that would decide, if they vary as those measured.
+    """Smallest number of units that would decide, if they vary as those measured (int or None).
 
     The 95 % interval then excludes zero if the true effect is `size`, and `size` if it is zero, each in 80 of 100
-    repeats (power of the two-sided one-sample t test by the noncentral t; Cohen 1988, ch. 2).
-
-    Parameters
-    ----------
-    sd, size : float
-        Standard deviation over units, and the effect sought.
-
-    Returns
-    -------
-    int or None
-        None if sd is unknown, size is not positive, or more than `MOST_UNITS` would be needed.
+    repeats (power of the two-sided one-sample t test by the noncentral t; Cohen 1988, ch. 2). None if sd, the standard
+    deviation over units, is unknown, size is not positive, or more than `MOST_UNITS` would be needed.
     """
     if not size > 0 or not math.isfinite(sd):
         return None
@@ -127,15 +113,8 @@ def units_to_decide(sd, size):
         bound, shift = stats.t.ppf(0.975, n - 1), size / sd * math.sqrt(n) if sd else math.inf
         return shift > 100 * bound or stats.nct.sf(bound, n - 1, shift) >= POWER
 
-    few, many = 1, 2
-    while not enough(many):
-        few, many = many, 2 * many
-        if many > MOST_UNITS:
-            return None
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if enough(middle) else (middle, many)
-    return many
+    n = bisect_left(range(MOST_UNITS + 1), True, lo=2, key=enough)
+    return n if n <= MOST_UNITS else None
 
 
 def judge(claim, effects):
@@ -150,20 +129,14 @@ def judge(claim, effects):
     size = claim.published if claim.published and claim.published > 0 else claim.smallest
     return Judged(
         claim, effects, verdict or word(e.low, e.high, claim.published, claim.smallest),
-        e.n, e.mean, e.sd, e.low, e.high, p, units_to_decide(e.sd, size),
+        e.n, e.mean, e.low, e.high, p, units_to_decide(e.sd, size),
     )  # fmt: skip
 
 
 def judge_best(name, claim, evidences):
     """A claim of a paper, judged on the profile that has most units; of equals on the larger profile (`Judged`).
 
-    Parameters
-    ----------
-    name : str
-        A paper of `companion.papers`.
-    claim : Claim
-    evidences : list of companion.evidence.Evidence
-        One a profile, the largest first.
+    evidences: `Evidence` of each profile, the largest first.
     """
     effects = part(name, "tables").EFFECTS[claim.id]
     judged = [replace(judge(claim, effects(e)), profile=e.profile, data=e.data) for e in evidences if e]

@@ -18,14 +18,9 @@ def results(specs, scheduler, root, device):
     """Yield (spec, record, failure) as runs end on the cluster.
 
     A run whose worker dies is given to another one. When the generator goes on, the record counts as written, and the
-    worker may delete its checkpoint.
-
-    Raises
-    ------
-    SpecError
-        No scheduler or no worker answers, or no worker has a GPU if `device` needs one.
-    SparseMTLError
-        A worker has other code or packages, or would run several runs at once; the scheduler is lost.
+    worker may delete its checkpoint. Raises `SpecError` if no scheduler or worker answers, or none has a GPU that
+    `device` needs, and `SparseMTLError` for a worker that has other code or packages, or would run several runs at
+    once, and when the scheduler is lost.
     """
     with _client(scheduler) as client:
         from distributed import as_completed

@@ -24,10 +24,9 @@ from sparsemtl.errors import RecordError, SparseMTLError, SpecError, one_line
 from sparsemtl.sparsity.layers import exact_convolutions
 from tqdm import tqdm
 
-from companion.evidence import Evidence
 from companion.fingerprint import code_fingerprint, revision
 from companion.papers import label, part
-from companion.records import RunRecord, Store, UnreadableRecord, compact_numbers
+from companion.records import RunRecord, Store, UnreadableRecord, check_writable, compact_numbers
 
 PACKAGES = ("sparsemtl", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "mne", "moabb")
 
@@ -38,40 +37,32 @@ def run(spec, root=None, device="cpu"):
     On a CPU it uses one thread and deterministic kernels: the same spec and code give the same bits in any process.
     root: folder of the data sets (default: SPARSEMTL_DATA). Raises the run's `SparseMTLError`.
     """
-    begun = _begun(spec)
+    before = begun(spec)
     record = _made(spec, root, device)
-    if not begun:  # otherwise the checkpoint belongs to a run whose record is still to be written
+    if not before:  # otherwise the checkpoint belongs to a run whose record is still to be written
         finish(spec)
     return record
 
 
-def _runner(study):
-    return part(study, "run")
-
-
-def _begun(spec):
-    module = _runner(spec.study)
-    return hasattr(module, "begun") and module.begun(spec)
+def begun(spec):
+    """Whether a checkpoint of this run exists."""
+    return getattr(part(spec.study, "run"), "begun", lambda spec: False)(spec)
 
 
 def finish(spec):
     """Tell the paper that the record of `spec` is safe: its checkpoint can go."""
-    module = _runner(spec.study)
-    if hasattr(module, "finished"):
-        module.finished(spec)
+    getattr(part(spec.study, "run"), "finished", lambda spec: None)(spec)
 
 
 def _made(spec, root, device):
     started, clock = datetime.now(UTC), time.perf_counter()
-    made = environment(device)  # before the run: the code that runs, not what is edited meanwhile
+    where = environment(device)  # before the run: the code that runs, not what is edited meanwhile
     with reproducible(device):
-        result = compact_numbers(_runner(spec.study).run(spec, root=root, device=device))
-    seconds = round(time.perf_counter() - clock, 3)
-    timings, precision = result.pop("timings", {}), result.pop("precision", None)
-    when = {"started": _stamp(started), "ended": _stamp(datetime.now(UTC))}
-    when["seconds"] = seconds + timings.get("resumed_seconds", 0)
-    extra = {"timings": timings, "precision": precision}
-    return RunRecord(spec, result, when | made | {k: v for k, v in extra.items() if v})
+        result = compact_numbers(part(spec.study, "run").run(spec, root=root, device=device))
+    extra = {name: found for name in ("timings", "precision") if (found := result.pop(name, None))}
+    seconds = round(time.perf_counter() - clock, 3) + extra.get("timings", {}).get("resumed_seconds", 0)
+    when = [moment.isoformat(timespec="seconds") for moment in (started, datetime.now(UTC))]
+    return RunRecord(spec, result, {"started": when[0], "ended": when[1], "seconds": seconds} | where | extra)
 
 
 @contextlib.contextmanager
@@ -79,7 +70,6 @@ def reproducible(device):
     """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels.
 
     On a GPU numbers may differ from run to run, but float32 is float32: convolutions use no TensorFloat-32.
-    Raises `SpecError` for a device that this machine lacks.
     """
     check_device(device)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -106,10 +96,6 @@ def check_device(device, here=True):
         raise SpecError(f"no device {device!r} on this machine: choose cpu")
 
 
-def _stamp(moment):
-    return moment.isoformat(timespec="seconds")
-
-
 @cache
 def environment(device):
     """Where a record is made (dict): device, threads, machine, Python, packages, revision and code."""
@@ -118,7 +104,7 @@ def environment(device):
         "threads": 1 if device == "cpu" else torch.get_num_threads(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": versions(PACKAGES),
         "revision": revision(),
         "code": code_fingerprint(),
     }
@@ -126,15 +112,16 @@ def environment(device):
 
 def origin(device):
     """What a result may depend on besides its spec and the data: code, device and packages (dict)."""
-    made = environment(device)
-    return {name: made[name] for name in ("code", "device", "packages")}
+    return {name: environment(device)[name] for name in ("code", "device", "packages")}
 
 
-def _version(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:  # mne and moabb are optional
-        return None
+def versions(names):
+    """Versions of those packages that are installed (dict)."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 @dataclass
@@ -147,36 +134,15 @@ class Outcome:
 
 
 def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True, scheduler=None):
-    """Run every spec that has no valid record in `store`; each record is written as soon as its run ends.
+    """Run every spec that has no valid record in `store`; each record is written as soon as its run ends (`Outcome`).
 
-    Quick runs of other code, packages or devices are made again: they show that what is installed works.
+    Quick runs of other code, packages or devices are made again: they show that what is installed works. workers:
+    local processes; 1 runs in this process. root, device: folder of the data sets, "cpu" or "cuda". scheduler: Dask
+    scheduler to send the runs to instead, see `companion.cluster`. A run that fails is noted and the others go on.
 
-    Parameters
-    ----------
-    specs : iterable of RunSpec
-        Duplicates run once.
-    store : Store, optional
-        Where records are read and written.
-    workers : int
-        Local processes; 1 runs in this process.
-    root, device : str
-        Folder of the data sets, "cpu" or "cuda".
-    scheduler : str, optional
-        Dask scheduler to send the runs to, see `companion.cluster`; `workers` is then not used.
-
-    Returns
-    -------
-    Outcome
-        A run that fails is noted in `failures` and the others go on.
-
-    Raises
-    ------
-    SpecError, RecordError
-        Before anything runs: no workers, no such device, a store that cannot be written, or a record that cannot be
-        read but may be whole. Later: a record that cannot be written.
+    Raises `SpecError` or `RecordError` before anything runs: no workers, no such device, a store that cannot be
+    written, or a record that cannot be read but may be whole. Later: a record that cannot be written.
     """
-    if workers < 1:
-        raise SpecError(f"workers is {workers}: at least 1 is needed")
     check_device(device, here=scheduler is None)
     store, outcome, missing = store or Store(), Outcome(), []
     for spec in dict.fromkeys(specs):
@@ -184,29 +150,36 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
             outcome.records[spec.hash] = record
         else:
             missing.append(spec)
-    store.check_writable(missing)
-    missing.sort(key=lambda spec: spec.seed)  # stopped early, a table has few seeds rather than holes
-    keep = set() if store.lasting else set(filter(_begun, missing))  # checkpoints of runs that have no record yet
-    if scheduler is not None and missing:
-        from companion.cluster import results
-
-        made = results(missing, scheduler, root, device)
-    else:
-        made = _results(missing, workers, root, device)
-    bar = tqdm(total=len(missing), unit="run", disable=not (progress and missing), dynamic_ncols=True)
-    with bar, contextlib.closing(made):
-        for spec, record, failure in made:
-            if failure is None:
-                store.write(record)
-                if scheduler is None and spec not in keep:
-                    finish(spec)
-                outcome.records[spec.hash] = record
-                outcome.executed += 1
-            else:
+    for folder in {store.path(spec).parent for spec in missing}:  # before hours of work rather than after
+        check_writable(folder)
+    with contextlib.closing(made(missing, workers, root, device, progress, scheduler)) as ended:
+        for spec, record, failure in ended:
+            if failure is not None:
                 outcome.failures.append(f"{label(spec)}: {failure}")
-            bar.update()
-            bar.set_postfix_str(label(spec), refresh=False)
+                continue
+            store.write(record)
+            if scheduler is None:  # a worker elsewhere has its own checkpoint
+                finish(spec)
+            outcome.records[spec.hash] = record
+            outcome.executed += 1
     return outcome
+
+
+def made(specs, workers=1, root=None, device="cpu", progress=True, scheduler=None):
+    """Yield (spec, record, None) or (spec, None, what went wrong) as runs end; parameters as for `execute`."""
+    if workers < 1:
+        raise SpecError(f"workers is {workers}: at least 1 is needed")
+    specs = sorted(specs, key=lambda spec: spec.seed)  # stopped early, a table has few seeds rather than holes
+    if scheduler is not None and specs:
+        from companion.cluster import results
+    else:
+        results = _results
+    bar = tqdm(total=len(specs), unit="run", disable=not (progress and specs), dynamic_ncols=True)
+    with bar, contextlib.closing(results(specs, scheduler or workers, root, device)) as ended:
+        for result in ended:
+            yield result
+            bar.update()
+            bar.set_postfix_str(label(result[0]), refresh=False)
 
 
 def _usable(store, spec, device):
@@ -218,10 +191,8 @@ def _usable(store, spec, device):
     except RecordError as error:
         print(f"{error}\nrunning {label(spec)} again", file=sys.stderr)
         return None
-    if record is None or device is None or spec.profile != "quick":
-        return record
-    here = origin(device)
-    return record if {name: record.run.get(name) for name in here} == here else None
+    made_here = record is None or device is None or origin(device).items() <= record.run.items()
+    return record if made_here or spec.profile != "quick" else None
 
 
 def _results(specs, workers, root, device):
@@ -264,23 +235,3 @@ def _end_with(parent):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def run_missing(
-    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
-):
-    """`Evidence` of this machine: runs whatever `profile` lacks (see `execute`), then returns all of it.
-
-    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of `table`
-    or of the study's `MAIN` table. workers: processes (default: one for each core, on a GPU one). store: folder of
-    records (default: SPARSEMTL_RUNS, or `runs` in the repository).
-    Raises `RecordError` that names the first run that failed, after the others have finished.
-    """
-    if specs is None and (table := table or study.MAIN):
-        specs, options = study.TABLES[table](profile), f"--table {table}"
-    specs = study.all_specs(profile) if specs is None else specs
-    workers = workers or (os.cpu_count() if device == "cpu" else 1)
-    outcome = execute(specs, Store(store), workers, data_dir, device)
-    if outcome.failures:
-        raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
-    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

@@ -1,11 +1,13 @@
 """Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
 
+import os
 from dataclasses import dataclass, replace
 
 import pandas as pd
+from sparsemtl.errors import RecordError
 
 from companion.papers import label
-from companion.records import committed, repository_root
+from companion.records import Store, committed, repository_root
 from companion.spec import PROFILES, canonical_json
 from companion.statistics import NOT_RUN
 
@@ -33,11 +35,7 @@ class Evidence:
 
     def only(self, **params):
         """The part of the evidence whose specs have these parameters, method or seed (problem="left-right", ...)."""
-        own = ("method", "seed", "data")
-        have = [{name: getattr(r.spec, name) for name in own} | dict(r.spec.params) for r in self.records]
-        chosen = tuple(
-            r for r, h in zip(self.records, have, strict=True) if all(h.get(k) == v for k, v in params.items())
-        )
+        chosen = tuple(r for r in self.records if params.items() <= {**vars(r.spec), **r.spec.params}.items())
         options = " ".join([self.options, "--param", *(f"{k}={v}" for k, v in params.items())]).strip()
         return replace(self, records=chosen, options=options)
 
@@ -57,11 +55,6 @@ class Evidence:
         """Time of all runs together."""
         return sum(r.run["seconds"] for r in self.records)
 
-    @property
-    def title(self):
-        """Heading of a table or figure made of these records."""
-        return f"{self.origin}: profile {self.profile}, {self.data}" if self else f"{self.origin}: {NOT_RUN}"
-
     def summary(self):
         """One row that says what the numbers rest on: data, people, seeds, runs, device, hours (DataFrame)."""
         people = {r.spec.params["subject"] for r in self.records if "subject" in r.spec.params}
@@ -73,8 +66,7 @@ class Evidence:
             "device": _joined(r.run["device"] for r in self.records),
             "hours": f"{self.seconds / 3600:.2f}",
         }
-        index = pd.Index([f"{self.profile} {self.options}".strip()], name="profile")
-        return pd.DataFrame([row], index=index)
+        return pd.DataFrame([row], pd.Index([f"{self.profile} {self.options}".strip()], name="profile"))
 
 
 def provenance(records):
@@ -115,14 +107,9 @@ def _joined(values):
 
 
 def committed_evidence(study, results=None, table=None):
-    """The evidence that a page with room for one profile shows, see `largest_complete`."""
-    return largest_complete(committed_evidences(study, results, table))
-
-
-def largest_complete(evidences):
-    """Of these, the largest first, the first that lacks no run, else the first that has any, else the first."""
-    complete, begun = ([e for e in evidences if e.complete], [e for e in evidences if e])
-    return (complete or begun or evidences)[0]
+    """The evidence that a page with room for one profile shows: the largest complete one, else the largest begun."""
+    found = committed_evidences(study, results, table)
+    return next((e for e in found if e.complete), next(filter(None, found), found[0]))
 
 
 def committed_evidences(study, results=None, table=None):
@@ -133,19 +120,31 @@ def committed_evidences(study, results=None, table=None):
     still lacks runs comes after those that are complete, so that no page shows holes while records grow.
     """
     table = table or study.MAIN or "all"
-    records = [r for r in committed(results or repository_root() / "results", study.NAME) if r.spec.study == study.NAME]
-    found = []
-    for profile in reversed([p for p in EVIDENCE if any(r.spec.profile == p for r in records)] or EVIDENCE[:1]):
-        chosen = tuple(r for r in records if r.spec.profile == profile)
-        every = table == "all"
-        specs = study.all_specs(profile) if every else study.TABLES[table](profile)
-        evidence = Evidence(study.NAME, "committed", profile, chosen, 0)
-        found.append(evidence.of(specs, "" if every else f"--table {table}"))
+    make, options = (study.all_specs, "") if table == "all" else (study.TABLES[table], f"--table {table}")
+    records = tuple(committed(results or repository_root() / "results", study.NAME))
+    begun = {r.spec.profile for r in records}  # to list the runs of another profile takes seconds
+    profiles = [p for p in reversed(EVIDENCE) if p in begun] or EVIDENCE[:1]
+    found = [Evidence(study.NAME, "committed", p, records, 0).of(make(p), options) for p in profiles]
     return found if table == "all" else sorted(found, key=lambda e: not e.complete)  # a stable order
 
 
-def local_evidence(study, profile, *args, **options):
-    """Evidence of this machine, which runs what is missing: see `companion.engine.run_missing`."""
-    from companion.engine import run_missing  # brings torch, which no page needs that only reads records
+def local_evidence(
+    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
+):
+    """`Evidence` of this machine: runs whatever `profile` lacks (see `engine.execute`), then returns all of it.
 
-    return run_missing(study, profile, *args, **options)
+    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of `table`
+    or of the study's `MAIN` table. workers: processes (default: one for each core, on a GPU one). store: folder of
+    records (default: SPARSEMTL_RUNS, or `runs` in the repository).
+    Raises `RecordError` that names the first run that failed, after the others have finished.
+    """
+    from companion.engine import execute  # brings torch, which no page needs that only reads records
+
+    if specs is None and (table := table or study.MAIN):
+        specs, options = study.TABLES[table](profile), f"--table {table}"
+    specs = study.all_specs(profile) if specs is None else specs
+    workers = workers or (os.cpu_count() if device == "cpu" else 1)
+    outcome = execute(specs, Store(store), workers, data_dir, device)
+    if outcome.failures:
+        raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
+    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)

@@ -8,54 +8,40 @@ from pathlib import Path
 
 from sparsemtl.errors import RecordError, one_line
 
+WAY_OUT = "free space there, or choose another folder"
+
 
 @contextlib.contextmanager
-def write_whole(path, binary=False, error=RecordError, way_out="free space there, or choose another folder"):
-    """Open a file that replaces `path` when the block ends without an exception.
+def write_whole(path, binary=False, error=RecordError, way_out=WAY_OUT):
+    """Open a file, of UTF-8 text or `binary`, that replaces `path` when the block ends without an exception.
 
-    A full disk, an exception or a kill leaves the old file as it was. Links are followed. A pipe or a terminal is
-    written to directly.
-
-    Parameters
-    ----------
-    path : str or Path
-        File to write; its folder is made if it is missing.
-    binary : bool
-        Open the file for bytes instead of UTF-8 text.
-    error : type
-        `SparseMTLError` to raise if the file cannot be written.
-    way_out : str
-        End of the error message: what the user can do.
-
-    Yields
-    ------
-    file object
-        Open for writing.
+    A full disk, an exception or a kill leaves the old file as it was. Its folder is made if it is missing. Links are
+    followed; a pipe or a terminal is written to directly. If it cannot be written, `error` (a `SparseMTLError`) is
+    raised, whose message ends in `way_out`: what the user can do.
     """
     target = Path(os.path.realpath(path))
     direct = target.exists() and not target.is_file() and not target.is_dir()
     part = target if direct else _beside(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        with open(part, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
-            yield file
-            file.flush()
+    with _errors(path, error, way_out):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                raise IsADirectoryError(0, "it is a folder")
+            with open(part, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
+                yield file
+                file.flush()
+                if not direct:
+                    os.fsync(file.fileno())
             if not direct:
-                os.fsync(file.fileno())
-        if not direct:
-            part.replace(target)
-    except OSError as fault:
-        raise error(f"cannot write {path} ({fault.strerror or one_line(fault)}): {way_out}") from fault
-    finally:
-        if not direct:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+                part.replace(target)
+        finally:
+            if not direct:
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def folder_whole(path, error=RecordError, way_out="free space there, or choose another folder"):
+def folder_whole(path, error=RecordError, way_out=WAY_OUT):
     """Yield a new folder that is renamed to `path` when the block ends without an exception.
 
     What `path` holds before is deleted first. If another process makes `path` meanwhile, its folder is kept.
@@ -63,16 +49,23 @@ def folder_whole(path, error=RecordError, way_out="free space there, or choose a
     """
     target = Path(os.path.realpath(path))
     part = _beside(target)
+    with _errors(path, error, way_out):
+        try:
+            shutil.rmtree(target, ignore_errors=True)
+            part.mkdir(parents=True)
+            yield part
+            if not target.exists():
+                part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _errors(path, error, way_out):
     try:
-        shutil.rmtree(target, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        if not target.exists():
-            part.rename(target)
+        yield
     except OSError as fault:
         raise error(f"cannot write {path} ({fault.strerror or one_line(fault)}): {way_out}") from fault
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _beside(target):

@@ -24,11 +24,11 @@ import math
 import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from companion import claims as rules
-from companion.benchmarks import Benchmark
 from companion.evidence import Evidence, provenance
 from companion.records import set_hash
 from companion.statistics import NOT_RUN
@@ -46,6 +46,13 @@ MARKS = {
     rules.NOT_TESTED: "⊘", NOT_RUN: "○",
     "agrees": "=", "not told apart": "≈", "higher": "▲", "lower": "▼", "no spread": "?", "met": "☑", "missed": "☒",
 }  # fmt: skip
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """A benchmark record: see `benchmarks/measured.py`."""
+
+    sides: dict
 
 
 def marked(word):

@@ -16,27 +16,28 @@ def queue(studies, records):
     A run that several tables need counts for the first of them. Its time is the median of records of the same study,
     profile and task set (or method and problem), else of the study and profile, else the study's `DEFAULT_SECONDS`.
     """
-    lines, done, seconds = [HEAD], {r.hash for r in records}, _measured(records)
+    lines, done, known = [HEAD], {r.hash for r in records}, _measured(records)
     for study in studies:
         for profile in PROFILES:
             lines += ["", f"## {study.NAME}, profile {profile}", ""]
             lines += ["| table | missing | of | hours | estimate from |", "| --- | --- | --- | --- | --- |"]
-            seen, hours, device = set(), 0.0, ""
+            seen, every = set(), []
             for name, make in study.TABLES.items():
-                specs = [s for s in dict.fromkeys(make(profile)) if s.hash not in seen]
-                if not specs:  # all of them belong to a table above
-                    continue
-                seen |= {s.hash for s in specs}
-                guesses = [_guess(study, s, seconds) for s in specs if s.hash not in done]
-                needed = sum(g for g, _ in guesses) / 3600
-                hours += needed
-                if any(not basis.endswith((" cpu", PROFILES["small"])) for _, basis in guesses):
-                    device = " --device cuda"
+                specs = dict.fromkeys(s for s in make(profile) if s not in seen)
+                seen |= specs.keys()
+                guesses = [_guess(study, s, known) for s in specs if s.hash not in done]
+                every += guesses
                 basis = ", ".join(sorted({basis for _, basis in guesses})) or "complete"
-                lines.append(f"| {name} | {len(guesses)} | {len(specs)} | {needed:.1f} | {basis} |")
-            lines.append(f"| all | {len(seen - done)} | {len(seen)} | {hours:.1f} | |")
+                if specs:  # otherwise all of them belong to a table above
+                    lines.append(f"| {name} | {len(guesses)} | {len(specs)} | {_hours(guesses)} | {basis} |")
+            lines.append(f"| all | {len(every)} | {len(seen)} | {_hours(every)} | |")
+            device = "" if all(basis.endswith((" cpu", PROFILES["small"])) for _, basis in every) else " --device cuda"
             lines += ["", f"    .venv/bin/sparsemtl run {study.NAME} --profile {profile} --table TABLE{device}"]
     return "\n".join(lines)
+
+
+def _hours(guesses):
+    return f"{sum(seconds for seconds, _ in guesses) / 3600:.1f}"
 
 
 def _keys(spec):
@@ -47,19 +48,19 @@ def _keys(spec):
 
 def _measured(records):
     """(median seconds, devices) of the records of each key."""
-    found = defaultdict(list)
+    runs = defaultdict(list)
     for record in records:
         for key in _keys(record.spec):
-            found[key].append(record.run)
+            runs[key].append((record.run["seconds"], record.run["device"]))
     return {
-        key: (median(r["seconds"] for r in runs), " and ".join(sorted({r["device"] for r in runs})))
-        for key, runs in found.items()
+        key: (median(t for t, _ in v), " and ".join(sorted({device for _, device in v}))) for key, v in runs.items()
     }
 
 
-def _guess(study, spec, seconds):
+def _guess(study, spec, known):
+    """(seconds, on what the guess rests) of a run."""
     for key, which in zip(_keys(spec), ("like", "other"), strict=True):
-        if key in seconds:
-            return seconds[key][0], f"{which} runs on {seconds[key][1]}"
+        if key in known:
+            return known[key][0], f"{which} runs on {known[key][1]}"
     default = getattr(study, "DEFAULT_SECONDS", {}).get(spec.profile, SECONDS)
     return default, f"a default for {PROFILES[spec.profile]}"

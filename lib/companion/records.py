@@ -14,21 +14,22 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+import reprlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from sparsemtl.errors import RecordError, SpecError
+from sparsemtl.errors import RecordError, one_line
 
 from companion.files import write_whole
 from companion.spec import RunSpec, canonical_json
 
 SCHEMA = 1
 DIGITS = 6  # significant digits kept of a float: below the spread of any metric, and compact
-# What `run` must say, and of which kind
+# What a record, and `run` in it, must say, and of which kind
+PARTS = MappingProxyType({"hash": str, "spec": dict, "result": dict, "digest": str, "run": dict})
 REQUIRED_RUN = MappingProxyType(
     {"started": str, "ended": str, "seconds": (int, float), "device": str, "threads": int, "python": str,
      "packages": dict, "revision": str}
@@ -37,6 +38,10 @@ ROOT = next((f for f in Path(__file__).resolve().parents if (f / "_toc.yml").exi
 WRITE = "free space there or choose another folder; records that were finished are kept"
 MADE_HERE = "delete it and run the same command again to re-make it"
 BROUGHT_HERE = "take the file again from where it came (`git checkout`, or another copy)"
+
+
+class UnreadableRecord(RecordError):
+    """A record that may be whole, but that this machine or this code cannot read now: nothing may take its place."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,8 @@ class RunRecord:
 
     def to_dict(self):
         """Plain dict in the layout described above."""
-        return {
-            "schema": SCHEMA,
-            "hash": self.hash,
-            "spec": self.spec.to_dict(),
-            "result": self.result,
-            "digest": self.digest,
-            "run": self.run,
-        }
+        own = {"spec": self.spec.to_dict(), "result": self.result, "run": self.run}
+        return {"schema": SCHEMA, "hash": self.hash, "digest": self.digest, **own}
 
 
 def compact_numbers(value):
@@ -94,47 +93,28 @@ def compact_numbers(value):
 
 def validate(value, where="record", remedy=MADE_HERE):
     """Return the `RunRecord` of a plain dict, or raise `RecordError` that names `where`, what is wrong and a remedy."""
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UnreadableRecord(f"{where}: schema {schema}, this code reads {SCHEMA}; update sparsemtl to read it")
+    if fault := _fault(value) if schema == SCHEMA else f"schema {schema!r}, this code reads {SCHEMA}":
+        raise RecordError(f"{where}: {fault}; {remedy}")
+    return RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
 
-    def wrong(what):
-        return RecordError(f"{where}: {what}; {remedy}")
 
-    if not isinstance(value, dict):
-        raise wrong("not a JSON object")
-    if isinstance(schema := value.get("schema"), int) and schema > SCHEMA:
-        raise UnreadableRecord(
-            f"{where}: schema {schema}, this code reads schema {SCHEMA}; update sparsemtl to read it"
-        )
-    if value.get("schema") != SCHEMA:
-        raise wrong(f"schema {value.get('schema')!r}, this code reads schema {SCHEMA}")
-    missing = [k for k in ("hash", "spec", "result", "digest", "run") if k not in value]
-    if missing:
-        raise wrong(f"lacks {', '.join(missing)}")
-    wrong_kind = [k for k in ("spec", "result", "run") if not isinstance(value[k], dict)]
-    if wrong_kind:
-        raise wrong(f"{', '.join(wrong_kind)} is not a JSON object")
+def _fault(value):
+    """What is wrong with the parts of a record, in words; "" if nothing is."""
+    for part, kinds in ((value, PARTS), (value.get("run"), REQUIRED_RUN)):
+        for name, kind in kinds.items():
+            if not isinstance(part.get(name), kind):
+                return f"its {name} cannot be {reprlib.repr(part[name])}" if name in part else f"lacks {name}"
     try:
         record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
-        canonical_json(record.result)
-    except SpecError as error:
-        raise wrong(str(error)) from error
-    except ValueError as error:  # Python's JSON reader takes NaN and Infinity
-        raise wrong(f"run {record.hash} has a number that is not finite") from error
-    if record.hash != value["hash"]:
-        raise wrong(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
-    if record.digest != value["digest"]:
-        raise wrong(f"run {record.hash}: the digest does not belong to its result (a value was changed)")
-    absent = [k for k in REQUIRED_RUN if k not in record.run]
-    if absent:
-        raise wrong(f"run {record.hash} does not say its {', '.join(absent)}")
-    for name, kind in REQUIRED_RUN.items():
-        said = record.run[name]
-        if not isinstance(said, kind) or (name == "seconds" and not 0 <= said < math.inf):
-            raise wrong(f"run {record.hash}: its {name} cannot be {said!r}")
-    return record
-
-
-class UnreadableRecord(RecordError):
-    """A record that may be whole, but that this machine or this code cannot read now: nothing may take its place."""
+        if record.digest != value["digest"]:
+            return f"run {record.hash}: the digest does not belong to its result (a value was changed)"
+    except ValueError as error:  # a `SpecError` too; Python's JSON reader takes NaN and Infinity
+        return str(error)
+    wrong = record.hash != value["hash"]
+    return f"hash {value['hash']} does not belong to its spec (that has {record.hash})" if wrong else ""
 
 
 def check_writable(folder):
@@ -150,48 +130,42 @@ def repository_root():
     return ROOT
 
 
-def results_folder():
-    """Folder of the committed records."""
-    return Path(os.path.relpath(repository_root() / "results"))
-
-
 def files_in(folder, suffix):
     """Files FOLDER/STUDY/PROFILE/*SUFFIX, sorted; none if the folder is absent, `RecordError` if it is unreadable."""
-    found, level = [], [Path(folder)]
+
+    def unreadable(error):
+        if not isinstance(error, FileNotFoundError):  # no store yet
+            raise RecordError(f"{error.filename}: cannot be read ({error.strerror}): mend that, or name another")
+
+    walk = os.walk(folder, onerror=unreadable, followlinks=True)
+    places = (Path(place, name) for place, _, names in walk for name in names if name.endswith(suffix))
+    found = (path for path in places if not path.name.startswith("."))
+    return sorted(path for path in found if len(path.relative_to(folder).parts) == 3)
+
+
+def read_text(path):
+    """Text of a file; `UnreadableRecord` if it cannot be read, `RecordError` if it holds no text."""
     try:
-        for _ in range(2):
-            level = [Path(entry) for place in level for entry in os.scandir(place) if entry.is_dir()]
-        for place in level:
-            found += [Path(entry) for entry in os.scandir(place) if entry.name.endswith(suffix)]
-    except FileNotFoundError:  # no store yet
-        return []
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise RecordError(f"{error.filename}: cannot be read ({error.strerror}): mend that, or name another") from error
-    return sorted(path for path in found if not path.name.startswith("."))
+        raise UnreadableRecord(f"{path}: cannot be read ({error.strerror}): mend that, or delete it") from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: damaged ({error}): delete it, or take another copy") from error
 
 
 class Store:
     """Folder of finished records, one `HASH.json` each; many processes may write to it at once.
 
-    folder: default SPARSEMTL_RUNS, or `runs` in the repository. lasting: whether a record in it is safe, so that what a
-    run has left to go on from may be deleted.
+    folder: default SPARSEMTL_RUNS, or `runs` in the repository.
     """
 
-    def __init__(self, folder=None, lasting=True):
-        self.lasting = lasting
+    def __init__(self, folder=None):
         default = repository_root() / (os.environ.get("SPARSEMTL_RUNS") or "runs")  # relative to one place, always
         self.folder = Path(folder or os.path.relpath(default))
 
     def path(self, spec):
         """Path of the record of `spec`, whether it exists or not."""
         return self.folder / spec.study / spec.profile / f"{spec.hash}.json"
-
-    def check_writable(self, specs):
-        """Raise `RecordError` if records of `specs` could not be written, before hours of work rather than after."""
-        for folder in {self.path(spec).parent for spec in specs}:
-            check_writable(folder)
-        if taken := [path for path in map(self.path, specs) if path.is_dir()]:
-            raise RecordError(f"cannot write {taken[0]}: a folder has this name; move it away")
 
     def write(self, record):
         """Write one record: first under a temporary name, then renamed."""
@@ -205,8 +179,8 @@ class Store:
         """
         path = self.path(spec)
         record = read_record(path) if os.path.exists(path) else None
-        if record is not None and record.hash != spec.hash:
-            raise RecordError(f"{path}: holds run {record.hash}; delete it and run the same command again")
+        if record and record.hash != spec.hash:
+            raise RecordError(f"{path}: holds run {record.hash}; {MADE_HERE}")
         return record
 
     def all(self):
@@ -222,28 +196,18 @@ class Store:
 
 def read_record(path):
     """The record in a file of a store; errors as `Store.read`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read ({error}); {MADE_HERE}") from error
-    except OSError as error:
-        raise UnreadableRecord(f"{path}: cannot be read ({error.strerror}): mend that, or delete it") from error
-    return parse(text, path, MADE_HERE)
+    return parse(read_text(path), path, MADE_HERE)
 
 
 def parse(text, where, remedy):
     """The record in a JSON text; `RecordError` that names where it is from and a remedy."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where}: damaged ({error}); {remedy}") from error
-    try:
-        return validate(value, where, remedy)
-    except RecursionError as error:  # fits the parser, but not what looks at the values
-        raise RecordError(f"{where}: damaged (nested too deeply); {remedy}") from error
+        return validate(json.loads(text), where, remedy)
+    except (ValueError, RecursionError) as error:  # too deep for the parser, or for what looks at the values
+        raise RecordError(f"{where}: damaged ({one_line(error)}); {remedy}") from error
 
 
-def write_jsonl(path, records: Iterable[RunRecord]):
+def write_jsonl(path, records):
     """Write records as JSON lines, sorted by hash, so that equal sets give equal files; returns their number."""
     unique = {record.hash: record for record in records}
     with write_whole(path, way_out=WRITE) as file:
@@ -257,15 +221,8 @@ def read_jsonl(path, problems=None):
 
     problems: a list that takes one text for each line that is no record, so that the others are read.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise RecordError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read ({error})") from error
     records = []
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(read_text(path).splitlines(), 1):
         try:
             records += [parse(line, f"{path} line {i}", BROUGHT_HERE)] if line.strip() else []
         except RecordError as error:
@@ -299,13 +256,9 @@ def _read_once(path, state):
 
 
 def set_hash(records):
-    """Name of a set of records, whatever their order: see `name_of_set`."""
-    return name_of_set(f"{record.hash} {record.digest}" for record in records)
-
-
-def name_of_set(lines):
-    """16 hex digits of the SHA-256 of lines "HASH DIGEST", each once and sorted."""
-    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:16]
+    """Name of a set of records, whatever their order: 16 hex digits of the SHA-256 of lines "HASH DIGEST"."""
+    lines = sorted({f"{record.hash} {record.digest}" for record in records})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def merge(*groups):

@@ -175,7 +175,7 @@ def _fold(name, j):
     if j.effects.within:
         yield f"For these very {c.units}: [{', '.join(map(c.shown, j.effects.within))}]."
     if j.verdict == rules.UNDECIDED:
-        yield f"Largest effect still possible: {c.shown(j.still_possible)}."
+        yield f"Largest effect still possible: {c.shown(j.high)}."
         n = j.n_to_decide
         yield f"About {n} {c.units} would decide, if they vary as these do." if n else "The spread is unknown."
     for each, values in j.effects.parts.items():

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import reprlib
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from sparsemtl.errors import SpecError
 
 PROFILES = ("quick", "small", "full")
+OWN = ("study", "profile", "data", "method", "seed")  # fields of a spec beside its parameters
 
 
 def canonical_json(value):
@@ -27,11 +27,7 @@ def whole(least):
 
 def number(words, test):
     """Rule for `check_values`: a finite number that passes a test."""
-
-    def passes(v):
-        return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and test(v)
-
-    return words, passes
+    return words, lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and test(v)
 
 
 def one_of(*values):
@@ -62,8 +58,8 @@ def _frozen(value):
 
 
 def _plain(value):
-    """Inverse of `_frozen`, for any mapping, list or tuple."""
-    if isinstance(value, Mapping):
+    """Inverse of `_frozen`."""
+    if isinstance(value, dict | MappingProxyType):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
@@ -91,23 +87,20 @@ class RunSpec:
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value):
                 raise SpecError(f"{name} is {value!r}: a name of letters, digits, '-', '_' and '.' is needed")
-        if not isinstance(self.params, Mapping):
+        if not isinstance(self.params, dict | MappingProxyType):
             raise SpecError(f"params is {self.params!r}: a mapping of names to values is needed")
         check_profile(self.profile)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise SpecError(f"seed must be a whole number of 0 or more, not {self.seed!r}")
-        for name, value in self.params.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SpecError(f"parameter {name!r} is {value}: run specifications hold finite numbers only")
+        check_values({"seed": self.seed}, {"seed": whole(0)})
         try:  # made once: a grid has tens of thousands of specs
-            text = canonical_json(self.to_dict())
+            plain = self.to_dict()
+            text = canonical_json(plain)
         except (TypeError, ValueError) as error:
             raise SpecError(f"a parameter of this run has no JSON form ({error})") from error
-        object.__setattr__(self, "params", _frozen(json.loads(text)["params"]))
+        object.__setattr__(self, "params", _frozen(plain["params"]))
         object.__setattr__(self, "hash", hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def __eq__(self, other):
-        return self.hash == other.hash if type(other) is RunSpec else False
+        return type(other) is RunSpec and self.hash == other.hash
 
     def __hash__(self):
         return hash(self.hash)
@@ -117,14 +110,7 @@ class RunSpec:
 
     def to_dict(self):
         """Plain dict, ready for JSON."""
-        return {
-            "study": self.study,
-            "profile": self.profile,
-            "data": self.data,
-            "method": self.method,
-            "seed": self.seed,
-            "params": _plain(self.params),
-        }
+        return {name: getattr(self, name) for name in OWN} | {"params": _plain(self.params)}
 
     @classmethod
     def from_dict(cls, value):
@@ -139,16 +125,3 @@ class RunSpec:
         shown = ("subject", "problem", "sparsity", "labels", "trunk", "tasks", "penalty", "lam", "target")
         params = " ".join(f"{k}={v}" for k, v in self.params.items() if k in shown)
         return f"{self.study} {self.profile} {self.method} seed={self.seed} {params}".strip()
-
-
-def options_of(spec, grid):
-    """Words of the command line that choose a run: its hash, or that of the nearest run of the grid and `--set`."""
-    wanted, differing = spec.to_dict(), {}
-    for other in grid:
-        have = other.to_dict()
-        if have | {"params": None} == wanted | {"params": None} and set(have["params"]) <= set(wanted["params"]):
-            ours, theirs = ({k: canonical_json(v) for k, v in d["params"].items()} for d in (wanted, have))
-            differing[other] = {k: v for k, v in ours.items() if theirs.get(k) != v}
-    nearest = min(differing, key=lambda other: len(differing[other]), default=spec)
-    given = [shlex.quote(f"{name}={value}") for name, value in differing.get(nearest, {}).items()]
-    return " ".join([f"--profile {spec.profile} --hash {nearest.hash}", *(["--set", *given] if given else [])])

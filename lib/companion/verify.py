@@ -2,14 +2,14 @@
 
 import math
 import random
-import tempfile
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
-from companion.engine import execute
+from companion import engine
 from companion.papers import label
-from companion.records import RunRecord, Store
+from companion.records import RunRecord
 from companion.spec import canonical_json
 from companion.statistics import repeat_limit
 
@@ -24,8 +24,7 @@ class Check:
 
     word: one of `WORDS`: EQUAL if rounding shows in other values than the metrics, ALONE if it differs and no run
     of its kind has a second seed, OTHER_DATA if the fingerprints of the data differ: another experiment. metric,
-    before, now: the value that is furthest off, in units of `limit`: how far off it may be
-    (`statistics.repeat_limit`), NaN if unknown.
+    before, now: the value that is furthest off, in units of `limit`: how far off it may be, NaN if unknown.
     """
 
     record: RunRecord
@@ -34,6 +33,11 @@ class Check:
     before: float = math.nan
     now: float = math.nan
     limit: float = math.nan
+
+    @property
+    def failed(self):
+        """Whether it says another result than seeds allow, or other data."""
+        return self.word in (OUTSIDE, OTHER_DATA)
 
     def __str__(self):
         line = f"{self.record.hash}  {self.word:14}  {label(self.record.spec)}"
@@ -51,23 +55,23 @@ def draw(records, count, seed):
     return random.Random(seed).sample(ordered, min(count, len(ordered)))
 
 
-def verify(chosen, records, root=None, device="cpu", workers=1, progress=True):
-    """Run the specs of the `chosen` records again and keep nothing; ([`Check`], one line for each run that failed).
+def verify(drawn, records, root=None, device="cpu", workers=1, progress=True):
+    """Run the specs of the `drawn` records again and keep nothing; ([`Check`], one line for each run that failed).
 
     records: all that are committed, from whose seeds the spread is taken. root, device, workers: as for `execute`.
     """
-    with tempfile.TemporaryDirectory(prefix="sparsemtl-") as folder:
-        outcome = execute([r.spec for r in chosen], Store(folder, lasting=False), workers, root, device, progress)
-    kinds = {_kind(r.spec) for r in chosen}
-    spreads = {kind: spread_over_seeds([r for r in records if _kind(r.spec) == kind]) for kind in kinds}
-    made = [(r, outcome.records[r.hash]) for r in chosen if r.hash in outcome.records]
-    checks = [compare(record, again, spreads[_kind(record.spec)], len(made)) for record, again in made]
-    return checks, outcome.failures
-
-
-def failed(checks):
-    """Whether a check found another result than seeds allow, or other data."""
-    return any(check.word in (OUTSIDE, OTHER_DATA) for check in checks)
+    engine.check_device(device)
+    before, checks, failures = {r.hash: r for r in drawn}, [], []
+    begun = {r.spec for r in drawn if engine.begun(r.spec)}  # these checkpoints belong to runs without a record
+    for spec, again, failure in engine.made([r.spec for r in drawn], workers, root, device, progress):
+        if again is None:
+            failures.append(f"{label(spec)}: {failure}")
+            continue
+        if spec not in begun:
+            engine.finish(spec)
+        spread = spread_over_seeds(r for r in records if _kind(r.spec) == _kind(spec))
+        checks.append(compare(before[spec.hash], again, spread, len(drawn)))
+    return checks, failures
 
 
 def compare(record, again, spread, among=1):
@@ -78,7 +82,7 @@ def compare(record, again, spread, among=1):
     """
     if again.digest == record.digest:
         return Check(record, SAME)
-    if _fingerprint(again) != _fingerprint(record):
+    if again.result.get("data", {}).get("fingerprint") != record.result.get("data", {}).get("fingerprint"):
         return Check(record, OTHER_DATA)
     before, now = (r.result["metrics"] for r in (record, again))
     off = {name: abs(now[name] - before[name]) for name in before}
@@ -92,23 +96,19 @@ def compare(record, again, spread, among=1):
 
 
 def spread_over_seeds(records):
-    """(standard deviation over seeds, its degrees of freedom) by metric, over runs that differ in their seed only.
+    """{metric: (standard deviation over seeds, its degrees of freedom)}, over runs that differ in their seed only.
 
     Pooled, as two or three seeds of one run may agree by chance. Metrics without a second seed anywhere are left out.
     """
-    runs, squares, freedom = {}, {}, {}
+    runs, found = defaultdict(list), defaultdict(list)
     for record in records:
-        runs.setdefault(canonical_json(record.spec.to_dict() | {"seed": None}), []).append(record.result["metrics"])
-    for seeds in runs.values():
-        for name in set.intersection(*map(set, seeds)) if len(seeds) > 1 else ():
-            values = np.array([metrics[name] for metrics in seeds], dtype=np.float64)
-            squares[name] = squares.get(name, 0.0) + ((values - values.mean()) ** 2).sum()
-            freedom[name] = freedom.get(name, 0) + len(values) - 1
-    return {name: (math.sqrt(squares[name] / freedom[name]), freedom[name]) for name in squares}
-
-
-def _fingerprint(record):
-    return record.result.get("data", {}).get("fingerprint")
+        runs[canonical_json(record.spec.to_dict() | {"seed": None})].append(record.result["metrics"])
+    for seeds in (seeds for seeds in runs.values() if len(seeds) > 1):
+        for name in set.intersection(*map(set, seeds)):
+            found[name].append([metrics[name] for metrics in seeds])
+    freedom = {name: sum(len(values) - 1 for values in groups) for name, groups in found.items()}
+    squares = {name: sum(np.var(values) * len(values) for values in groups) for name, groups in found.items()}
+    return {name: (math.sqrt(squares[name] / freedom[name]), freedom[name]) for name in found}
 
 
 def _kind(spec):

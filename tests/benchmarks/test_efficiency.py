@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from companion.benchmarks import Benchmark, Mark
 from companion.evidence import Evidence
 from companion.page import Page
+from measured import Benchmark, Mark
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 

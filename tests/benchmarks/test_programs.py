@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from companion.benchmarks import committed_benchmarks
 from efficiency import ON_GPU, TITLES
+from measured import committed_benchmarks
 
 ROOT = Path(__file__).parents[2]
 RECORDS = committed_benchmarks(ROOT / "results")

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import realtime
-from companion.benchmarks import Benchmark
+from measured import Benchmark
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_verify_runs_records_again_and_compares_with_the_spread_of_seeds(capsys,
     assert sum("to the bit" in line for line in out) == (15 if now == 0 else 12)
     assert sorted(os.listdir("runs/toy2020/quick")) == before
     assert call(capsys, "verify", "toy2020", "--draw", "0")[2] == ["sparsemtl: --draw is 0: it must be 1 or more"]
-    assert "none of these runs has a record" in call(capsys, "verify", "toy2020", "--profile", "full")[2][0]
+    assert "no record of toy2020 at the profile full" in call(capsys, "verify", "toy2020", "--profile", "full")[2][0]
 
 
 def test_data_says_what_is_in_a_set(capsys):
@@ -145,15 +145,15 @@ MISTAKES = {
         "median",
         "--param",
         "shift=1.0",
-    ): "method median has no run with this shift",
+    ): "method median has no run with the other values",
     ("list", "toy2020", "--param", "foo=1"): "unknown parameter 'foo': these runs have",
     ("list", "toy2020", "--hash", ""): "no run of this grid starts with ''",
     ("list", "toy2020", "--hash", "zz"): "no run of this grid starts with 'zz'",
     ("show", "ffff"): "no record starts with 'ffff' in results or runs",
     ("diff", "ffff", "eeee"): "no record with these digits",
-    ("export", "toy2020", "a.jsonl"): "no record of toy2020 in runs",
-    ("export", "toy2020", "."): "no record of toy2020 in runs",
-    ("import", "absent.jsonl"): "absent.jsonl: no such file",
+    ("export", "toy2020", "a.jsonl"): "no record of toy2020 at the profile",
+    ("export", "toy2020", "."): "no record of toy2020 at the profile",
+    ("import", "absent.jsonl"): "absent.jsonl: cannot be read",
     ("import", "file"): "file line 1: damaged",
     ("import", "loop"): "cannot be read",
     ("data", "eegmmdb"): "unknown data set 'eegmmdb': choose one of eegmmidb",

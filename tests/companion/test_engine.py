@@ -38,7 +38,7 @@ def calls(monkeypatch):
         return {"value": spec.seed / 3, "root": root}
 
     monkeypatch.setitem(sys.modules, "a_runner", SimpleNamespace(run=runner))
-    monkeypatch.setattr(engine, "_runner", lambda study: sys.modules["a_runner"])
+    monkeypatch.setattr(engine, "part", lambda study, what: sys.modules["a_runner"])
     return calls
 
 
@@ -127,7 +127,7 @@ def test_one_failing_run_does_not_stop_the_others(calls, tiny_spec, tmp_path):
 
 
 def test_a_failure_names_the_switch_that_makes_the_run_another(calls, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_runner", lambda study: sys.modules["a_runner"])
+    monkeypatch.setattr(engine, "part", lambda study, what: sys.modules["a_runner"])
     calls.fail = {0: DataError("no such folder")}
     specs = upadhyay2023.specs("quick", ("seg",), (0.0,), seeds=(0,), stem="deep")
     outcome = execute(specs, Store(tmp_path), progress=False)

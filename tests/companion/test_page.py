@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from companion import page as pages
-from companion.benchmarks import Benchmark
 from companion.claims import WORDS, Claim, Effects
 from companion.evidence import Evidence
 from companion.page import ANCHOR, MARKS, NONE, Page, show_table
 from companion.records import set_hash
 from companion.style import INK, use_style
+from measured import Benchmark
 
 TABLE = pd.DataFrame({"accuracy": [0.12345, np.nan]}, index=pd.Index(["or", "rigl"], name="method"))
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from companion import records
 from companion.records import (
+    REQUIRED_RUN,
     Store,
     UnreadableRecord,
+    check_writable,
     committed,
     compact_numbers,
     merge,
@@ -100,11 +102,14 @@ def test_any_value_of_spec_or_result_that_was_changed_is_caught(record):
         (("result", "metrics", "mi_accuracy"), 0.9, "the digest does not belong to its result"),
         (("spec", "seed"), 5, "does not belong to its spec"),
         (("hash",), "0" * 16, "hash 0000000000000000 does not belong"),
-        (("schema",), 2, "schema 2, this code reads schema 1"),
-        (("result", "metrics", "mi_accuracy"), math.nan, "not finite"),
-        (("result",), [1], "result is not a JSON object"),
-        (("run",), 7, "run is not a JSON object"),
-        (("spec",), "or", "spec is not a JSON object"),
+        (("schema",), 2, "schema 2, this code reads 1; update sparsemtl"),
+        (("result", "metrics", "mi_accuracy"), math.nan, "not JSON compliant"),
+        (("result",), [1], "its result cannot be"),
+        (("run",), 7, "its run cannot be 7"),
+        (("spec",), "or", "its spec cannot be 'or'"),
+        (("run", "packages"), [], "its packages cannot be"),
+        (("run", "seconds"), None, "its seconds cannot be None"),
+        (("run", "threads"), "one", "its threads cannot be"),
         (("spec", "profile"), "huge", "unknown profile 'huge'"),
         (("spec", "params"), None, "params is None"),
         (("spec", "study"), "../elsewhere", "study is"),
@@ -120,78 +125,49 @@ def test_what_is_wrong_is_said(record, path, value, message):
         validate(whole)
 
 
-@pytest.mark.parametrize("name", ["hash", "spec", "result", "digest", "run"])
-def test_a_missing_part_is_named(record, name):
-    value = record.to_dict()
-    del value[name]
+@pytest.mark.parametrize(("part", "name"), [*((None, n) for n in records.PARTS), *(("run", n) for n in REQUIRED_RUN)])
+def test_a_missing_part_is_named(record, part, name):
+    value = json.loads(json.dumps(record.to_dict()))
+    del (value[part] if part else value)[name]
     with pytest.raises(RecordError, match=f"lacks {name}"):
-        validate(value)
-
-
-@pytest.mark.parametrize("name", records.REQUIRED_RUN)
-def test_a_missing_condition_is_named(record, name):
-    value = record.to_dict()
-    value["run"] = {k: v for k, v in value["run"].items() if k != name}
-    with pytest.raises(RecordError, match=f"does not say its {name}"):
         validate(value)
 
 
 @pytest.mark.parametrize("value", [None, [], 3, "text", {}])
 def test_what_is_no_record_is_refused(value):
-    with pytest.raises(RecordError, match=r"not a JSON object|schema None"):
+    with pytest.raises(RecordError, match="schema None"):
         validate(value)
 
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_full_disk_leaves_what_was_there(record, make_record, tmp_path, monkeypatch, step, old):
-    store, newer = Store(tmp_path), make_record(record.spec, {"value": 1.0})
+    store, newer, lines = Store(tmp_path), make_record(record.spec, {"value": 1.0}), tmp_path / "a.jsonl"
     if old:
         store.write(record)
-    before = files(tmp_path)
+        write_jsonl(lines, [record])
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, step, full)
-    with pytest.raises(RecordError, match="No space left on device") as caught:
-        store.write(newer)
-    assert str(store.path(record.spec)) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    monkeypatch.undo()
-    assert files(tmp_path) == before
-    assert store.read(record.spec) == (record if old else None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        for path, write in ((store.path(record.spec), store.write), (lines, lambda r: write_jsonl(lines, [r]))):
+            with pytest.raises(RecordError, match=f"{path} .No space left on device"):
+                write(newer)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
 def test_a_store_that_cannot_be_written_is_named(record, tmp_path):
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "runs")
-    for action in (lambda: store.check_writable([record.spec]), lambda: store.write(record)):
+    for action in (lambda: check_writable(store.folder), lambda: store.write(record)):
         with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
             action()
     assert store.read(record.spec) is None
-    Store(tmp_path / "new").check_writable([record.spec])
+    check_writable(tmp_path / "new")
     assert files(tmp_path / "new") == []
-
-
-@pytest.mark.parametrize("inside", ["shin2023", "the record"])
-def test_a_store_with_something_in_the_way_is_named_before_the_work(record, tmp_path, inside):
-    store = Store(tmp_path)
-    if inside == "the record":
-        store.path(record.spec).mkdir(parents=True)
-    else:
-        (tmp_path / inside).write_text("")
-    with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
-        store.check_writable([record.spec])
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("packages", []), ("seconds", None), ("seconds", -1.0), ("device", 3), ("threads", "one")]
-)
-def test_what_run_says_has_its_kind(record, name, value):
-    changed = record.to_dict() | {"run": record.run | {name: value}}
-    with pytest.raises(RecordError, match=f"run {record.hash}: its {name} cannot be"):
-        validate(changed)
 
 
 def test_a_line_too_deep_to_read_is_damaged(tmp_path):
@@ -211,28 +187,19 @@ def test_lines_that_are_no_records_may_be_left_out_by_name(three, tmp_path):
     assert "take the file again from where it came" in problems[0]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00", b"[1]", b'{"schema": 1}', b"nul"])
-def test_a_damaged_file_is_named_and_the_others_are_read(three, tmp_path, damage):
+def test_a_damaged_file_is_named_and_the_others_are_read(three, tmp_path):
     store = Store(tmp_path)
     for record in three:
         store.write(record)
     bad = store.path(three[1].spec)
-    bad.write_bytes(damage)
-    with pytest.raises(RecordError, match=str(bad)):
-        store.read(three[1].spec)
-    found, problems = store.all()
-    assert {r.hash for r in found} == {three[0].hash, three[2].hash}
-    assert [str(bad) in line and "\n" not in line for line in problems] == [True]
-
-
-def test_every_truncation_of_a_record_is_caught(record, tmp_path):
-    store = Store(tmp_path)
-    store.write(record)
-    text = store.path(record.spec).read_text().rstrip("\n")
-    for length in range(0, len(text), 7):
-        store.path(record.spec).write_text(text[:length])
-        with pytest.raises(RecordError, match="damaged"):
-            store.read(record.spec)
+    whole = bad.read_bytes().rstrip()
+    for damage in (b"\xff\xfe\x00", b"[1]", b'{"schema": 1}', *(whole[:n] for n in range(0, len(whole), 7))):
+        bad.write_bytes(damage)
+        with pytest.raises(RecordError, match=str(bad)):
+            store.read(three[1].spec)
+        found, problems = store.all()
+        assert {r.hash for r in found} == {three[0].hash, three[2].hash}
+        assert [str(bad) in line and "\n" not in line for line in problems] == [True]
 
 
 def test_a_record_that_may_be_whole_is_not_said_to_be_damaged(record, tmp_path, monkeypatch):
@@ -280,21 +247,6 @@ def test_records_travel_as_lines_and_come_back_byte_for_byte(three, tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
-def test_a_failed_export_leaves_the_old_file(three, tmp_path, monkeypatch):
-    path = tmp_path / "a.jsonl"
-    write_jsonl(path, three)
-    before = path.read_bytes()
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RecordError, match=r"a\.jsonl"):
-        write_jsonl(path, three[:1])
-    assert path.read_bytes() == before
-    assert files(tmp_path) == ["a.jsonl"]
-
-
 def test_a_damaged_line_is_named_by_file_and_number(three, tmp_path):
     path = tmp_path / "a.jsonl"
     write_jsonl(path, three)
@@ -312,7 +264,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
         path.mkdir()
     if kind == "binary":
         path.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecordError, match=r"a\.jsonl: (no such file|cannot be read)"):
+    with pytest.raises(RecordError, match=r"a\.jsonl: (cannot be read|damaged)"):
         read_jsonl(path)
 
 
@@ -334,7 +286,7 @@ def test_committed_records_that_change_are_read_again(three, tmp_path):
         committed(tmp_path)
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RecordError, match=r"a\.jsonl: no such file"):
+    with pytest.raises(RecordError, match=r"a\.jsonl: cannot be read"):
         committed(tmp_path)
 
 

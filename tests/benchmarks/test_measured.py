@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from companion.benchmarks import Benchmark, Mark, committed_benchmarks, read
 from hypothesis import given
 from hypothesis import strategies as st
+from measured import Benchmark, Mark, committed_benchmarks, read
 from sparsemtl.errors import RecordError
 
 TIMES = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=9)

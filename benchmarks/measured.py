@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 
-from sparsemtl.errors import RecordError
-
 from companion.files import write_whole
 from companion.records import compact_numbers
 from companion.spec import canonical_json
+from sparsemtl.errors import RecordError
 
 SCHEMA = 1
 FIELDS = ("name", "sides", "marks", "details", "environment")
