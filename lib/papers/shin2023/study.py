@@ -93,7 +93,8 @@ _REAL = MappingProxyType(
 )  # fmt: skip
 
 # Each profile: data set, people, seeds, problems and parameters; other_seeds: with the second trunk; control_seeds: on
-# shuffled labels and on recordings; truth: simulated people for each share of common sources
+# shuffled labels and on recordings; truth: simulated people for each share of common sources; one_recording: people
+# of each problem for whom a task has but one recording, so that none can be told from another
 PROFILE_SETTINGS = MappingProxyType(
     {
         "quick": {
@@ -101,7 +102,10 @@ PROFILE_SETTINGS = MappingProxyType(
             "params": RECIPE | {"folds": 2, "epochs": 10, "trials_per_class": 15},
             "other_seeds": (0,), "control_seeds": (0,), "truth": 0,
         },
-        "small": _REAL | {"people": (1, 3, 6, 7, 15, 42), "truth": 40},
+        "small": _REAL | {
+            "people": (1, 3, 6, 7, 15, 42), "truth": 40,
+            "one_recording": {"left-right": (3, 6, 7), "hands-feet": (6, 7)},
+        },
         "full": _REAL | {"people": EVERYONE},
     }
 )  # fmt: skip
@@ -173,11 +177,12 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
 
 def control_specs(profile):
     """Specs of the controls: labels shuffled within recordings, and the recording in place of the movement."""
-    chosen = {"seeds": PROFILE_SETTINGS[check_profile(profile)]["control_seeds"], "sparsities": (PUBLISHED_SPARSITY,)}
-    shuffled = (*CLASSICAL, "dense-single", "dense-multi", PROPOSED)
-    return specs(profile, None, shuffled, labels="shuffled", **chosen) + specs(
-        profile, None, ("tangent-space", "dense-multi"), labels="recording", **chosen
-    )
+    settings = PROFILE_SETTINGS[check_profile(profile)]
+    chosen = {"seeds": settings["control_seeds"], "sparsities": (PUBLISHED_SPARSITY,)}
+    shuffled = specs(profile, None, (*CLASSICAL, "dense-single", "dense-multi", PROPOSED), labels="shuffled", **chosen)
+    recording = specs(profile, None, ("tangent-space", "dense-multi"), labels="recording", **chosen)
+    one = settings.get("one_recording", {})
+    return shuffled + [s for s in recording if s.params["subject"] not in one.get(s.params["problem"], ())]
 
 
 def table1_specs(profile):
