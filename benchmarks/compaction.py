@@ -29,6 +29,7 @@ from sparsemtl.sparsity.compact import compact
 from sparsemtl.sparsity.layers import exact_convolutions
 from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,7 +59,7 @@ def measure(args, x):
             nets["dense"], nets["dense, norms folded"] = model, unpruned(model, x)
         found = {
             "compacted": compact(model, x[:1]),
-            "compacted, norms folded": compact(model, x[:1], fold_norms=True),
+            "compacted, norms folded": folded(model, x[:1]),
         }
         if find_spec("torch_pruning"):  # not on the GPU machine
             found["torch-pruning"] = pruned(model, x[:1])
@@ -86,8 +87,8 @@ def measure(args, x):
             details["compile_failed"] = " ".join(str(error).split())[:300]
             print(f"torch.compile failed: {details['compile_failed']}", file=sys.stderr)
     taken = seconds(take_turns(sides, args))
-    folded = [f"{case}: compacted, norms folded" for case in CASES]
-    details["profile"] = {label: where_time_goes(sides[label], args.device) for label in folded}
+    shown = [f"{case}: compacted, norms folded" for case in CASES]
+    details["profile"] = {label: where_time_goes(sides[label], args.device) for label in shown}
     report("compaction", taken | sizes, marks(taken), args, details)
 
 
@@ -95,10 +96,10 @@ def marks(taken):
     """Gains in time and their shares of the gains in operations: folded networks, in PyTorch and in ONNX Runtime."""
     found = []
     for case in CASES:
-        folded = ("dense, norms folded", f"{case}: compacted, norms folded")
-        operations = tuple(f"{label}, operations" for label in folded)
+        labels = ("dense, norms folded", f"{case}: compacted, norms folded")
+        operations = tuple(f"{label}, operations" for label in labels)
         for where, (dense, small) in {
-            "PyTorch": folded,
+            "PyTorch": labels,
             "ONNX Runtime": ("dense, ONNX Runtime", f"{case}: ONNX Runtime"),
         }.items():
             if dense in taken:
@@ -153,7 +154,12 @@ def unpruned(model, x):
     for conv in dense.modules():
         if isinstance(conv, nn.Conv2d):
             conv.weight[conv.weight == 0] = 1e-3
-    return compact(dense, x[:1], fold_norms=True)
+    return folded(dense, x[:1])
+
+
+def folded(model, example):
+    """The compacted network with its batch norms in the convolutions before them."""
+    return fuse(compact(model, example), no_trace=True)
 
 
 def pruned(model, example):

@@ -75,7 +75,7 @@ def proximal_step(args, weights, scales, thresholds, details):
             torch.add(theta, scale, out=target)
 
     sides = {
-        OURS: lambda: prox._prox_scaled_(thetas, scales, thresholds, 1),
+        OURS: lambda: prox.prox_group_lasso_scaled_(thetas, scales, thresholds, 1),
         COPY: copy,
         PUBLISHED: lambda: published(*flat, columns),
     }

@@ -7,13 +7,14 @@ from sparsemtl.sparsity.measure import group_sparsity
 from sparsemtl.sparsity.prox import ProxAdamW, penalty_groups
 from sparsemtl.training.fit import fit
 from sparsemtl.training.losses import depth_loss, segmentation_loss
+from torch.nn.functional import interpolate
 
 LOSSES = {"seg": segmentation_loss, "depth": depth_loss}
 
 
 def loss_fn(outputs, targets):
-    """Sum of the tasks' losses."""
-    return sum(LOSSES[task](outputs[task], y) for task, y in targets.items())
+    """Sum of the tasks' losses; predictions come at an eighth of the image's size."""
+    return sum(LOSSES[t](interpolate(outputs[t], y.shape[-2:], mode="bilinear"), y) for t, y in targets.items())
 
 
 def compare(train, test, classes, lam=1e-3, epochs=20, **net):
@@ -24,14 +25,14 @@ def compare(train, test, classes, lam=1e-3, epochs=20, **net):
     found = {}
     for name, strength in (("dense", 0.0), ("sparse", lam)):
         torch.manual_seed(0)
-        model = MultiTaskNet(["seg", "depth"], classes, upsample=True, **net)
+        model = MultiTaskNet(["seg", "depth"], classes, **net)
         rest = [p for n, p in model.named_parameters() if not n.startswith("shared.")]
         groups = [*penalty_groups(model.shared, strength), {"params": rest, "penalty": None}]
         fit(model, lambda _: train, loss_fn, ProxAdamW(groups, lr=3e-3), epochs)
         model.eval()
         small = compact(model, test[0][0])
         with torch.no_grad():
-            losses = {t: float(sum(f(small(x)[t], y[t]) for x, y in test) / len(test)) for t, f in LOSSES.items()}
+            losses = {t: float(sum(loss_fn(small(x), {t: y[t]}) for x, y in test) / len(test)) for t in LOSSES}
         count = sum(p.numel() for p in small.parameters())
         found[name] = losses | {"zero groups": group_sparsity(model.shared), "parameters": count}
     return found

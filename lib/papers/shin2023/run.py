@@ -284,11 +284,11 @@ def vote_analysis(net, job, other):
             "null_me_one_head": iou(one_head[0]["me"][name], one_head[1]["me"][name]),
             "reinit": iou(mi, reinit["mi"][name]),
         }  # fmt: skip
-    name, axis = net.spatial_weight()
+    name = "shared.spatial.weight"  # (filters, ., electrodes, 1)
     mi, me = (vote[t][name] for t in TASKS)
     maps = {"mi_only": mi & ~me, "me_only": me & ~mi, "both": mi & me}
     maps |= {f"{t}_score": task_scores(net, job, t)[name] for t in TASKS}
-    maps = {key: own.double().transpose(0, axis).flatten(1).sum(1).cpu().numpy() for key, own in maps.items()}
+    maps = {key: own.double().transpose(0, 2).flatten(1).sum(1).cpu().numpy() for key, own in maps.items()}
     return {"layers": layers, "electrodes": {k: v / v.sum() if k.endswith("score") else v for k, v in maps.items()}}
 
 

@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
@@ -12,39 +12,49 @@ from sparsemtl.errors import SpecError
 
 DENSE_TASKS = ("seg", "normal", "depth")
 TASKS = (*DENSE_TASKS, "male", "smile")
+BOUNDS = {"normal": nn.Tanh, "depth": nn.Sigmoid}
 
 
 def dilated_resnet(
-    width: int = 64, layers: Sequence[int] = (3, 4, 6, 3), stem: str = "plain", first_dilated: bool = False
-) -> nn.Sequential:
+    width: int = 64, layers: Sequence[int] = (3, 4, 6, 3), stem: str = "plain", first_dilated: bool = False,
+    initial: str = "he",
+) -> nn.Sequential:  # fmt: skip
     """Bottleneck ResNet at output stride 8: float (n, 3, H, W) -> (n, 32 * width, ceil(H / 8), ceil(W / 8)).
 
     The last two stages keep the resolution and dilate their 3 x 3 convolutions by 2 and 4 instead (Yu et al., CVPR
     2017). The defaults are torchvision's resnet50 with replace_stride_with_dilation=[False, True, True], parameter
     names included, without pooling and classifier; weights are drawn as there, from torch's global generator.
 
-    width: channels of the first stage's narrow convolutions (and of the stem); layers: blocks of each of the 4 stages.
-    stem: "plain", one 7 x 7 convolution, or "deep", three of 3 x 3 with width, width and 2 * width channels
-    (ResNet-D: He et al., CVPR 2019), which the authors' released code has. first_dilated: the first block of the two
-    dilated stages is dilated like the others, as in the released code, and not like the stage before it, as in
-    torchvision. Returns nn.Sequential.
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage's narrow convolutions, and of the stem.
+    layers : sequence of int
+        Blocks of each of the 4 stages.
+    stem : {"plain", "deep"}
+        One 7 x 7 convolution, or three of 3 x 3 with width, width and 2 * width channels (ResNet-D: He et al., CVPR
+        2019), which the authors' released code has.
+    first_dilated : bool
+        The first block of a dilated stage is dilated like the others (released code), not like the stage before it.
+    initial : {"he", "default"}
+        Weights as torchvision draws them (`draw_weights`), or as PyTorch's layers do (the released code).
+
+    Raises
+    ------
+    SpecError
+        An unknown name, or a size out of range.
     """
-    if stem not in ("plain", "deep"):
-        raise SpecError(f"unknown stem {stem!r}: choose plain or deep")
+    if stem not in ("plain", "deep") or initial not in ("he", "default"):
+        raise SpecError(f"stem={stem!r}, initial={initial!r}: need plain or deep, and he or default")
     if width < 1 or len(layers) != 4 or min(layers) < 1:
         raise SpecError(f"width={width}, layers={tuple(layers)}: need width >= 1 and 4 counts of at least one block")
-    first: nn.Module
+    channels, parts = width if stem == "plain" else 2 * width, OrderedDict[str, nn.Module]()
     if stem == "plain":
-        channels, first = width, nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        parts["conv1"] = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     else:
-        channels = 2 * width
-        first = nn.Sequential(
-            *_conv_norm_relu(3, width, stride=2), *_conv_norm_relu(width, width), *_conv_norm_relu(width, channels)[:1]
-        )
-    parts: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=first, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
-    )
-    parts["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
+        first = *_conv_norm_relu(3, width, stride=2), *_conv_norm_relu(width, width)
+        parts["conv1"] = nn.Sequential(*first, _conv_norm_relu(width, channels)[0])
+    parts |= {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "maxpool": nn.MaxPool2d(3, 2, 1)}
     firsts = (1, 1, 2, 4) if first_dilated else (1, 1, 1, 2)
     stages = zip(layers, (1, 2, 1, 1), zip(firsts, (1, 1, 2, 4), strict=True), strict=True)
     for i, (count, stride, dilations) in enumerate(stages):
@@ -60,6 +70,8 @@ def dilated_resnet(
         parts[f"layer{i + 1}"] = nn.Sequential(*blocks)
     net = nn.Sequential(parts)
     draw_weights(net)
+    for conv in (m for m in net.modules() if initial == "default" and isinstance(m, nn.Conv2d)):
+        conv.reset_parameters()
     return net
 
 
@@ -75,12 +87,22 @@ def dense_head(
     activation: Callable[[], nn.Module] | None = None, dropout: tuple[float, float] = (0.5, 0.0),
     reduced: int | None = None,
 ) -> nn.Sequential:  # fmt: skip
-    """DeepLab-V3 head (Chen et al. 2017): (n, channels, h, w) -> (n, outputs, h, w).
+    """DeepLab-V3 head (Chen et al. 2017): float (n, channels, h, w) -> (n, outputs, h, w).
 
-    Atrous spatial pyramid pooling with dilations `rates`, a 3 x 3 and a 1 x 1 convolution; with the defaults
-    torchvision's DeepLabHead. activation: module class put at the end (nn.Tanh, nn.Sigmoid) or None. dropout: rates
-    after the pyramid and before the last convolution; the released code of Upadhyay et al. has 0.3 twice. reduced: a
-    1 x 1 convolution first brings the features to so many channels, which makes a narrow head cheaper; None for none.
+    Atrous spatial pyramid pooling, a 3 x 3 and a 1 x 1 convolution; with the defaults torchvision's DeepLabHead.
+
+    Parameters
+    ----------
+    channels, outputs, width : int
+        Channels of the features, of the result, and in between.
+    rates : sequence of int
+        Dilations of the pyramid.
+    activation : callable, optional
+        Module class put at the end, such as nn.Tanh.
+    dropout : (float, float)
+        Rates after the pyramid and before the last convolution; the released code of Upadhyay et al. has 0.3 twice.
+    reduced : int, optional
+        A 1 x 1 convolution first brings the features to so many channels, which makes a narrow head cheaper.
     """
     pyramid = ASPP(reduced or channels, rates, width)
     pyramid.project[3].p = dropout[0]
@@ -92,93 +114,65 @@ def dense_head(
 
 
 def binary_head(channels: int) -> nn.Sequential:
-    """Head of a yes-or-no task, "a convolution layer and two linear fully connected layers": one logit, (n,).
+    """Head of a yes-or-no task: float (n, channels, h, w) -> one logit each, (n,).
 
-    Widths, poolings and dropouts, which the paper does not state, are those of the authors' released code.
+    "A convolution layer and two linear fully connected layers"; widths, poolings and dropouts, which the paper does
+    not state, are those of the authors' released code.
     """
+    convolved = nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.6)
     return nn.Sequential(
-        nn.Conv2d(channels, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.6),
-        nn.Linear(64, 32),
-        nn.ReLU(),
-        nn.Dropout(0.4),
-        nn.Linear(32, 1),
-        nn.Flatten(0),
+        *convolved, *pooled, nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.4), nn.Linear(32, 1), nn.Flatten(0)
     )
 
 
 class MultiTaskNet(nn.Module):
     """One backbone `shared`, one head for each task in `heads` (nn.ModuleDict).
 
+    Training needs batches of at least two images (batch norm after the heads' global pooling).
+
     Parameters
     ----------
-    tasks : sequence of "seg", "normal", "depth", "male", "smile"; one task gives a single-task network.
+    tasks : sequence of "seg", "normal", "depth", "male", "smile"
+        One task gives a single-task network.
     classes : int
         Outputs of the segmentation head.
-    width, layers, stem, first_dilated
-        The backbone, see `dilated_resnet`.
-    initial : {"he", "default"}
-        Weights of the backbone as torchvision draws them, or as PyTorch's layers do (the authors' released code).
-    head_width, head_reduced, dropout
-        The dense heads, see `dense_head`; 256 channels in DeepLab-V3.
-    rates : sequence of int
-        Dilations in the dense heads; 12, 24, 36 suit features of 32 x 32.
-    bounded : sequence of tasks
-        "normal" ends this head in tanh, "depth" in a sigmoid, as in the authors' released code; else both are linear.
+    width : int
+        That of the backbone.
+    head_width, head_reduced, rates, dropout
+        The dense heads, see `dense_head`; dilations 12, 24, 36 suit features of 32 x 32.
+    bounded : sequence of "normal", "depth"
+        Heads that end in tanh and in a sigmoid, as in the authors' released code; else they are linear.
     passes : {"once", "per-task"}
         "per-task" runs the backbone anew for each task, as the authors' released code does: the same predictions in
         eval mode, but as many batch-norm updates and backbone passes as tasks.
-    upsample : bool
-        Bring dense predictions to the input's size (bilinear) instead of leaving them at an eighth of it.
+    **backbone
+        Further arguments of `dilated_resnet`.
 
-    Training needs batches of at least two images (batch norm after the heads' global pooling).
-    Raises SpecError for unknown names and for sizes out of range.
+    Raises
+    ------
+    SpecError
+        An unknown name, or a size out of range.
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        classes: int = 40,
-        *,
-        width: int = 64,
-        layers: Sequence[int] = (3, 4, 6, 3),
-        stem: str = "plain",
-        first_dilated: bool = False,
-        initial: str = "he",
-        head_width: int = 256,
-        head_reduced: int | None = None,
-        rates: Sequence[int] = (12, 24, 36),
-        dropout: tuple[float, float] = (0.5, 0.0),
-        bounded: Sequence[str] = (),
-        passes: str = "once",
-        upsample: bool = False,
-    ):
+        self, tasks: Sequence[str], classes: int = 40, *, width: int = 64, head_width: int = 256,
+        head_reduced: int | None = None, rates: Sequence[int] = (12, 24, 36), dropout: tuple[float, float] = (0.5, 0.0),
+        bounded: Sequence[str] = (), passes: str = "once", **backbone: Any,
+    ):  # fmt: skip
         super().__init__()
         if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
             raise SpecError(f"tasks={tasks!r}: name each wanted task of {', '.join(TASKS)} once")
-        if not set(bounded) <= {"normal", "depth"} or passes not in ("once", "per-task"):
+        if not set(bounded) <= set(BOUNDS) or passes not in ("once", "per-task"):
             raise SpecError(f"bounded={bounded!r}, passes={passes!r}: need normal, depth or none; once or per-task")
-        if initial not in ("he", "default"):
-            raise SpecError(f"unknown initial weights {initial!r}: choose he or default")
-        self.tasks, self.passes, self.upsample = tuple(tasks), passes, upsample
-        self.shared = dilated_resnet(width, layers, stem, first_dilated)
-        if initial == "default":
-            for module in self.shared.modules():
-                if isinstance(module, nn.Conv2d):
-                    module.reset_parameters()
+        self.tasks, self.passes = tuple(tasks), passes
+        self.shared = dilated_resnet(width, **backbone)
         outputs = {"seg": classes, "normal": 3, "depth": 1}
-        activations = {"normal": nn.Tanh, "depth": nn.Sigmoid}
         self.heads = nn.ModuleDict()
         for task in self.tasks:
             if task in DENSE_TASKS:
-                activation = activations[task] if task in bounded else None
-                self.heads[task] = dense_head(
-                    32 * width, outputs[task], head_width, rates, activation, dropout, head_reduced
-                )
+                options = head_width, rates, BOUNDS[task] if task in bounded else None, dropout, head_reduced
+                self.heads[task] = dense_head(32 * width, outputs[task], *options)
             else:
                 self.heads[task] = binary_head(32 * width)
 
@@ -186,23 +180,21 @@ class MultiTaskNet(nn.Module):
         """Predictions {task: tensor} of images x, float (n, 3, H, W).
 
         "seg": logits (n, classes, h, w); "normal": (n, 3, h, w), not normalised; "depth": (n, 1, h, w); "male",
-        "smile": logits (n,). h = ceil(H / 8), w = ceil(W / 8), or H, W with `upsample`.
+        "smile": logits (n,). h = ceil(H / 8), w = ceil(W / 8).
         """
-        features = self.shared(x) if self.passes == "once" else None
-        predictions = {}
-        for task, head in self.heads.items():
-            p = head(self.shared(x) if features is None else features)
-            if self.upsample and task in DENSE_TASKS:
-                # in float32, as a GPU sums its gradient in the type of its input
-                p = F.interpolate(p.float(), size=x.shape[-2:], mode="bilinear", align_corners=False)
-            predictions[task] = p
-        return predictions
+        if self.passes == "per-task":
+            return {task: head(self.shared(x)) for task, head in self.heads.items()}
+        features = self.shared(x)
+        return {task: head(features) for task, head in self.heads.items()}
 
 
 def backbone_convs(model: nn.Module) -> dict[str, Tensor]:
     """Penalised weights: {name: weight (filters, input channels, k, k)} of all convolutions of the backbone, in order.
 
-    model: a network with the backbone `shared`, or a backbone alone; names are those of `model.named_parameters()`.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network with the backbone `shared`, or a backbone alone; names are those of its `named_parameters`.
     """
     prefix = "shared." if hasattr(model, "shared") else ""
     return {
@@ -212,8 +204,6 @@ def backbone_convs(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _conv_norm_relu(
-    channels_in: int, channels_out: int, stride: int = 1, kernel: int = 3
-) -> tuple[nn.Module, nn.Module, nn.Module]:
+def _conv_norm_relu(channels_in: int, channels_out: int, stride: int = 1, kernel: int = 3) -> tuple[nn.Module, ...]:
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return conv, nn.BatchNorm2d(channels_out), nn.ReLU()

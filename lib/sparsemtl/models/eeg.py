@@ -12,7 +12,7 @@ max-norm constraint: rescaling weights at every step would blur what a mask does
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
@@ -29,7 +29,14 @@ SEPARABLE_TAPS = 16  # of EEGNet's separable convolution in time
 def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> None:
     """Redraw all weights in place: Xavier-normal for Conv and Linear, zero biases, batch norm reset.
 
-    The draw is DiSparse's (Sun et al. 2022) and depends on `generator` alone; None takes torch's global one.
+    The draw is DiSparse's (Sun et al. 2022).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any network.
+    generator : torch.Generator, optional
+        The draw depends on it alone; None takes torch's global one.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
@@ -40,17 +47,18 @@ def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> 
             module.reset_parameters()
 
 
-def _checked_steps(name: str, steps: Callable[[int, int], int], n_times: int, kernel: int) -> int:
-    """Time steps that leave the trunk; SpecError where none would, naming the least number of samples."""
+def _steps(trunk: Any, n_times: int, kernel: int) -> int:
+    """Time steps that leave a trunk; SpecError if none would, naming the least number of samples."""
+    name = type(trunk).__name__
     if kernel < 1:
         raise SpecError(f"{name}: kernel must be at least 1 sample, got {kernel}")
-    if steps(n_times, kernel) < 1:
-        least = next(n for n in count(n_times) if steps(n, kernel) >= 1)
+    if trunk.steps(n_times, kernel) < 1:
+        least = next(n for n in count(n_times) if trunk.steps(n, kernel) >= 1)
         raise SpecError(
             f"{name} with kernel={kernel} needs at least {least} samples, got n_times={n_times}: "
             "take longer epochs, a higher sampling rate or a smaller kernel"
         )
-    return steps(n_times, kernel)
+    return trunk.steps(n_times, kernel)
 
 
 def _convolved(samples: int, kernel: int) -> int:
@@ -82,7 +90,7 @@ def _window_moments(rows: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
     are made: those of each block of n samples with itself and the next.
     """
     samples, pad = rows.shape[1], n // 2
-    n_each, blocks = samples + 2 * pad - n + 1, -(-samples // n)
+    n_each, blocks = _convolved(samples, n), -(-samples // n)
     pairs = F.pad(rows.T, (0, 0, 0, (blocks + 1) * n - samples)).unfold(0, 2 * n, n)
     products = torch.bmm(pairs[..., :n].mT, pairs)
     lagged = products.as_strided((blocks, n, n), (2 * n * n, 2 * n + 1, 1)).flatten(0, 1)[:samples]  # x_t x_(t + lag)
@@ -96,9 +104,10 @@ def _window_moments(rows: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
 class EEGNet(nn.Module):
     """EEGNet v4 without its classifier (Lawhern et al. 2018): (n, E, T) float -> (n, n_features).
 
-    Temporal convolution - batch norm - depthwise spatial convolution - batch norm - ELU - mean pool 4 - dropout -
-    separable convolution - batch norm - ELU - mean pool 8 - dropout. Defaults are braindecode's; for decoding within
-    subjects the paper takes dropout 0.5. Signals should have no large offsets (band-passed, standardised).
+    Temporal convolution (8 filters) - batch norm - depthwise spatial convolution (2 filters each) - batch norm - ELU -
+    mean pool 4 - dropout - separable convolution - batch norm - ELU - mean pool 8 - dropout. Defaults are
+    braindecode's; for decoding within subjects the paper takes dropout 0.5. Signals should have no large offsets
+    (band-passed, standardised).
 
     Parameters
     ----------
@@ -107,8 +116,6 @@ class EEGNet(nn.Module):
     kernel : int
         Length of the temporal filters in samples: half a second in the paper, 64 at 128 Hz. The other lengths are
         counted in samples at any rate.
-    f1, depth : int
-        Temporal filters, and spatial filters for each of them.
     dropout, bn_momentum : float
         Dropout probability, momentum of the batch norms.
 
@@ -119,20 +126,11 @@ class EEGNet(nn.Module):
     """
 
     def __init__(
-        self,
-        n_channels: int,
-        n_times: int,
-        kernel: int = 64,
-        *,
-        f1: int = 8,
-        depth: int = 2,
-        dropout: float = 0.25,
-        bn_momentum: float = 0.01,
+        self, n_channels: int, n_times: int, kernel: int = 64, *, dropout: float = 0.25, bn_momentum: float = 0.01
     ):
         super().__init__()
-        f2 = f1 * depth
-        self.n_features = f2 * _checked_steps("EEGNet", self._steps, n_times, kernel)
-        eps, momentum = 1e-3, bn_momentum
+        f1, f2, eps, momentum = 8, 16, 1e-3, bn_momentum
+        self.n_features = f2 * _steps(self, n_times, kernel)
         self.temporal = nn.Conv2d(1, f1, (1, kernel), bias=False)
         self.norm_temporal = nn.BatchNorm2d(f1, eps, momentum)
         self.spatial = nn.Conv2d(f1, f2, (n_channels, 1), groups=f1, bias=False)
@@ -144,7 +142,8 @@ class EEGNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     @staticmethod
-    def _steps(n_times: int, kernel: int) -> int:
+    def steps(n_times: int, kernel: int) -> int:
+        """Time steps of the features of `n_times` samples."""
         return _convolved(_convolved(n_times, kernel) // 4, SEPARABLE_TAPS) // 8
 
     def _temporal_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,79 +179,55 @@ class EEGNet(nn.Module):
         return self.dropout(F.avg_pool1d(F.elu(self.norm_separable(h)), 8)).flatten(1)
 
 
-def _merged_conv(x: Tensor, temporal: nn.Conv2d, spatial: nn.Conv2d) -> Tensor:
-    """Temporal, then spatial convolution of (n, E, T) as one over electrodes and time; nothing is between them."""
-    space = spatial.weight[..., 0]
-    weight = torch.einsum("fk,sfe->sek", temporal.weight[:, 0, 0], space)
-    return F.conv1d(x, weight, torch.einsum("f,sfe->s", temporal.bias, space))
+class _ConvNet(nn.Module):
+    """First block of the Shallow and the Deep ConvNet: temporal convolution, spatial convolution, batch norm."""
+
+    def __init__(self, filters: int, n_channels: int, n_times: int, kernel: int, features: int):
+        super().__init__()
+        self.n_features = features * _steps(self, n_times, kernel)
+        self.temporal = nn.Conv2d(1, filters, (1, kernel))
+        self.spatial = nn.Conv2d(filters, filters, (n_channels, 1), bias=False)
+        self.norm = nn.BatchNorm1d(filters)
+
+    def _filtered(self, x: Tensor) -> Tensor:
+        """Of (n, E, T); both convolutions are one over electrodes and time, as nothing is between them."""
+        time, space = self.temporal.weight[:, 0, 0], self.spatial.weight[..., 0]
+        weight, bias = torch.einsum("fk,sfe->sek", time, space), torch.einsum("f,sfe->s", self.temporal.bias, space)
+        return self.norm(F.conv1d(x, weight, bias))
 
 
-class ShallowConvNet(nn.Module):
+class ShallowConvNet(_ConvNet):
     """Shallow ConvNet without its classifier (Schirrmeister et al. 2017): (n, E, T) float -> (n, n_features).
 
     Temporal and spatial convolution - batch norm - square - mean pool 75, stride 15 - log - dropout: log band
-    power, as in filter-bank CSP.
-
-    Parameters
-    ----------
-    n_channels, n_times : int
-        Electrodes E and samples T of a trial.
-    kernel : int
-        Length of the temporal filters in samples (25 at 250 Hz).
-    dropout : float
-        Dropout probability.
-
-    Raises
-    ------
-    SpecError
-        T is too short.
+    power, as in filter-bank CSP. Parameters and errors as for `EEGNet`; kernel 25 is for 250 Hz.
     """
 
     def __init__(self, n_channels: int, n_times: int, kernel: int = 25, *, dropout: float = 0.5):
-        super().__init__()
-        self.n_features = 40 * _checked_steps("ShallowConvNet", self._steps, n_times, kernel)
-        self.temporal = nn.Conv2d(1, 40, (1, kernel))
-        self.spatial = nn.Conv2d(40, 40, (n_channels, 1), bias=False)
-        self.norm = nn.BatchNorm1d(40)
+        super().__init__(40, n_channels, n_times, kernel, 40)
         self.dropout = nn.Dropout(dropout)
 
     @staticmethod
-    def _steps(n_times: int, kernel: int) -> int:
+    def steps(n_times: int, kernel: int) -> int:
+        """Time steps of the features of `n_times` samples."""
         return (n_times - kernel + 1 - 75) // 15 + 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, n_features) of signals (n, E, T)."""
-        power = F.avg_pool1d(self.norm(_merged_conv(x, self.temporal, self.spatial)).square(), 75, 15)
+        power = F.avg_pool1d(self._filtered(x).square(), 75, 15)
         return self.dropout(power.clamp(min=1e-6).log()).flatten(1)
 
 
-class DeepConvNet(nn.Module):
+class DeepConvNet(_ConvNet):
     """Deep ConvNet (Deep4) without its classifier (Schirrmeister et al. 2017): (n, E, T) float -> (n, n_features).
 
     Temporal and spatial convolution, then three convolutions of 50, 100 and 200 filters, each followed by batch
-    norm, ELU and max pool 3, with dropout before the last three.
-
-    Parameters
-    ----------
-    n_channels, n_times : int
-        Electrodes E and samples T of a trial: at least 441 samples with kernel 10, 281 with 6, 201 with 4.
-    kernel : int
-        Length of all temporal filters in samples (10 at 250 Hz).
-    dropout : float
-        Dropout probability.
-
-    Raises
-    ------
-    SpecError
-        T is too short.
+    norm, ELU and max pool 3, with dropout before the last three. Parameters and errors as for `EEGNet`; kernel 10 is
+    for 250 Hz. T is at least 441 samples with kernel 10, 281 with 6, 201 with 4.
     """
 
     def __init__(self, n_channels: int, n_times: int, kernel: int = 10, *, dropout: float = 0.5):
-        super().__init__()
-        self.n_features = 200 * _checked_steps("DeepConvNet", self._steps, n_times, kernel)
-        self.temporal = nn.Conv2d(1, 25, (1, kernel))
-        self.spatial = nn.Conv2d(25, 25, (n_channels, 1), bias=False)
-        self.norm = nn.BatchNorm1d(25)
+        super().__init__(25, n_channels, n_times, kernel, 200)
         layers: list[nn.Module] = []
         for n_in, n_out in ((25, 50), (50, 100), (100, 200)):
             conv = nn.Conv1d(n_in, n_out, kernel, bias=False)
@@ -260,15 +235,15 @@ class DeepConvNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
 
     @staticmethod
-    def _steps(n_times: int, kernel: int) -> int:
+    def steps(n_times: int, kernel: int) -> int:
+        """Time steps of the features of `n_times` samples."""
         for _ in range(4):
             n_times = (n_times - kernel + 1) // 3
         return n_times
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, n_features) of signals (n, E, T)."""
-        h = F.max_pool1d(F.elu(self.norm(_merged_conv(x, self.temporal, self.spatial))), 3)
-        return self.blocks(h).flatten(1)
+        return self.blocks(F.max_pool1d(F.elu(self._filtered(x)), 3)).flatten(1)
 
 
 BACKBONES = {"eegnet": EEGNet, "shallow": ShallowConvNet, "deep4": DeepConvNet}
@@ -284,8 +259,7 @@ class DualTaskNet(nn.Module):
     sfreq : float
         Sampling rate in Hz; it sets EEGNet's temporal kernel to half a second and nothing else.
     backbone : {"eegnet", "shallow", "deep4"} or torch.nn.Module
-        The trunk: one of ours, or any module (n, E, T) -> (n, features) that has an attribute `n_features`. A module
-        keeps the weights that it has.
+        The trunk: one of ours, or any module (n, E, T) -> (n, features) with `n_features`, which keeps its weights.
     tasks : sequence of "mi", "me"
         Heads to build, in the order in which the tasks' trials are stacked; one task gives a single-task network.
     generator : torch.Generator, optional
@@ -300,17 +274,10 @@ class DualTaskNet(nn.Module):
     """
 
     def __init__(
-        self,
-        n_channels: int,
-        n_times: int,
-        n_classes: int,
-        *,
-        sfreq: float = 128.0,
-        backbone: str | nn.Module = "eegnet",
-        tasks: Sequence[str] = TASKS,
-        generator: torch.Generator | None = None,
-        **trunk,
-    ):
+        self, n_channels: int, n_times: int, n_classes: int, *, sfreq: float = 128.0,
+        backbone: str | nn.Module = "eegnet", tasks: Sequence[str] = TASKS,
+        generator: torch.Generator | None = None, **trunk: Any,
+    ):  # fmt: skip
         super().__init__()
         if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
             raise SpecError(f"tasks={tasks!r}: name each wanted task of {', '.join(TASKS)} once")
@@ -334,37 +301,18 @@ class DualTaskNet(nn.Module):
             init_weights(head, generator)
             self.add_module(task, head)
 
-    def spatial_weight(self) -> tuple[str, int]:
-        """Name of the spatial convolution's weight in `named_parameters` and its axis of length E (our trunks)."""
-        return "shared.spatial.weight", 2
-
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of each task.
+        """Logits {task: (n_task, n_classes)} of signals {task: (n_task, E, T)}, float, of one task or more.
 
-        Parameters
-        ----------
-        inputs : dict of Tensor
-            Signals {task: (n_task, E, T)} of one task or more. All trials pass the trunk once, stacked in the order of
-            `self.tasks`, so batch norm sees both tasks.
-
-        Returns
-        -------
-        dict of Tensor
-            {task: (n_task, n_classes)} of the tasks in `inputs`.
-
-        Raises
-        ------
-        SpecError
-            A task without a head, no task at all, or signals of another shape.
+        All trials pass the trunk once, stacked in the order of `self.tasks`, so batch norm sees both tasks. A task
+        without a head, no task at all, or signals of another shape raise SpecError.
         """
         if not inputs or not set(inputs) <= set(self.tasks):
             raise SpecError(f"inputs for {', '.join(inputs) or 'no task'}: this network has {', '.join(self.tasks)}")
         for task, x in inputs.items():
             if x.ndim != 3 or x.shape[1:] != self.input_shape:
-                expected = "(n, {}, {})".format(*self.input_shape)
-                raise SpecError(
-                    f"{task}: expected signals {expected} as (trials, electrodes, samples), got {(*x.shape,)}"
-                )
+                wanted = "(n, {}, {}) as (trials, electrodes, samples)".format(*self.input_shape)
+                raise SpecError(f"{task}: expected signals {wanted}, got {(*x.shape,)}")
         tasks = [task for task in self.tasks if task in inputs]
         features = self.shared(torch.cat([inputs[task] for task in tasks]))
         parts = features.split([len(inputs[task]) for task in tasks])

@@ -48,20 +48,12 @@ class PowerNet(nn.Module):
     """
 
     def __init__(
-        self,
-        n_channels: int,
-        taps: int = 3,
-        filters: int = 4,
-        depth: int = 10,
-        *,
-        mixed: bool = False,
-        dropout: float = 0.0,
-        bn_momentum: float = 1.0,
-    ):
+        self, n_channels: int, taps: int = 3, filters: int = 4, depth: int = 10, *, mixed: bool = False,
+        dropout: float = 0.0, bn_momentum: float = 1.0,
+    ):  # fmt: skip
         super().__init__()
-        self.n_features = filters * depth
+        self.n_features, groups = filters * depth, 1 if mixed else filters
         self.temporal = nn.Conv2d(1, filters, (1, taps), bias=False)
-        groups = 1 if mixed else filters
         self.spatial = nn.Conv2d(filters, self.n_features, (n_channels, 1), groups=groups, bias=False)
         self.norm = nn.BatchNorm1d(self.n_features, momentum=bn_momentum)
         self.dropout = nn.Dropout(dropout)

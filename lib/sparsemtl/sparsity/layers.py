@@ -44,13 +44,12 @@ def sliced(layer: Any, outputs: Tensor, inputs: Tensor, bias: Tensor | None = No
 
     blank: the one input channel is there for its shape alone.
     """
-    weight, groups = layer.weight.detach()[outputs], getattr(layer, "groups", 1)
+    weight, groups, trained = layer.weight.detach()[outputs], getattr(layer, "groups", 1), layer.weight.requires_grad
     weight = weight[:, inputs] if groups == 1 else weight
     weight = torch.zeros_like(weight) if blank else weight
-    bias = layer.bias if bias is None else bias
-    if bias is not None:
-        bias = bias.detach()[outputs].to(weight)
-        bias = bias if layer.bias is not None or bias.any() else None
+    if channels_last(layer.weight):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    bias = layer.bias if bias is None or (layer.bias is None and not bias[outputs].any()) else bias
     small: Any
     options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}  # no initial weights are drawn
     if isinstance(layer, nn.Linear):
@@ -60,11 +59,9 @@ def sliced(layer: Any, outputs: Tensor, inputs: Tensor, bias: Tensor | None = No
         options |= {name: getattr(layer, name) for name in names}
         options["groups"] = 1 if groups == 1 else groups * len(inputs) // layer.in_channels
         small = CONVS[weight.ndim - 3](len(inputs), len(outputs), **options)
-    if channels_last(layer.weight):
-        weight = weight.contiguous(memory_format=torch.channels_last)
-    small.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    small.weight = nn.Parameter(weight, trained)
     if bias is not None:
-        small.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+        small.bias = nn.Parameter(bias.detach()[outputs].to(weight), trained)
     return small.eval()
 
 
@@ -72,21 +69,16 @@ def sliced_norm(norm: Any, kept: Tensor) -> nn.Module:
     """Batch norm of these channels."""
     small = copy.deepcopy(norm)
     small.num_features = len(kept)
-    for name in ("weight", "bias"):
-        if getattr(norm, name) is not None:
-            old = getattr(norm, name)
-            setattr(small, name, nn.Parameter(old.detach()[kept], requires_grad=old.requires_grad))
+    for name, old in norm.named_parameters():
+        setattr(small, name, nn.Parameter(old.detach()[kept], old.requires_grad))
     small.running_mean, small.running_var = norm.running_mean[kept], norm.running_var[kept]
     return small
 
 
 def pads(layer: Any) -> bool:
     """Whether a layer puts zeros round its input."""
-    if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros":
-        return False
-    if isinstance(layer.padding, str):
-        return layer.padding == "same" and max(layer.kernel_size) > 1
-    return any(layer.padding)
+    convolves = isinstance(layer, CONVS) and layer.padding_mode == "zeros"
+    return convolves and any(layer._reversed_padding_repeated_twice)  # numbers for padding="same" too
 
 
 def free_name(net: nn.Module, name: str) -> str:
@@ -99,11 +91,6 @@ def free_name(net: nn.Module, name: str) -> str:
 def channels_last(x: Tensor) -> bool:
     """Whether a tensor has PyTorch's channels-last memory format, and no other."""
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def every(count: int) -> Tensor:
-    """Mask of all channels."""
-    return torch.ones(count, dtype=torch.bool)
 
 
 def indices(mask: Tensor) -> Tensor:

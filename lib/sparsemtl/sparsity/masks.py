@@ -19,9 +19,10 @@ from sparsemtl.errors import DataError, SpecError
 from sparsemtl.sparsity.saliency import prunable
 
 Masks = dict[str, Tensor]
+Scores = Mapping[str, Tensor]
 
 
-def topk_mask(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
+def topk_mask(scores: Scores, sparsity: float) -> Masks:
     """Keep the best scores over all tensors together.
 
     Parameters
@@ -44,12 +45,11 @@ def topk_mask(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     DataError
         Scores that are not finite.
     """
-    names = sorted(scores)
-    order = _ascending(scores, names)
-    keep = torch.ones(len(order), dtype=torch.bool)
-    keep[order[: _pruned_count(sparsity, len(order))]] = False
-    masks = _unflatten(keep, scores, names)
-    return {name: masks[name].to(scores[name].device) for name in scores}
+    if not 0 <= sparsity < 1:
+        raise SpecError(f"sparsity {sparsity} is out of range; give a number in [0, 1)")
+    ranks = _ranks(scores)
+    pruned = math.floor(Fraction(str(float(sparsity))) * sum(rank.numel() for rank in ranks.values()))
+    return {name: (ranks[name] >= pruned).to(scores[name].device) for name in scores}
 
 
 def arbiter(votes: Mapping[str, Masks] | Sequence[Masks], rule: str = "or") -> Masks:
@@ -82,16 +82,13 @@ def arbiter(votes: Mapping[str, Masks] | Sequence[Masks], rule: str = "or") -> M
     return joined
 
 
-def budget_masks(
-    scores_per_task: Mapping[str, dict[str, Tensor]] | Sequence[dict[str, Tensor]], sparsity: float
-) -> Masks:
+def budget_masks(scores_per_task: Mapping[str, Scores] | Sequence[Scores], sparsity: float) -> Masks:
     """Masks of the OR arbiter at an exact overall budget: floor(sparsity * N) of all N weights are False.
 
     Every task keeps the share k of its pool, `topk_mask(scores_t, 1 - k)`, the votes are joined by OR, and k is
     lowered for all tasks together until the joined mask meets the budget (DiSparse, Sun et al. 2022, finds k by hand).
-    With r_t the 0-based rank of a weight in its pool of n_t, best first, task t keeps it exactly when r_t / n_t < k,
-    so the OR keeps it exactly when min_t r_t / n_t < k: the weights to keep have the smallest such keys, and no search
-    is needed. Ties that the budget cuts through are broken as in `topk_mask`.
+    With r_t the 0-based rank of a weight in its pool of n_t, best first, task t keeps it exactly when r_t / n_t < k:
+    the weights to keep have the smallest min_t r_t / n_t, and no search is needed. Ties as in `topk_mask`.
 
     Parameters
     ----------
@@ -103,25 +100,16 @@ def budget_masks(
     Returns
     -------
     dict of Tensor
-        One mask for each weight that any task scores.
-
-    Raises
-    ------
-    SpecError, DataError
-        As `topk_mask` and `arbiter`.
+        One mask for each weight that any task scores; errors as `topk_mask` and `arbiter`.
     """
     keys: dict[str, Tensor] = {}
     for scores in _ballots(scores_per_task):
-        names = sorted(scores)
-        order = _ascending(scores, names)
-        rank = torch.empty(len(order), dtype=torch.float64)
-        rank[order] = torch.arange(len(order) - 1, -1, -1, dtype=torch.float64)
-        for name, key in _unflatten(rank / len(order), scores, names).items():
-            if name in keys and keys[name].shape != key.shape:
-                raise SpecError(
-                    f"{name}: the tasks' scores have shapes {tuple(keys[name].shape)} and {tuple(key.shape)}; "
-                    "score the same weights"
-                )
+        ranks = _ranks(scores)
+        worst = sum(rank.numel() for rank in ranks.values()) - 1
+        for name, rank in ranks.items():
+            if name in keys and keys[name].shape != rank.shape:
+                raise SpecError(f"{name}: the tasks' scores differ in shape; score the same weights")
+            key = ((worst - rank).double() / (worst + 1)).to(scores[name].device)
             keys[name] = torch.minimum(keys.get(name, key), key.to(keys.get(name, key).device))
     return topk_mask({name: -key for name, key in keys.items()}, sparsity)
 
@@ -174,7 +162,7 @@ def masks_of(model: nn.Module) -> Masks:
 
 
 def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str, ...] = "") -> float:
-    """Share of False over all entries of masks.
+    """Share of False over all entries of masks, in [0, 1].
 
     Parameters
     ----------
@@ -183,11 +171,6 @@ def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str
     prefix : str or tuple of str
         Only names that start with it count ("shared.").
 
-    Returns
-    -------
-    float
-        In [0, 1].
-
     Raises
     ------
     SpecError
@@ -195,10 +178,9 @@ def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str
     """
     masks = masks_of(masks) if isinstance(masks, nn.Module) else masks
     chosen = [mask for name, mask in masks.items() if name.startswith(prefix)]
-    total = sum(mask.numel() for mask in chosen)
-    if total == 0:
+    if (total := sum(mask.numel() for mask in chosen)) == 0:
         raise SpecError(f"no weights under prefix {prefix!r}; the names are {', '.join(masks)}")
-    return sum(mask.numel() - int(mask.sum()) for mask in chosen) / total
+    return sum(int((~mask).sum()) for mask in chosen) / total
 
 
 def iou(mask_a: Tensor, mask_b: Tensor) -> float:
@@ -233,47 +215,38 @@ def enforce_masks(model: nn.Module, _: object = None) -> None:
         weight.data.masked_fill_(pruned, 0)
 
 
+def _zero_pruned(weight: Tensor, tensor: Tensor | None) -> None:
+    """Zero the entries of `tensor` (the weight, or its gradient) that are pruned in a guarded weight."""
+    module = _owner[weight]() if weight in _owner else None
+    if module is not None and tensor is not None:
+        tensor.masked_fill_(module._buffers[MASK], 0)
+
+
 def _after_backward(weight: Tensor) -> None:
-    pruned = _pruned(weight)
-    if pruned is not None and weight.grad is not None:
-        weight.grad.masked_fill_(pruned, 0)
+    _zero_pruned(weight, weight.grad)
 
 
 @torch.no_grad()
 def _after_step(optimizer, args, kwargs):
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            pruned = _pruned(weight)
-            if pruned is not None:
-                weight.masked_fill_(pruned, 0)
-
-
-def _pruned(weight: Tensor) -> Tensor | None:
-    module = _owner[weight]() if weight in _owner else None
-    return None if module is None else module._buffers[MASK]
+            _zero_pruned(weight, weight)
 
 
 register_optimizer_step_post_hook(_after_step)
 
 
-def _pruned_count(sparsity: float, total: int) -> int:
-    if not 0 <= sparsity < 1:
-        raise SpecError(f"sparsity {sparsity} is out of range; give a number in [0, 1)")
-    return math.floor(Fraction(str(float(sparsity))) * total)
-
-
-def _ascending(scores: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """Flat indices over the tensors in the order of `names`, lowest score first, ties by index."""
-    flat = [scores[name].detach().flatten().cpu().double() for name in names]
-    for name, values in zip(names, flat, strict=True):
+def _ranks(scores: Scores) -> dict[str, Tensor]:
+    """Place of each entry among all of them, on the CPU: 0 for the lowest, equal scores by (name, flat index)."""
+    names = sorted(scores)
+    flat = {name: scores[name].detach().flatten().cpu().double() for name in names}
+    for name, values in flat.items():
         if not torch.isfinite(values).all():
             raise DataError(f"{name}: scores hold NaN or infinite values; check the inputs that were scored")
-    return torch.argsort(torch.cat(flat), stable=True) if flat else torch.empty(0, dtype=torch.long)
-
-
-def _unflatten(flat: Tensor, like: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    parts = flat.split([like[name].numel() for name in names])
-    return {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}
+    order = torch.argsort(torch.cat([*flat.values(), torch.empty(0).double()]), stable=True)
+    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    parts = ranks.split([len(values) for values in flat.values()])
+    return {name: part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def _ballots(votes):

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from sparsemtl.errors import DataError
 
+Weights = nn.Module | Iterable[Tensor]
 
-def group_sparsity(weights: nn.Module | Iterable[Tensor], dim: int | None = None) -> float:
+
+def group_sparsity(weights: Weights, dim: int | None = None) -> float:
     """Share of all groups of all weights that are zero.
 
     Parameters
@@ -32,57 +34,43 @@ def group_sparsity(weights: nn.Module | Iterable[Tensor], dim: int | None = None
     DataError
         There is no weight to count.
     """
-    alive = [_alive(weight, d) for weight, d in _weights(weights, dim).values()]
-    return _share(sum(int((~a).sum()) for a in alive), sum(a.numel() for a in alive))
+    counts = channels_per_layer(weights, dim).values()
+    return _share(sum(total - alive for alive, total in counts), sum(total for _, total in counts))
 
 
-def parameter_sparsity(weights: nn.Module | Iterable[Tensor], dim: int | None = None) -> float:
+def parameter_sparsity(weights: Weights, dim: int | None = None) -> float:
     """Share of all entries of the weights that are in zero groups; parameters and errors as `group_sparsity`."""
-    counts = [(w.numel(), w.shape[d], int((~_alive(w, d)).sum())) for w, d in _weights(weights, dim).values()]
-    return _share(sum(n // groups * zero for n, groups, zero in counts if groups), sum(n for n, _, _ in counts))
+    found = [(weight, _alive(weight, d)) for weight, d in _weights(weights, dim).values()]
+    dead = sum(w.numel() // len(alive) * int((~alive).sum()) for w, alive in found if len(alive))
+    return _share(dead, sum(w.numel() for w, _ in found))
 
 
-def zero_fraction(weights: nn.Module | Iterable[Tensor]) -> float:
+def zero_fraction(weights: Weights) -> float:
     """Share of all entries that are zero, in a zero group or not; parameters and errors as `group_sparsity`."""
     tensors = [weight for weight, _ in _weights(weights, None).values()]
     return _share(sum(int((w == 0).sum()) for w in tensors), sum(w.numel() for w in tensors))
 
 
-def channels_per_layer(weights: nn.Module | Iterable[Tensor], dim: int | None = None) -> dict[str, tuple[int, int]]:
+def channels_per_layer(weights: Weights, dim: int | None = None) -> dict[str, tuple[int, int]]:
     """Groups of each weight as (not zero, all), the two numbers that Fig. 3 of Upadhyay et al. 2023 draws.
 
-    Parameters
-    ----------
-    weights, dim
-        As for `group_sparsity`.
-
-    Returns
-    -------
-    dict of str to (int, int)
-        By the module's name ("layer1.0.conv1"), or "0", "1", ... for an iterable, in the order of the network.
-
-    Raises
-    ------
-    DataError
-        There is no weight to count.
+    Parameters and errors as `group_sparsity`. The keys are the modules' names ("layer1.0.conv1"), or "0", "1", ... for
+    an iterable, in the order of the network.
     """
     alive = {name: _alive(weight, d) for name, (weight, d) in _weights(weights, dim).items()}
     return {name: (int(a.sum()), a.numel()) for name, a in alive.items()}
 
 
-def _weights(weights: nn.Module | Iterable[Tensor], dim: int | None) -> dict[str, tuple[Tensor, int]]:
+def _weights(weights: Weights, dim: int | None) -> dict[str, tuple[Tensor, int]]:
     """Each weight with the dimension of its groups."""
-    found: dict[str, tuple[Tensor, int]] = {}
     if isinstance(weights, nn.Module):
-        for name, module in weights.named_modules():
-            if isinstance(module, nn.modules.conv._ConvNd):
-                channels = 0 if module.transposed else 1
-                found[name] = module.weight.detach(), channels if dim is None else dim
+        convs = {n: m for n, m in weights.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
+        found = {name: (conv.weight.detach(), 0 if conv.transposed else 1) for name, conv in convs.items()}
     else:
-        found = {str(i): (weight.detach(), 1 if dim is None else dim) for i, weight in enumerate(weights)}
+        found = {str(i): (weight.detach(), 1) for i, weight in enumerate(weights)}
     if not found:
         raise DataError("no convolution weights to count; give a network that has some, or a list of weights")
-    return found
+    return {name: (weight, own if dim is None else dim) for name, (weight, own) in found.items()}
 
 
 def _alive(weight: Tensor, dim: int) -> Tensor:

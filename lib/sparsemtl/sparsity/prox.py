@@ -7,15 +7,17 @@ weight along `dim`, by default one input channel of a convolution, theta[:, c]. 
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparsemtl.errors import SpecError
+
+OWN = ("penalty", "lam", "dim", "corrected_metric")  # what a param group has beside AdamW's settings
+MOST = 2**26  # entries solved side by side on a GPU, for its memory in float64
 
 
 @torch.no_grad()
@@ -48,7 +50,6 @@ def prox_group_lasso(theta: Tensor, threshold: float | Tensor, dim: int = 1) -> 
     return shrunk.masked_fill_((norm <= threshold).view(column), 0).movedim(0, dim)
 
 
-@torch.no_grad()
 def prox_group_lasso_scaled(theta: Tensor, scale: Tensor, threshold: float | Tensor, dim: int = 1) -> Tensor:
     """argmin_x 1/2 sum_i scale_i (x_i - theta_i)^2 + threshold * sum_g ||x_g||_2, the step in a diagonal metric.
 
@@ -58,14 +59,10 @@ def prox_group_lasso_scaled(theta: Tensor, scale: Tensor, threshold: float | Ten
 
     Parameters
     ----------
-    theta : Tensor
-        Real floating tensor; its groups are the slices along `dim`.
+    theta, threshold, dim
+        As for `prox_group_lasso`.
     scale : Tensor
         Positive, of theta's shape.
-    threshold : float or Tensor
-        Number >= 0, or one entry for each group.
-    dim : int
-        Dimension of the groups.
 
     Returns
     -------
@@ -79,14 +76,38 @@ def prox_group_lasso_scaled(theta: Tensor, scale: Tensor, threshold: float | Ten
     """
     if scale.shape != theta.shape:
         raise SpecError(f"scale has shape {tuple(scale.shape)}, theta {tuple(theta.shape)}; they must be equal")
-    x = theta.clone()
-    _prox_scaled_([x], [scale], [_per_group(threshold, theta, dim)], dim % theta.ndim)
+    x = theta.detach().clone()
+    prox_group_lasso_scaled_([x], [scale], [_per_group(threshold, theta, dim)], dim % theta.ndim)
     return x
 
 
 @torch.no_grad()
+def prox_group_lasso_scaled_(
+    thetas: Sequence[Tensor], scales: Sequence[Tensor], thresholds: Sequence[Tensor], dim: int = 1,
+    adam: tuple[Sequence[float], float] | None = None,
+) -> None:  # fmt: skip
+    """`prox_group_lasso_scaled` in place for many tensors on one device, unchecked: what a training step needs.
+
+    Parameters
+    ----------
+    thetas, scales, thresholds : sequence of Tensor
+        Pairs of one shape and dtype; one entry for each group, float64.
+    dim : int
+        Dimension of the groups, not negative.
+    adam : (sequence of float, float), optional
+        Bias corrections and eps: `scales` hold Adam's second moments v, the scale is sqrt(v) / correction + eps.
+    """
+    if thetas and thetas[0].device.type == "cpu":
+        from sparsemtl.sparsity.prox_cpu import solve_  # compiles, or loads what it compiled, on first use
+
+        solve_(thetas, scales, thresholds, dim, adam)
+    else:
+        _on_gpu_(thetas, _metric(scales, *adam) if adam else scales, thresholds, dim)
+
+
+@torch.no_grad()
 def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
-    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise.
+    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise; result as `prox_group_lasso`.
 
     Parameters
     ----------
@@ -94,11 +115,6 @@ def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
         Real floating tensor.
     threshold : float or Tensor
         Number >= 0, or a tensor that broadcasts with theta.
-
-    Returns
-    -------
-    Tensor
-        New tensor like `theta`.
 
     Raises
     ------
@@ -142,26 +158,13 @@ class ProxAdamW(torch.optim.AdamW):
     """
 
     def __init__(
-        self,
-        params: Iterable,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        *,
-        penalty: str | None = None,
-        lam: float = 0.0,
-        dim: int = 1,
-        corrected_metric: bool = True,
-        amsgrad: bool = False,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
-    ):
-        own = {"penalty": penalty, "lam": lam, "dim": dim, "corrected_metric": corrected_metric}
+        self, params: Iterable, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 1e-2, *, penalty: str | None = None, lam: float = 0.0, dim: int = 1,
+        corrected_metric: bool = True, **options: Any,
+    ):  # fmt: skip
+        own = dict(zip(OWN, (penalty, lam, dim, corrected_metric), strict=True))
         if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
             params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
-        options: dict[str, Any] = {"amsgrad": amsgrad, "maximize": maximize, "foreach": foreach, "fused": fused}
         super().__init__(params, lr, betas, eps, weight_decay, **options)
         self.defaults.update(own)
 
@@ -182,10 +185,9 @@ class ProxAdamW(torch.optim.AdamW):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state of this optimizer, or of AdamW: settings that its groups lack stay as they are."""
-        names = ("penalty", "lam", "dim", "corrected_metric")
         groups = [dict(group) for group in state_dict["param_groups"]]
-        for own, group in zip(self.param_groups, groups, strict=False):
-            for name in names:
+        for own, group in zip(self.param_groups, groups, strict=False):  # torch refuses another number of groups
+            for name in OWN:
                 group.setdefault(name, own[name])
             _check_penalty(group | {"params": own["params"]})
         super().load_state_dict(state_dict | {"param_groups": groups})
@@ -200,26 +202,23 @@ class ProxAdamW(torch.optim.AdamW):
         if overflow is not None and overflow.item():
             return loss
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params = [p for p in group["params"] if p.grad is not None and p.numel()]
             if group["penalty"] is None or group["lam"] == 0 or not params:
                 continue
-            strength, dim = float(group["lr"]) * group["lam"], group["dim"]
-            steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
+            strength, dim, eps = float(group["lr"]) * group["lam"], group["dim"], group["eps"]
             beta = group["betas"][1] if group["corrected_metric"] else 0.0
+            steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
             corrections = [math.sqrt(1 - beta**step) for step in steps]
             moments = [self.state[p]["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for p in params]
             if group["penalty"] == "l1":
-                for p, scale in zip(params, _metric(moments, corrections, group["eps"]), strict=True):
+                for p, scale in zip(params, _metric(moments, corrections, eps), strict=True):
                     p.copy_(prox_l1(p, strength / scale))
-                continue
-            by_dim = [(p, v, c) for p, v, c in zip(params, moments, corrections, strict=True) if p.numel()]
-            thresholds = [
-                p.new_full([p.shape[dim]], strength * math.sqrt(p.numel() / p.shape[dim]), dtype=torch.float64)
-                for p, _, _ in by_dim
-            ]
-            if by_dim:
-                params, moments, corrections = map(list, zip(*by_dim, strict=True))
-                _prox_scaled_(params, moments, thresholds, dim, (corrections, group["eps"]))
+            else:
+                thresholds = [
+                    p.new_full([n := p.shape[dim]], strength * math.sqrt(p.numel() / n), dtype=torch.float64)
+                    for p in params
+                ]
+                prox_group_lasso_scaled_(params, moments, thresholds, dim, (corrections, eps))
         return loss
 
 
@@ -253,16 +252,13 @@ def _check_penalty(group: dict) -> None:
     penalty, lam, dim = group["penalty"], group["lam"], group["dim"]
     if penalty not in ("group_lasso", "l1", None):
         raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
-    if isinstance(lam, (np.ndarray, Tensor)) and lam.ndim == 0:
-        lam = lam.item()
+    lam = lam.item() if getattr(lam, "ndim", None) == 0 else lam
     if isinstance(lam, bool) or not isinstance(lam, Real) or not 0 <= lam < math.inf:
         raise SpecError(f"ProxAdamW: lam is {lam!r}; it must be a number, zero or positive, and finite")
     group["lam"] = float(lam)
-    if penalty is None:
-        return
-    if group.get("differentiable"):
+    if penalty is not None and group.get("differentiable"):
         raise SpecError("ProxAdamW: the proximal step has no gradient; use differentiable=False")
-    for p in group["params"]:
+    for p in group["params"] if penalty is not None else ():
         if p.is_complex():
             raise SpecError(f"ProxAdamW: {penalty} is for real weights, got {p.dtype}; use torch.view_as_real")
         if penalty == "group_lasso" and not (isinstance(dim, int) and 0 <= dim < p.ndim > 1):
@@ -284,77 +280,33 @@ def _metric(moments, corrections, eps):
     return scales
 
 
-def _prox_scaled_(thetas, scales, thresholds, dim, adam=None):
-    """`prox_group_lasso_scaled` in place for a list of tensors on one device; `thresholds`: float64 [groups] for each.
-
-    adam: None, or (bias corrections, eps) where `scales` are Adam's second moments. A tensor is seen as
-    [before, groups, after], the way it lies in memory.
-    """
-    if thetas and thetas[0].device.type == "cpu":
-        _on_cpu_(thetas, scales, thresholds, dim, adam)
-    else:
-        _on_gpu_(thetas, _metric(scales, *adam) if adam else scales, thresholds, dim)
-
-
-def _on_cpu_(thetas, scales, thresholds, dim, adam):
-    from sparsemtl.sparsity.prox_cpu import solve_  # compiles, or loads what it compiled, on first use
-
-    plain = [t if t.dtype in (torch.float32, torch.float64) else t.float() for t in thetas]
-    plain = [t.contiguous() for t in plain]
-    scales = [s.to(t.dtype).contiguous() for s, t in zip(scales, plain, strict=True)]
-    solve_(plain, scales, thresholds, dim, adam)
-    for target, solved in zip(thetas, plain, strict=True):
-        if target.data_ptr() != solved.data_ptr():
-            target.copy_(solved)
-
-
-_CHUNK = 2**26  # entries solved together on a GPU, for its memory in float64
-
-
 def _on_gpu_(thetas, scales, thresholds, dim):
-    """The groups of all tensors with the same before and after are solved side by side."""
-    by_shape = defaultdict(list)
+    """The groups of one size of all tensors are solved side by side, as rows of a matrix."""
+    by_size = defaultdict(list)
     for theta, scale, threshold in zip(thetas, scales, thresholds, strict=True):
         if theta.numel():
-            by_shape[theta.shape[:dim], theta.shape[dim + 1 :], theta.dtype].append((theta, scale, threshold))
-    for (before, after, dtype), tensors in by_shape.items():
-        # theta's rounding error; Newton's error is about the square of its last step
-        tolerance = 0.1 * math.sqrt(torch.finfo(dtype).eps)
-        shape = math.prod(before), -1, math.prod(after)
-        for chunk in _chunks(tensors, dim, max(1, _CHUNK // (math.prod(before) * math.prod(after)))):
-            parts = list(zip(*chunk, strict=True))
-            theta, scale = (_joined([_copied(t, shape) for t in ts]) for ts in parts[:2])
-            x = _solve(theta, scale, torch.cat(parts[2]), tolerance)
-            for target, values in zip(parts[0], x.split([len(t) for t in parts[2]], 1), strict=True):
-                target.copy_(values.view(target.shape))
+            job = theta.movedim(dim, 0), scale.movedim(dim, 0), threshold
+            by_size[theta.numel() // len(threshold), theta.dtype].append(job)
+    for jobs in by_size.values():
+        _solve_rows_(jobs)
 
 
-def _chunks(tensors, dim, groups):
-    """Cut and join the (theta, scale, threshold) along their groups into lists with `groups` groups in all."""
-    chunk, room = [], groups
-    for theta, scale, threshold in tensors:
-        start = 0
-        while start < len(threshold):
-            n = min(room, len(threshold) - start)
-            chunk.append((theta.narrow(dim, start, n), scale.narrow(dim, start, n), threshold[start : start + n]))
-            start, room = start + n, room - n
-            if room == 0:
-                yield chunk
-                chunk, room = [], groups
-    if chunk:
-        yield chunk
-
-
-def _copied(tensor, shape):
-    return tensor.to(torch.float64, copy=True, memory_format=torch.contiguous_format).view(shape)
-
-
-def _joined(parts):
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+def _solve_rows_(jobs):
+    if len(jobs) > 1 and sum(theta.numel() for theta, _, _ in jobs) > MOST:
+        half = len(jobs) // 2
+        _solve_rows_(jobs[:half])
+        _solve_rows_(jobs[half:])
+        return
+    thetas, scales, thresholds = zip(*jobs, strict=True)
+    theta, scale = (torch.cat([t.reshape(len(t), -1).double() for t in tensors]) for tensors in (thetas, scales))
+    # theta's rounding error; Newton's error is about the square of its last step
+    x = _solve(theta, scale, torch.cat(thresholds)[:, None], 0.1 * math.sqrt(torch.finfo(thetas[0].dtype).eps))
+    for target, rows in zip(thetas, x.split([len(t) for t in thetas]), strict=True):
+        target.copy_(rows.view(target.shape))
 
 
 def _solve(theta, scale, threshold, tolerance):
-    """x of each group; theta and scale float64 [before, groups, after], overwritten, threshold float64 [groups].
+    """x of each group, a row; theta and scale float64 [groups, entries], threshold float64 [groups, 1].
 
     With r = threshold / scale and S(nu) = ||theta / (nu + r)||^2 the root of 1 / sqrt(S) = 1 is sought. That
     function is concave and increasing in nu (linear if all r are equal), so that Newton's iteration from a point
@@ -362,35 +314,21 @@ def _solve(theta, scale, threshold, tolerance):
     that is not clearly above 0, from 0, where S <= 1 means that the group is zero. After a step of relative
     size d the error is at most 1.5 d^2.
     """
-    before, groups, after = theta.shape
-    theta, scale = theta.view(before, -1), scale.view(before, -1)
-
-    # long rows in memory are what elementwise kernels and reductions are fast on
-    def total(x):
-        return x.sum(0).view(groups, after).sum(1)
-
-    def spread(x):
-        return x[:, None].expand(groups, after).reshape(-1)
-
-    ratio = torch.div(spread(threshold), scale, out=scale)
-    work = theta * theta
-    energy = total(work)
-    nu = energy.sqrt() - total(work.mul_(ratio)) / energy
+    ratio, squares = threshold / scale, theta * theta
+    energy = squares.sum(1, keepdim=True)
+    nu = energy.sqrt() - (squares * ratio).sum(1, keepdim=True) / energy
     nu = torch.where(nu > 1e-9 * energy.sqrt(), nu, 0 * energy)  # NaN stays NaN
-    denominator = torch.empty_like(work)
     for _ in range(100):
-        torch.add(ratio, spread(nu), out=denominator)
-        torch.div(theta, denominator, out=work)
-        s2 = total(work.mul_(work))
-        s3 = total(work.div_(denominator))
+        denominator = nu + ratio
+        parts = (theta / denominator).square_()
+        s2 = parts.sum(1, keepdim=True)
+        s3 = parts.div_(denominator).sum(1, keepdim=True)
         # a sum that rounding has put above 1 must not bring a zero group to life
         step = torch.where(s2 > 1 + 1e-14, s2 * (s2.sqrt() - 1) / s3, 0)
-        nu += step
+        nu = nu + step
         if not (step > tolerance * nu).any():
             break
-    zero = nu == 0  # there 0 / 1 is taken for 0 / (0 + ratio): the ratio too may be 0
-    x = theta.mul_(spread(nu)).div_(ratio.add_(spread(nu + zero)))
-    return x.view(before, groups, after)
+    return theta * nu / (nu + (nu == 0) + ratio)  # 0 / (1 + ratio) for 0 / (0 + ratio): the ratio too may be 0
 
 
 def _per_group(threshold, theta, dim):

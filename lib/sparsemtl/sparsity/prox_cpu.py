@@ -25,26 +25,29 @@ LIMIT = 6, 60  # Newton steps in the tensor's own precision, and in float64
 def solve_(thetas, scales, thresholds, dim, adam=None):
     """Put the solution into each of `thetas`, in place.
 
-    thetas, scales: contiguous float32 or float64 CPU tensors; thresholds: float64 [groups] for each; dim: that of the
-    groups. adam: None, or (correction of each tensor, eps), where the scale is sqrt(scale) / correction + eps: Adam's
-    metric from its second moment.
+    thetas, scales: floating CPU tensors; thresholds: float64 [groups] for each; dim: that of the groups. adam: None, or
+    (correction of each tensor, eps), where the scale is sqrt(scale) / correction + eps: Adam's metric from its second
+    moment.
     """
-    jobs, (corrections, eps) = [], adam or ([0.0] * len(thetas), 0.0)
+    jobs, changed, (corrections, eps) = [], [], adam or ([0.0] * len(thetas), 0.0)
     for theta, scale, threshold, correction in zip(thetas, scales, thresholds, corrections, strict=True):
         if not theta.numel():
             continue
         before, groups, after = theta.shape[:dim].numel(), theta.shape[dim], theta.shape[dim + 1 :].numel()
-        rows = [t.detach().numpy().reshape(before, groups * after) for t in (theta, scale)]
-        tolerance = 0.1 * float(np.sqrt(torch.finfo(theta.dtype).eps))
+        plain = (theta if theta.dtype in (torch.float32, torch.float64) else theta.float()).detach().contiguous()
+        rows = [t.to(plain.dtype).contiguous().numpy().reshape(before, groups * after) for t in (plain, scale.detach())]
+        if plain.data_ptr() != theta.data_ptr():
+            changed.append((theta, plain))
+        tolerance = 0.1 * float(np.sqrt(torch.finfo(plain.dtype).eps))
         width = max(1, LANES // after)
         for first in range(0, groups, width):
             last = min(first + width, groups)
-            jobs.append((*rows, threshold.numpy(), first, last, after, correction, eps, tolerance))
+            jobs.append((*rows, threshold.contiguous().numpy(), first, last, after, correction, eps, tolerance))
     threads = torch.get_num_threads()
-    if threads == 1 or len(jobs) == 1:
-        _solve_all(jobs)
-    else:
-        list(_pool(threads).map(_solve_all, [jobs[k::threads] for k in range(threads)]))
+    run = map if threads == 1 else _pool(threads).map
+    list(run(lambda job: _solve(*job), jobs))
+    for theta, plain in changed:
+        theta.copy_(plain)
 
 
 @cache
@@ -52,20 +55,15 @@ def _pool(threads):
     return ThreadPoolExecutor(threads, "prox")
 
 
-def _solve_all(jobs):
-    for job in jobs:
-        _solve(*job)
-
-
 # NaN and infinity keep their meaning; sums may be ordered as vectors want them. Functions that do not say otherwise
 # inherit this from their caller.
 _FAST = {"contract", "arcp", "nsz", "reassoc"}
 
 
-def _compiled(fastmath):
+def compiled(fastmath):
     """Decorator that compiles on first use, and keeps the code below SPARSEMTL_CACHE, or nowhere if that fails."""
 
-    def compiled(function):
+    def decorated(function):
         options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
         before, home = numba.config.CACHE_DIR, os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = Path(os.environ.get("SPARSEMTL_CACHE") or Path(home, "sparsemtl"), "numba")
@@ -77,10 +75,10 @@ def _compiled(fastmath):
         finally:
             numba.config.CACHE_DIR = before
 
-    return compiled
+    return decorated
 
 
-@_compiled(_FAST)
+@compiled(_FAST)
 def _solve(theta, scale, threshold, first, last, after, correction, eps, tolerance):
     """Solve groups `first` to `last`: Newton's iteration of `prox._solve`, which tells why it cannot overshoot twice.
 
@@ -130,7 +128,7 @@ def _solve(theta, scale, threshold, first, last, after, correction, eps, toleran
     _put(theta, start, scale, left, lane, limit)
 
 
-@_compiled(fastmath=False)
+@compiled(fastmath=False)
 def _put(theta, start, scale, left, nu, threshold):
     """theta * nu / (nu + r) in place; strictly rounded, so that no threshold changes nothing."""
     width = len(nu)
@@ -141,7 +139,7 @@ def _put(theta, start, scale, left, nu, threshold):
             t[j] *= near / (near + threshold[j])
 
 
-@_compiled(fastmath=False)
+@compiled(fastmath=False)
 def _metric(moment, start, width, correction, eps):
     """Adam's metric of some columns of its second moment."""
     scale = np.empty((moment.shape[0], width), moment.dtype)
@@ -152,7 +150,7 @@ def _metric(moment, start, width, correction, eps):
     return scale
 
 
-@_compiled(_FAST)
+@compiled(_FAST)
 def _start(theta, start, scale, left, width):
     """By lane the sums of theta^2 and (theta * scale)^2, in float64."""
     energy, gradient = np.zeros(width), np.zeros(width)
@@ -166,7 +164,7 @@ def _start(theta, start, scale, left, width):
     return energy, gradient
 
 
-@_compiled(_FAST)
+@compiled(_FAST)
 def _sums(theta, start, scale, left, nu, threshold):
     """By lane the sums of t^2 / (nu + r)^2 and t^2 / (nu + r)^3 with r = threshold / scale, in float64.
 
@@ -191,7 +189,7 @@ def _sums(theta, start, scale, left, nu, threshold):
     return s2, s3
 
 
-@_compiled(fastmath=False)
+@compiled(fastmath=False)
 def _newton(nu, alive, s2, s3, lane, after):
     """One Newton step of every live group from where `lane` says the sums were taken.
 

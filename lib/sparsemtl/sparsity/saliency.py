@@ -4,14 +4,13 @@ Every function here returns `dict[str, Tensor]`: one score tensor for each pruna
 parameter's name ("shared.spatial.weight"), of the weight's shape and device, and LARGER MEANS KEEP, so that
 `masks.topk_mask` serves them all. A score is the one of the dense network: masks in place do not hide gradients.
 
-Scoring leaves the model as it was: weights, gradients, `requires_grad`, buffers (running statistics of batch
-norm), training flags and the random state. The model stays in its training mode while it is scored, except that
-dropout modules are switched off (`torch.nn.functional.dropout` inside a forward cannot be).
+A copy of the model is scored, in the model's training mode but with its dropout modules off
+(`torch.nn.functional.dropout` inside a forward cannot be), so that model and random state stay as they were.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -25,9 +24,7 @@ Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> scalar
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights that saliency ranks: those of all convolutions and linear layers.
-
-    Biases and batch norm are left dense, as in the papers.
+    """Weights that saliency ranks: those of all convolutions and linear layers. Biases and batch norm stay dense.
 
     Parameters
     ----------
@@ -42,11 +39,10 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     Raises
     ------
     SpecError
-        A layer computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune): its
-        weight cannot be ranked or masked, and a sparsity without it would be of another network.
+        A layer computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune): a
+        sparsity without it would be of another network.
     """
-    weights: dict[str, nn.Parameter] = {}
-    seen = set()
+    weights: dict[nn.Parameter, str] = {}
     for prefix, module in model.named_modules():
         if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             continue
@@ -56,19 +52,18 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
                 f"{prefix or type(module).__name__}: its weight is computed from other parameters (weight_norm, "
                 "spectral_norm, torch.nn.utils.prune); make it a plain weight first, by the matching remove function"
             )
-        if id(weight) not in seen:
-            weights[f"{prefix}.weight" if prefix else "weight"] = weight
-        seen.add(id(weight))
-    return weights
+        weights.setdefault(weight, f"{prefix}.weight" if prefix else "weight")
+    return {name: weight for weight, name in weights.items()}
 
 
+@torch.enable_grad()
 def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str, Tensor]:
-    """dL/dw of every prunable weight, pruned entries included (RigL grows by these); the model is left unchanged.
+    """dL/dw of every prunable weight, pruned entries included (RigL grows by these).
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network; it stays in its training mode while it is scored.
+        The network.
     loss_fn : callable
         (model(inputs), targets) -> scalar tensor.
     inputs : Tensor or dict of Tensor
@@ -88,9 +83,8 @@ def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dic
     SpecError
         The loss is not a scalar; a layer that `prunable` refuses.
     """
-    with _scoring(model) as weights:
-        grads = _grads(_loss(model, loss_fn, inputs, targets), weights)
-    return dict(zip(weights, grads, strict=True))
+    loss, weights = _loss(model, loss_fn, inputs, targets)
+    return dict(zip(weights, _grads(loss, weights), strict=True))
 
 
 def snip(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str, Tensor]:
@@ -104,12 +98,13 @@ def snip(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str
     return {name: (weights[name].detach() * grad).abs() for name, grad in grads.items()}
 
 
+@torch.enable_grad()
 def grasp(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, temperature: float = 200.0) -> dict[str, Tensor]:
     """Gradient signal preservation: w * (H g), the loss of gradient flow when a weight goes.
 
     Wang, Zhang and Grosse 2020, "Picking winning tickets before training by preserving gradient flow", Eq. 8:
     S = -w * (H g) is the change of g.g / 2 when w goes, and they remove the largest S; we return -S, so that
-    here too larger means keep. H and g are over the prunable weights.
+    here too larger means keep. H and g are over the prunable weights. Result and errors as `gradients`.
 
     Parameters
     ----------
@@ -117,29 +112,20 @@ def grasp(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, temperatur
         As for `gradients`.
     temperature : float
         The model's outputs are divided by it before the loss: 200 for logits, as its authors do; 1 leaves them.
-
-    Returns
-    -------
-    dict of str to Tensor
-        By the names of `prunable`.
-
-    Raises
-    ------
-    DataError, SpecError
-        As for `gradients`.
     """
 
     def cooled(outputs, targets):
         return loss_fn(pytree.tree_map(lambda output: output / temperature, outputs), targets)
 
-    with _scoring(model) as weights:
-        grads = _grads(_loss(model, cooled, inputs, targets), weights, create_graph=True)
-        # the gradient of g.stop(g) is H g: the second factor is a constant
-        flow = sum(((grad * grad.detach()).sum() for grad in grads), torch.zeros(()))
-        products = _grads(flow, weights)
+    loss, weights = _loss(model, cooled, inputs, targets)
+    grads = _grads(loss, weights, create_graph=True)
+    # the gradient of g.stop(g) is H g: the second factor is a constant
+    flow = sum(((grad * grad.detach()).sum() for grad in grads), torch.zeros(()))
+    products = _grads(flow, weights)
     return {name: weight.detach() * hg for (name, weight), hg in zip(weights.items(), products, strict=True)}
 
 
+@torch.enable_grad()
 def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     """Synaptic flow |w| * dR/d|w|, with R the summed output of the |w| network for an input of ones.
 
@@ -150,10 +136,8 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
 
     Parameters
     ----------
-    model : torch.nn.Module
-        The network.
-    inputs : Tensor or dict of Tensor
-        Only their shapes count.
+    model, inputs
+        As for `gradients`; only the shapes of the inputs count.
 
     Returns
     -------
@@ -168,25 +152,24 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     _check_finite(inputs)
     ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)
     flat = copy.deepcopy(model).double().eval().requires_grad_(True)
-    with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(model)):
-        for tensor in [*flat.parameters(), *flat.buffers()]:
-            if tensor.is_floating_point():  # a mask in place is a buffer too
-                tensor.data.abs_()
+    for tensor in [*flat.parameters(), *flat.buffers()]:
+        if tensor.is_floating_point():  # a mask in place is a buffer too
+            tensor.data.abs_()
+    with _random_state_kept(model):
         flow = sum(out.sum() for out in pytree.tree_leaves(flat(ones)))
-        if not torch.isfinite(flow):
-            raise DataError("synflow: the summed output is not finite; use smaller initial weights or fewer layers")
-        weights = prunable(flat)
-        grads = _grads(flow, weights)
-    return {name: weight.detach() * grad for (name, weight), grad in zip(weights.items(), grads, strict=True)}
+    if not torch.isfinite(flow):
+        raise DataError("synflow: the summed output is not finite; use smaller initial weights or fewer layers")
+    weights = prunable(flat)
+    return {name: weights[name].detach() * g for name, g in zip(weights, _grads(flow, weights), strict=True)}
 
 
 def magnitude(model: nn.Module) -> dict[str, Tensor]:
-    """|w| of every prunable weight, the score of magnitude pruning (Han et al. 2015)."""
+    """|w| of every prunable weight, the score of magnitude pruning (Han et al. 2015); errors as `prunable`."""
     return {name: weight.detach().abs() for name, weight in prunable(model).items()}
 
 
 def random_scores(model: nn.Module, seed: int | torch.Generator = 0) -> dict[str, Tensor]:
-    """Uniform scores in [0, 1), float64: the random baseline.
+    """Uniform scores in [0, 1), float64, by the names of `prunable`: the random baseline.
 
     Parameters
     ----------
@@ -194,11 +177,6 @@ def random_scores(model: nn.Module, seed: int | torch.Generator = 0) -> dict[str
         The network.
     seed : int or torch.Generator
         Drawn on the CPU, so that a seed means the same mask on every device; the global random state is not used.
-
-    Returns
-    -------
-    dict of str to Tensor
-        By the names of `prunable`.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     return {
@@ -207,40 +185,24 @@ def random_scores(model: nn.Module, seed: int | torch.Generator = 0) -> dict[str
     }
 
 
-@contextmanager
-def _scoring(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """Yield the prunable weights, ready for autograd.grad; put back on exit all that a forward pass changes."""
-    weights = prunable(model)
-    trainable = {p: p.requires_grad for p in weights.values()}
-    active = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    buffers = [(m, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None]
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng(_cuda_devices(model)))
-        try:
-            for p in weights.values():
-                p.requires_grad_(True)
-            for dropout in active:
-                dropout.training = False
-            yield weights
-        finally:
-            for p, flag in trainable.items():
-                p.requires_grad_(flag)
-            for dropout in active:
-                dropout.training = True
-            for module, key, buffer, values in buffers:
-                buffer.data.copy_(values)
-                module._buffers[key] = buffer
-
-
-def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> Tensor:
+def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> tuple[Tensor, dict[str, nn.Parameter]]:
+    """Loss of a copy of the model, and the copy's weights."""
     _check_finite(inputs)
-    loss = loss_fn(model(inputs), targets)
+    prunable(model)  # refuses what cannot be copied
+    net = copy.deepcopy(model)
+    for module in net.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    weights = prunable(net)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    with _random_state_kept(model):
+        loss = loss_fn(net(inputs), targets)
     if loss.numel() != 1:
         raise SpecError(f"loss_fn must return a scalar, got shape {tuple(loss.shape)}; take its mean or sum")
     if not torch.isfinite(loss):
         raise DataError(f"the loss is {loss.item()} while scoring; check the inputs, targets and initial weights")
-    return loss
+    return loss, weights
 
 
 def _grads(value: Tensor, weights: Mapping[str, nn.Parameter], create_graph: bool = False) -> list[Tensor]:
@@ -257,5 +219,5 @@ def _check_finite(inputs: Any) -> None:
         raise DataError("the inputs for scoring hold NaN or infinite values; clean or drop these samples")
 
 
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
-    return list({p.device for p in model.parameters() if p.device.type == "cuda"})
+def _random_state_kept(model: nn.Module) -> AbstractContextManager:
+    return torch.random.fork_rng({p.device for p in model.parameters() if p.device.type == "cuda"})

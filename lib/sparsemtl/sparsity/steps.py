@@ -14,14 +14,13 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SpecError
-from sparsemtl.sparsity.layers import CONVS, NORMS, Pick, every, free_name, indices, pads, sliced, sliced_norm
+from sparsemtl.sparsity.layers import CONVS, NORMS, Pick, free_name, indices, pads, sliced, sliced_norm
 
 AVOID = "avoid in-place operations in it, and weights that are read beside their module"
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Upsample, *AVERAGES)
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Upsample)
 MAPS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Dropout, nn.Identity)
 MAP_FUNCTIONS = (F.relu, F.elu, F.gelu, F.silu, F.dropout, torch.relu, torch.sigmoid, torch.tanh)
-MAKERS = (*CONVS, *NORMS)  # of a new tensor, which nothing else refers to
 POOL_FUNCTIONS = (F.interpolate, F.max_pool2d, F.adaptive_avg_pool2d)
 SUMS = (operator.add, operator.iadd, torch.add)
 SPATIAL = (2, 3, -1, -2, slice(2, None), slice(-2, None))  # what may be read of the shape of (n, channels, H, W)
@@ -80,9 +79,9 @@ class Recorder(fx.Interpreter):
 
     def _check_change(self, node, storages):
         """A tensor that is changed in place must not be read later, but as the result of the change."""
-        done = [node, *self.steps]
+        done = {node, *self.steps}
         for earlier in self.steps:
-            if storages & _storages(self.env[earlier]) and not set(earlier.users) <= set(done):
+            if storages & _storages(self.env[earlier]) and not set(earlier.users) <= done:
                 raise SpecError(f"compact: {node} changes {earlier} in place, which is read later: {AVOID}")
 
     def _check_read(self, node):
@@ -113,21 +112,18 @@ def _kind(node, module, shape, shapes):
         return _Shape if spatial else _Step
     if not rank or not shape:
         return _Step
-    if (isinstance(module, CONVS) and rank == module.weight.ndim) or (isinstance(module, nn.Linear) and rank == 2):
-        return _Mix
-    if isinstance(module, NORMS) and module.running_mean is not None:
-        return _Norm
-    if isinstance(module, MAPS) or (node.target in MAP_FUNCTIONS and len(shapes) == 1):
-        return _Map
-    if isinstance(module, POOLS) or node.target in POOL_FUNCTIONS:
-        return _Pool
-    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-        return _Flatten
-    if module is None and node.target in (torch.flatten, "flatten") and rest == [1] and not node.kwargs:
-        return _Flatten
-    if node.target in SUMS and not node.kwargs and isinstance(rest[0], fx.Node) and shapes[x] == shapes[rest[0]]:
-        return _Sum
-    return _Step
+    flatten = isinstance(module, nn.Flatten) and [module.start_dim, module.end_dim] == [1, -1]
+    flatten |= module is None and node.target in (torch.flatten, "flatten") and rest == [1] and not node.kwargs
+    rest = rest[:1] if not node.kwargs and node.target in SUMS and isinstance(rest[0], fx.Node) else []
+    kinds = {
+        _Mix: isinstance(module, (*CONVS, nn.Linear)) and rank == module.weight.ndim,
+        _Norm: isinstance(module, NORMS) and module.running_mean is not None,
+        _Map: isinstance(module, MAPS) or (node.target in MAP_FUNCTIONS and len(shapes) == 1),
+        _Pool: isinstance(module, POOLS + AVERAGES) or node.target in POOL_FUNCTIONS,
+        _Flatten: flatten,
+        _Sum: any(shapes[x] == shapes[other] for other in rest),
+    }
+    return next((kind for kind, fits in kinds.items() if fits), _Step)
 
 
 class _Step:
@@ -142,8 +138,7 @@ class _Step:
 
     def __init__(self, recorder, node, module, result, shape):
         self.net, self.node, self.module, self.shape = recorder.module, node, module, shape
-        self.width = shape[1] if shape else 0
-        self.device, self.dtype = (result.device, result.dtype) if shape else (None, None)
+        self.result, self.width = result, shape[1] if shape else 0
         self.sources = [recorder.steps[x] for x in node.all_input_nodes]
         self.given = node.op == "placeholder" or any(source.given for source in self.sources)  # depends on the input
         self.picks = {}
@@ -154,7 +149,7 @@ class _Step:
 
     def asks(self):
         """Pairs (source, channels that it must have), given `need`."""
-        return [(source, every(source.width)) for source in self.sources]
+        return [(source, torch.ones(source.width).bool()) for source in self.sources]
 
     def rewrite(self):
         """Change the node, and its module, to what is needed; value of `layout`, given those of the sources."""
@@ -169,7 +164,7 @@ class _Step:
             # A step of which only the shape is read has one channel, of any name: clamp.
             position = torch.searchsorted(self.layout, channels).clamp(max=len(self.layout) - 1)
             name = free_name(self.net, f"pick_{self.node.name}")
-            self.net.add_module(name, Pick(position.to(self.device)))
+            self.net.add_module(name, Pick(position.to(self.result.device)))
             with self.net.graph.inserting_before(reader.node):
                 self.picks[key] = self.net.graph.call_module(name, (self.node,))
         return self.picks[key]
@@ -191,21 +186,18 @@ class _Map(_Step):
 
 
 class _Pool(_Map):
-    """Pooling or resizing of each channel alone; constants stay, unless an average is not one of all that it sees."""
+    """Pooling or resizing of each channel alone; of averages, which may see padding or divide, zeros alone stay."""
 
     def constant(self):
         value = self.sources[0].const
-        mean = not isinstance(self.module, AVERAGES) or (
-            self.module.padding in (0, (0,), (0, 0), (0, 0, 0)) and not getattr(self.module, "divisor_override", None)
-        )
-        return value if mean else torch.where(value == 0, value, torch.nan)
+        return torch.where(value == 0, value, torch.nan) if isinstance(self.module, AVERAGES) else value
 
 
 class _Shape(_Step):
     """Height or width of a tensor: it must be there, with any channel."""
 
     def asks(self):
-        return [(self.sources[0], ~every(self.sources[0].width))]
+        return [(self.sources[0], torch.zeros(self.sources[0].width).bool())]
 
 
 class _Flatten(_Step):
@@ -256,26 +248,17 @@ class _Sum(_Step):
         kept, fixed, operands = indices(self.need), self.fixed(), []
         for source in self.sources:
             if source is fixed:
-                vector = source.const[kept].to(self.device, self.dtype).view(1, -1, *[1] * (len(self.shape) - 2))
                 name = free_name(self.net, f"constant_{self.node.name}")
-                self.net.register_buffer(name, vector)
+                self.net.register_buffer(
+                    name, source.const[kept].to(self.result).view(-1, *[1] * (len(self.shape) - 2))
+                )
                 with self.net.graph.inserting_before(self.node):
                     operands.append(self.net.graph.get_attr(name))
+                self.node.target = operator.add  # not into the constant
             else:
                 operands.append(source.pick(kept, self))
-        fresh = [operand for operand in operands if self._is_fresh(operand)]
-        self.node.target = operator.add
-        if fresh:  # no new tensor: pages of memory that were not touched before are slow
-            self.node.target = operator.iadd
-            operands.sort(key=lambda operand: operand is not fresh[0])
         self.node.args = tuple(operands)
         return kept
-
-    def _is_fresh(self, operand):
-        """Whether a node makes a tensor like the sum's that nobody else reads (at one position it may broadcast)."""
-        makes = operand.op == "call_module" and isinstance(self.net.get_submodule(operand.target), MAKERS)
-        same = {source.dtype for source in self.sources} == {self.dtype} and self.shape[2:].numel() > 1
-        return makes and same and set(operand.users) <= {self.node}
 
 
 class _Layer(_Step):

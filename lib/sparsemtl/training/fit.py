@@ -16,33 +16,26 @@ Batch = tuple[Any, Any]  # (inputs, targets): tensors, or dicts of tensors
 
 
 def fit(
-    model: nn.Module,
-    batches: Callable[[int], Iterable[Batch]],
-    loss_fn: Callable[[Any, Any], Tensor],
-    optimizer: torch.optim.Optimizer,
-    epochs: int,
-    after_step: Callable[[int, Any, Any], object] | None = None,
-    *,
-    start: int = 0,
-    after_epoch: Callable[[int], object] | None = None,
+    model: nn.Module, batches: Callable[[int], Iterable[Batch]], loss_fn: Callable[[Any, Any], Tensor],
+    optimizer: torch.optim.Optimizer, epochs: int, after_step: Callable[[int, Any, Any], object] | None = None, *,
+    start: int = 0, after_epoch: Callable[[int], object] | None = None,
     context: Callable[[], AbstractContextManager] = nullcontext,
-) -> list[float]:
-    """Train `model` in place.
+) -> list[float]:  # fmt: skip
+    """Train a network in place.
 
     Parameters
     ----------
+    model, optimizer
+        The network, put into training mode for each epoch, and what steps its parameters.
     batches : callable
         Epoch number -> iterable of (inputs, targets).
     loss_fn : callable
         (model(inputs), targets) -> scalar tensor.
-    epochs : int
-        Number of the last epoch plus 1.
-    after_step : callable, optional
-        Called with (step, inputs, targets) after every optimizer step, for methods that change masks while training.
-    start : int
-        Number of the first epoch; above 0 if a run resumes.
-    after_epoch : callable, optional
-        Called with the epoch's number; training ends when it returns True.
+    start, epochs : int
+        Numbers of the first epoch (above 0 if a run resumes), and of the last plus 1.
+    after_step, after_epoch : callable, optional
+        Called with (step, inputs, targets) after every optimizer step, for methods that change masks while training,
+        and with the epoch's number; training ends when the latter returns True.
     context : callable
         Makes the context of forward pass and loss, for autocast.
 
@@ -85,36 +78,29 @@ def diverged(loss: float, epoch: int) -> SparseMTLError:
 
 
 def fit_stack(
-    models: Sequence[nn.Module],
-    batches: Callable[[int], Iterable[Sequence[Batch]]],
-    loss_fn: Callable[[Any, Any], Tensor],
-    make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-    epochs: int,
-    *,
-    seed: int = 0,
-    after_step: Callable[[int, Sequence[Batch]], object] | None = None,
-) -> list[list[float]]:
+    models: Sequence[nn.Module], batches: Callable[[int], Iterable[Sequence[Batch]]],
+    loss_fn: Callable[[Any, Any], Tensor], make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    epochs: int, *, seed: int = 0, after_step: Callable[[int, Sequence[Batch]], object] | None = None,
+) -> list[list[float]]:  # fmt: skip
     """Train networks of one architecture side by side, each on its own data, in place.
 
     One vectorised pass (`torch.vmap`) serves all networks, so that on a GPU many small ones take little longer than
     one. Masks on the networks (`apply_masks`) hold. The result depends on the arguments alone, to the last bit on one
-    machine: dropout draws from `seed`, and the random state of the caller is left alone.
+    machine; the random state of the caller is left alone.
 
     Parameters
     ----------
     models : sequence of torch.nn.Module
-        Networks of equal architecture. Any module that `torch.vmap` can run, such as `DualTaskNet`.
+        Networks of equal architecture that `torch.vmap` can run, such as `DualTaskNet`.
     batches : callable
         Epoch number -> iterable of steps; a step is one (inputs, targets) for each network, of equal shapes.
     loss_fn : callable
         (model(inputs), targets) -> scalar tensor, for one network.
     make_optimizer : callable
-        Parameters -> optimizer that works element by element, such as `partial(torch.optim.Adam, lr=1e-3)`. It gets
-        the weights of all networks, stacked along a new first axis.
-    epochs : int
-        Number of epochs.
-    seed : int
-        Seed of the networks' random draws (dropout); each network draws its own.
+        Parameters (the weights of all networks, stacked along a new first axis) -> optimizer that works element by
+        element, such as `partial(torch.optim.Adam, lr=1e-3)`.
+    epochs, seed : int
+        Number of epochs; seed of the networks' random draws (dropout), which differ.
     after_step : callable, optional
         Called with (step number, the step's batches) after every optimizer step; it may put new masks on `models`.
 
@@ -125,22 +111,11 @@ def fit_stack(
 
     Raises
     ------
-    SpecError
-        Batches of one step differ in shape.
     SparseMTLError
-        The loss of a network is not finite.
+        The loss of a network is not finite; SpecError: networks or batches of one step differ in shape.
     """
-    stack = _Stack(models, loss_fn)
     histories: list[list[float]] = [[] for _ in models]
-    of_epoch: list[Tensor] = []
-
-    def stacked_batches(epoch):
-        for step in batches(epoch):
-            yield step, None
-
-    def summed(losses, _):
-        of_epoch.append(losses.detach())
-        return losses.sum()
+    stack = _Stack(models, loss_fn)
 
     def after(number, step, _):
         for model in models:
@@ -149,15 +124,18 @@ def fit_stack(
             after_step(number, step)
 
     def after_epoch(_):
-        for history, mean in zip(histories, torch.stack(of_epoch).mean(0).tolist(), strict=True):
+        for history, mean in zip(histories, torch.stack(stack.losses).mean(0).tolist(), strict=True):
             history.append(mean)
-        of_epoch.clear()
+        stack.losses.clear()
+
+    def steps(epoch):
+        return ((step, None) for step in batches(epoch))
 
     optimizer = make_optimizer([p for p in stack.parameters() if p.requires_grad])
     with torch.random.fork_rng({p.device for p in stack.parameters() if p.device.type == "cuda"}):
         torch.manual_seed(seed)
         try:
-            fit(stack, stacked_batches, summed, optimizer, epochs, after, after_epoch=after_epoch)
+            fit(stack, steps, lambda losses, _: losses.sum(), optimizer, epochs, after, after_epoch=after_epoch)
         finally:
             stack.part()
     return histories
@@ -170,19 +148,17 @@ class _Stack(nn.Module):
         super().__init__()
         self._models, self._loss_fn = tuple(models), loss_fn  # a tuple hides their parameters, which are views
         self._parts = [_tensors(model) for model in models]
-        first = self._parts[0]
-        self._names = list(first)
-        if any({n: t.shape for n, t in p.items()} != {n: t.shape for n, t in first.items()} for p in self._parts):
+        shapes = [{name: tensor.shape for name, tensor in part.items()} for part in self._parts]
+        if any(other != shapes[0] for other in shapes):
             raise SpecError("fit_stack: the networks differ in architecture; give networks of one")
-        tensors = []
-        for name in self._names:
+        self.losses: list[Tensor] = []
+        self._whole: dict[str, Tensor] = {}
+        for name, own in self._parts[0].items():
             whole = torch.stack([part[name].detach() for part in self._parts])
             for part, view in zip(self._parts, whole, strict=True):
                 part[name].data = view
-            trained = first[name].requires_grad
-            tensors.append(nn.Parameter(whole, trained) if isinstance(first[name], nn.Parameter) else whole)
-        self._tensors = tensors
-        self._trained = nn.ParameterList(t for t in tensors if isinstance(t, nn.Parameter))
+            self._whole[name] = nn.Parameter(whole, own.requires_grad) if isinstance(own, nn.Parameter) else whole
+        self._trained = nn.ParameterList(t for t in self._whole.values() if isinstance(t, nn.Parameter))
 
     def train(self, mode: bool = True) -> "_Stack":
         """Put the networks into training mode, or out of it."""
@@ -191,23 +167,23 @@ class _Stack(nn.Module):
         return super().train(mode)
 
     def forward(self, step: Sequence[Batch]) -> Tensor:
-        """Loss of each network (K,) for its own (inputs, targets)."""
+        """Loss of each network (K,) for its own (inputs, targets), which `losses` keeps."""
 
         def loss(tensors, batch):
-            named = dict(zip(self._names, tensors, strict=True))
-            return self._loss_fn(functional_call(self._models[0], named, (batch[0],)), batch[1])
+            return self._loss_fn(functional_call(self._models[0], tensors, (batch[0],)), batch[1])
 
         try:
             batch = pytree.tree_map(lambda *each: torch.stack(each), *step)
         except (RuntimeError, ValueError) as error:
             raise SpecError("fit_stack: a step's batches differ in shape; give each network as many samples") from error
-        return torch.vmap(loss, randomness="different")(self._tensors, batch)
+        found = torch.vmap(loss, randomness="different")(self._whole, batch)
+        self.losses.append(found.detach())
+        return found
 
     def part(self) -> None:
         """Give the networks tensors of their own again."""
-        for part in self._parts:
-            for name in self._names:
-                part[name].data = part[name].detach().clone()
+        for tensor in (tensor for part in self._parts for tensor in part.values()):
+            tensor.data = tensor.detach().clone()
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

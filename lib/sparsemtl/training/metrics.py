@@ -12,14 +12,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparsemtl.errors import SpecError
-from sparsemtl.training.losses import VOID
+from sparsemtl.training.losses import VOID, check_shapes
 
 
 def confusion_matrix(y: ArrayLike, p: ArrayLike, n: int) -> np.ndarray:
     """Count how often class i (row) was predicted as class j (column).
 
-    y, p: integer class labels in [0, n), any equal shapes; n: number of classes.
-    Returns int64, shape (n, n). Raises SpecError on unequal shapes or labels outside [0, n).
+    Parameters
+    ----------
+    y, p : array of int
+        True and predicted labels in [0, n), of any equal shapes.
+    n : int
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, n)
+
+    Raises
+    ------
+    SpecError
+        Unequal shapes, or labels outside [0, n).
     """
     y, p = np.asarray(y).ravel(), np.asarray(p).ravel()
     if y.shape != p.shape:
@@ -32,67 +45,77 @@ def confusion_matrix(y: ArrayLike, p: ArrayLike, n: int) -> np.ndarray:
 
 
 def accuracy(c: ArrayLike) -> float:
-    """Share of correct predictions. c: confusion matrix (n, n); returns a float, NaN if c is empty."""
+    """Share of correct predictions.
+
+    Parameters
+    ----------
+    c : array, shape (n, n)
+        Confusion matrix.
+
+    Returns
+    -------
+    float
+        NaN if c is empty.
+    """
     c = np.asarray(c, dtype=np.float64)
     return float(np.trace(c) / c.sum()) if c.sum() else float("nan")
 
 
 def macro_f1(c: ArrayLike) -> float:
-    """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN). c: confusion matrix (n, n).
+    """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN); parameters and result as `accuracy`.
 
-    A class that is neither true nor predicted anywhere is left out (as in scikit-learn); NaN if c is empty.
+    A class that is neither true nor predicted anywhere is left out (as in scikit-learn).
     """
     c = np.asarray(c, dtype=np.float64)
-    size = c.sum(0) + c.sum(1)  # 2 TP + FP + FN
-    seen = size > 0
-    return float((2 * np.diag(c)[seen] / size[seen]).mean()) if seen.any() else float("nan")
-
-
-def cohen_kappa(c: ArrayLike) -> float:
-    """Cohen's kappa: (p_o - p_e) / (1 - p_e), agreement corrected for chance. c: confusion matrix (n, n).
-
-    0 where chance agreement p_e is 1 (one class only, so that nothing can be told); NaN if c is empty.
-    """
-    c = np.asarray(c, dtype=np.float64)
-    if not c.sum():
-        return float("nan")
-    chance = float(c.sum(0) @ c.sum(1)) / c.sum() ** 2
-    return float((accuracy(c) - chance) / (1 - chance)) if chance < 1 else 0.0
+    return _class_mean(2 * np.diag(c), c.sum(0) + c.sum(1))
 
 
 def mean_iou(c: ArrayLike) -> float:
     """Mean over classes of intersection over union, TP / (TP + FP + FN): the literature's mIoU.
 
-    c: confusion matrix (n, n) of all pixels of all pictures, see `pixel_confusion`. A class that is neither true
-    nor predicted anywhere is left out; NaN if c is empty.
+    Parameters and result as `accuracy`, c of all pixels of all pictures (`pixel_confusion`). A class that is neither
+    true nor predicted anywhere is left out.
     """
     c = np.asarray(c, dtype=np.float64)
-    union = c.sum(0) + c.sum(1) - np.diag(c)
-    seen = union > 0
-    return float((np.diag(c)[seen] / union[seen]).mean()) if seen.any() else float("nan")
+    return _class_mean(np.diag(c), c.sum(0) + c.sum(1) - np.diag(c))
 
 
 def pixel_confusion(p: Tensor, y: Tensor, n: int) -> np.ndarray:
-    """Confusion matrix, int64 array (n, n), of the pixels that are not void; matrices of batches add up.
+    """Confusion matrix of the pixels that are not void; matrices of batches add up.
 
-    p, y: predicted and true class of each pixel, integer tensors of one shape. Raises SpecError for other labels
-    outside [0, n).
+    Parameters
+    ----------
+    p, y : Tensor of int, any equal shapes
+        Predicted and true class of each pixel.
+    n : int
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, n)
+
+    Raises
+    ------
+    SpecError
+        Labels other than void outside [0, n).
     """
-    _same_shape("pixel_confusion", p, y)
+    check_shapes("segmentation", p.shape, y.shape)
     valid = y != VOID
-    cells = y[valid].long() * n + p[valid].long()
-    if valid.any() and max(int(y[valid].max()), int(p[valid].max())) >= n:
-        raise SpecError(f"pixel_confusion: a label or prediction is above {n - 1}; check the number of classes")
-    return torch.bincount(cells, minlength=n * n).reshape(n, n).cpu().numpy()
+    return confusion_matrix(y[valid].cpu(), p[valid].cpu(), n)
 
 
 def micro_iou(p: Tensor, y: Tensor) -> Tensor:
     """Micro IoU per picture, the "IoU" of Upadhyay et al. (2023): pixels of all classes pooled.
 
-    p, y: predicted and true class, integer tensors (n, H, W); void pixels do not count. Each wrong pixel is one
-    false positive and one false negative, so TP / (TP + FP + FN) = acc / (2 - acc) with the pixel accuracy.
+    Each wrong pixel is one false positive and one false negative, so TP / (TP + FP + FN) = acc / (2 - acc) with the
+    pixel accuracy.
+
+    Parameters
+    ----------
+    p, y : Tensor of int, shape (n, H, W)
+        Predicted and true class; void pixels do not count.
     """
-    _same_shape("segmentation", p, y)
+    check_shapes("segmentation", p.shape, y.shape)
     valid = y != VOID
     hits = ((p == y) & valid).flatten(1).sum(1).double()
     wrong = valid.flatten(1).sum(1).double() - hits
@@ -102,47 +125,61 @@ def micro_iou(p: Tensor, y: Tensor) -> Tensor:
 def cosine_similarity(p: Tensor, y: Tensor) -> Tensor:
     """Mean cosine of the angle between predicted and true normals per picture.
 
-    p, y: (n, 3, H, W), of any length; pixels where y is the zero vector do not count.
+    Parameters
+    ----------
+    p, y : Tensor, shape (n, 3, H, W)
+        Of any length; pixels where y is the zero vector do not count.
     """
-    return _mean_per_picture(_cosine(p, y), _where_normal(y))
+    return _mean_per_picture(*_cosine(p, y))
 
 
 def normal_angles(p: Tensor, y: Tensor) -> Tensor:
-    """Angles in degrees between predicted and true normals, float64 (number of valid pixels,); see above."""
-    return torch.rad2deg(torch.arccos(_cosine(p, y).clamp(-1, 1)))[_where_normal(y)]
+    """Angles in degrees between normals, float64 (number of valid pixels,); parameters as `cosine_similarity`."""
+    cosine, valid = _cosine(p, y)
+    return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))[valid]
 
 
 def angle_statistics(angles: Tensor) -> dict[str, float]:
-    """Mean and median of `angles` (degrees) and the shares below 11.25, 22.5 and 30 degrees, as a dict of float.
+    """Mean and median, and the shares below 11.25, 22.5 and 30 degrees: Eigen and Fergus (ICCV 2015).
 
-    The statistics of Eigen and Fergus (ICCV 2015) for surface normals, pooled over all pixels given; NaN if none.
+    Parameters
+    ----------
+    angles : Tensor, shape (pixels,)
+        Degrees, pooled over all pictures; without any, the statistics are NaN.
+
+    Returns
+    -------
+    dict of str to float
+        "mean", "median", "within_11.25", "within_22.5" and "within_30".
     """
-    if not len(angles):
-        return dict.fromkeys(("mean", "median", "within_11.25", "within_22.5", "within_30"), float("nan"))
-    values = angles.double().cpu().numpy()
-    shares = {f"within_{limit:g}": float((values < limit).mean()) for limit in (11.25, 22.5, 30.0)}
-    return {"mean": float(values.mean()), "median": float(np.median(values)), **shares}
+    values = angles.double().cpu().numpy() if len(angles) else np.array([np.nan])
+    found = {"mean": float(values.mean()), "median": float(np.median(values))}
+    shares = {limit: float((values < limit).mean()) if len(angles) else float("nan") for limit in (11.25, 22.5, 30.0)}
+    return found | {f"within_{limit:g}": share for limit, share in shares.items()}
 
 
 def depth_mae(p: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute error of depth per picture. p, y: (n, 1, H, W) in one unit; only pixels where y > 0 count."""
-    _same_shape("depth_mae", p, y)
+    """Mean absolute error of depth per picture.
+
+    Parameters
+    ----------
+    p, y : Tensor, shape (n, 1, H, W)
+        In one unit; only pixels where y > 0 count.
+    """
+    check_shapes("depth", p.shape, y.shape)
     return _mean_per_picture((p.double() - y.double()).abs(), y > 0)
 
 
-def _same_shape(name: str, p: Tensor, y: Tensor) -> None:
-    if p.shape != y.shape:
-        raise SpecError(f"{name}: predictions {tuple(p.shape)} but targets {tuple(y.shape)}; resize the targets")
+def _class_mean(hits, sizes):
+    seen = sizes > 0
+    return float((hits[seen] / sizes[seen]).mean()) if seen.any() else float("nan")
 
 
-def _cosine(p: Tensor, y: Tensor) -> Tensor:
-    _same_shape("normals", p, y)
-    return F.cosine_similarity(p.double(), y.double(), dim=1)
+def _cosine(p, y):
+    """Cosine of each pixel, and which are valid."""
+    check_shapes("normals", p.shape, y.shape)
+    return F.cosine_similarity(p.double(), y.double(), dim=1), (y != 0).any(1)
 
 
-def _where_normal(y: Tensor) -> Tensor:
-    return (y != 0).any(1)
-
-
-def _mean_per_picture(values: Tensor, valid: Tensor) -> Tensor:
+def _mean_per_picture(values, valid):
     return torch.where(valid, values, 0.0).flatten(1).sum(1) / valid.flatten(1).sum(1)

@@ -36,10 +36,8 @@ class Job:
         All training trials by task.
     loss_fn : callable
         (outputs, targets) -> scalar tensor, the sum of the tasks' losses.
-    epochs : int
-        Epochs of the weights that are reported.
-    steps : int
-        Optimizer steps in that many epochs.
+    epochs, steps : int
+        Epochs of the weights that are reported, and optimizer steps in that many epochs.
     sparsity : float
         Share of weights to prune, in [0, 1).
     seed : int
@@ -132,7 +130,10 @@ def lottery_ticket(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train)
 
 
 def iterative_magnitude(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train, rounds: int = 5) -> Histories:
-    """Train, then prune in equal ratios and fine-tune in turn (Han et al. 2015), as long again as the training."""
+    """Train, then prune in equal ratios and fine-tune in turn, `rounds` times (Han et al. 2015).
+
+    Fine-tuning takes as long again as the training.
+    """
     job = jobs[0]
     histories = train(nets, job.epochs)
     for k in range(1, rounds + 1):
@@ -148,8 +149,17 @@ def rigl(
 ) -> Histories:  # fmt: skip
     """Dynamic sparse training (Evci et al. 2020): drop small weights, grow where the dense gradient is large.
 
-    Starts from a random mask; in each update a share of each layer's kept weights, falling from `drop` to 0 by a
-    cosine until `until` of all steps, moves to the pruned places of largest gradient. New weights start at zero.
+    Starts from a random mask; in each update a share of each layer's kept weights moves to the pruned places of largest
+    gradient. New weights start at zero.
+
+    Parameters
+    ----------
+    nets, jobs, train
+        As for every procedure, see the module.
+    drop, until : float
+        The share at first; it falls to 0 by a cosine, until this share of all steps.
+    every : int
+        Optimizer steps between two updates.
     """
     masks = [topk_mask(random_scores(net, job.seed), job.sparsity) for net, job in zip(nets, jobs, strict=True)]
     for net, mask in zip(nets, masks, strict=True):

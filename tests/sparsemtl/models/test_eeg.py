@@ -4,15 +4,8 @@ from functools import partial
 import pytest
 import torch
 from sparsemtl.errors import SpecError
-from sparsemtl.models.eeg import (
-    BACKBONES,
-    TASKS,
-    DualTaskNet,
-    _depthwise,
-    _period,
-    _window_moments,
-    init_weights,
-)
+from sparsemtl.models import eeg
+from sparsemtl.models.eeg import BACKBONES, TASKS, DualTaskNet, init_weights
 from sparsemtl.training.fit import fit_stack
 from torch.nn import functional as F
 
@@ -30,18 +23,13 @@ CONVNET = {"temporal": "conv_time_spat.conv_time", "spatial": "conv_time_spat.co
 DEEP4 = CONVNET | {
     f"blocks.{5 * i + j}": f"{layer}_{i + 2}" for i in range(3) for j, layer in ((1, "conv"), (2, "bnorm"))
 }
+LENGTHS = ("filter_time_length", "filter_length_2", "filter_length_3", "filter_length_4")
 CASES = {  # backbone, our kernel, braindecode's class, its arguments, our module -> its module
     "eegnet-default": ("eegnet", 64, "EEGNet", {}, EEGNET),
     "eegnet-80Hz": ("eegnet", 40, "EEGNet", {"kernel_length": 40}, EEGNET),
     "eegnet-odd": ("eegnet", 25, "EEGNet", {"kernel_length": 25}, EEGNET),
     "shallow": ("shallow", 25, "ShallowFBCSPNet", {}, CONVNET),
-    "deep4": (
-        "deep4",
-        6,
-        "Deep4Net",
-        {name: 6 for name in ("filter_time_length", "filter_length_2", "filter_length_3", "filter_length_4")},
-        DEEP4,
-    ),
+    "deep4": ("deep4", 6, "Deep4Net", dict.fromkeys(LENGTHS, 6), DEEP4),
 }
 
 
@@ -58,6 +46,14 @@ def small_random(net, seed=0):
     return net
 
 
+def braindecodes(name, **options):
+    """One of braindecode's networks."""
+    models = pytest.importorskip("braindecode.models")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(models, name)(**options)
+
+
 def like(value, target):
     """Same entries in braindecode's axis order: its ConvNets keep time before electrodes, its head is a conv."""
     if value.ndim == 4 and value.shape != target.shape:
@@ -67,11 +63,8 @@ def like(value, target):
 
 def reference(net, case, **options):
     """braindecode's network with the weights and buffers of `net`, and pairs (ours, its) of parameters and buffers."""
-    models = pytest.importorskip("braindecode.models")
     _, _, name, kwargs, mapping = CASES[case]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ref = getattr(models, name)(n_chans=E, n_outputs=3, n_times=T, **kwargs, **options)
+    ref = braindecodes(name, n_chans=E, n_outputs=3, n_times=T, **kwargs, **options)
     modules = {f"shared.{ours}": theirs for ours, theirs in mapping.items()} | {"mi": "final_layer.conv_classifier"}
     theirs = {
         name.replace("parametrizations.weight.original", "weight"): tensor
@@ -110,11 +103,8 @@ def test_equals_braindecode(case, train):
 
 
 def test_defaults_are_braindecodes():
-    models = pytest.importorskip("braindecode.models")
-    for backbone, name in (("eegnet", "EEGNet"), ("shallow", "ShallowFBCSPNet"), ("deep4", "Deep4Net")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ref = getattr(models, name)(n_chans=64, n_outputs=4, n_times=640)
+    for backbone, name in {case[0]: case[2] for case in CASES.values()}.items():
+        ref = braindecodes(name, n_chans=64, n_outputs=4, n_times=640)
         net = DualTaskNet(64, 640, 4, backbone=backbone, tasks=("me",))
         assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in ref.parameters())
         assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} == {ref.drop_prob}
@@ -131,9 +121,9 @@ def test_depthwise_by_fft_is_the_convolution_and_has_both_derivatives(kernel, sa
     """GraSP needs the second. Periods that just hold the padding, or more, or less than the kernel."""
     given = drawn(2, 4, samples), drawn(4, kernel)
     expected = F.conv1d(given[0], given[1][:, None], padding=kernel // 2, groups=4)
-    torch.testing.assert_close(_depthwise(*given), expected)
-    assert torch.autograd.gradcheck(_depthwise, given)
-    assert torch.autograd.gradgradcheck(_depthwise, given)
+    torch.testing.assert_close(eeg._depthwise(*given), expected)
+    assert torch.autograd.gradcheck(eeg._depthwise, given)
+    assert torch.autograd.gradgradcheck(eeg._depthwise, given)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
@@ -141,7 +131,7 @@ def test_depthwise_by_fft_is_the_convolution_and_has_both_derivatives(kernel, sa
 def test_moments_of_windows_are_those_of_the_windows(n, samples):
     rows = drawn(3, samples)
     windows = F.pad(rows, (n // 2, n // 2)).unfold(1, n, 1).flatten(0, 1)
-    first, second, number = _window_moments(rows, n)
+    first, second, number = eeg._window_moments(rows, n)
     assert number == len(windows)
     torch.testing.assert_close(first, windows.mean(0))
     torch.testing.assert_close(second, windows.T @ windows / len(windows))
@@ -150,16 +140,13 @@ def test_moments_of_windows_are_those_of_the_windows(n, samples):
 def test_periods_are_the_least_multiples_of_eight_without_other_factors_than_two_and_three():
     fast = sorted(2**a * 3**b for a in range(3, 12) for b in range(8))
     for samples in range(1, 1200):
-        assert _period(samples) == next(n for n in fast if n >= samples)
+        assert eeg._period(samples) == next(n for n in fast if n >= samples)
 
 
 def braindecodes_eegnet(seed):
     """braindecode's own EEGNet as a trunk: its classifier is replaced by the features."""
-    models = pytest.importorskip("braindecode.models")
     torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trunk = models.EEGNet(n_chans=E, n_outputs=3, n_times=T)
+    trunk = braindecodes("EEGNet", n_chans=E, n_outputs=3, n_times=T)
     trunk.final_layer = torch.nn.Flatten()
     trunk.n_features = 16 * (T // 32)
     return trunk
@@ -182,47 +169,11 @@ def test_any_module_can_be_the_trunk():
         assert (net.shared.conv_spatial.weight.flatten(1).norm(dim=1) < 1.001).all()  # its max norm holds in a stack
 
 
-@pytest.mark.parametrize("kernel", [1, 8, 9, 40])
-def test_eegnet_first_block_in_float64(kernel):
-    """Forward, gradients in weights and signals: against convolution, batch norm, convolution one by one."""
-    net = small_random(DualTaskNet(E, 60, 2, kernel=kernel, dropout=0.0)).double()
-    trunk = net.shared
-    x = torch.randn(4, E, 60, dtype=torch.float64, requires_grad=True)
-
-    def plain(x):
-        h = F.conv2d(x[:, None], trunk.temporal.weight, padding=(0, kernel // 2))
-        bn = trunk.norm_temporal
-        h = F.batch_norm(h, None, None, bn.weight, bn.bias, True, 0.0, bn.eps)
-        h = F.conv2d(h, trunk.spatial.weight, groups=8)[:, :, 0]
-        h = F.avg_pool1d(F.elu(trunk.norm_spatial(h)), 4)
-        h = F.conv1d(h, trunk.separable_depth.weight, padding=8, groups=16)
-        h = F.elu(trunk.norm_separable(trunk.separable_point(h)))
-        return F.avg_pool1d(h, 8).flatten(1)
-
-    fast, slow = trunk(x), plain(x)
-    torch.testing.assert_close(fast, slow)
-    wanted = [x, *trunk.parameters()]
-    for a, b in zip(
-        torch.autograd.grad(fast.square().sum(), wanted),
-        torch.autograd.grad(slow.square().sum(), wanted),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_parameters_are_split_into_disjoint_complete_parts(backbone):
-    net = DualTaskNet(E, 441, 4, backbone=backbone)
-    parts = [{id(p) for p in getattr(net, part).parameters()} for part in ("shared", "mi", "me")]
-    everything = {id(p) for p in net.parameters()}
-    assert set.union(*parts) == everything
-    assert sum(map(len, parts)) == len(everything)
-    single = DualTaskNet(E, 441, 4, backbone=backbone, tasks=("me",))
-    assert {name.split(".")[0] for name, _ in single.named_parameters()} == {"shared", "me"}
-
-
-def test_loss_of_one_task_does_not_reach_the_other_head():
+def test_tasks_share_the_trunk_and_nothing_else():
     net = DualTaskNet(E, T, 2)
+    assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"shared", "mi", "me"}
+    single = DualTaskNet(E, T, 2, tasks=("me",))
+    assert {name.split(".")[0] for name, _ in single.named_parameters()} == {"shared", "me"}
     out = net({"mi": torch.randn(N, E, T), "me": torch.randn(N, E, T)})
     out["mi"].square().sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in net.me.parameters())
@@ -231,34 +182,21 @@ def test_loss_of_one_task_does_not_reach_the_other_head():
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_one_pass_equals_a_pass_per_task_in_eval_mode(backbone):
-    net = small_random(DualTaskNet(E, 441, 3, backbone=backbone)).eval()
-    inputs = {"me": torch.randn(3, E, 441), "mi": torch.randn(4, E, 441)}
-    both = net(inputs)
-    assert list(both) == ["mi", "me"]
-    for task, x in inputs.items():
-        alone = net({task: x})
-        assert list(alone) == [task]
-        torch.testing.assert_close(alone[task], both[task], rtol=1e-5, atol=1e-5)
+def test_tasks_differ_by_their_batch_norm_in_training_alone_whatever_the_order_of_the_dict(backbone):
+    net = small_random(DualTaskNet(E, 441, 3, backbone=backbone, dropout=0.0))
+    mi, me = torch.randn(4, E, 441), 3 * torch.randn(3, E, 441)
+    for training in (True, False):
+        net.train(training)
+        both, swapped, alone = net({"mi": mi, "me": me}), net({"me": me, "mi": mi}), net({"mi": mi})
+        assert (list(both), list(alone)) == (["mi", "me"], ["mi"])
+        if training:
+            assert torch.equal(both["mi"], swapped["mi"])
+        assert torch.allclose(both["mi"], alone["mi"], rtol=1e-5, atol=1e-5) != training
 
 
-def test_batch_norm_sees_both_tasks_whatever_the_order_of_the_dict():
-    net = DualTaskNet(E, T, 2, dropout=0.0)
-    mi, me = torch.randn(N, E, T), 3 * torch.randn(N, E, T)
-    both, swapped, alone = net({"mi": mi, "me": me}), net({"me": me, "mi": mi}), net({"mi": mi})
-    assert torch.equal(both["mi"], swapped["mi"])
-    assert not torch.allclose(both["mi"], alone["mi"], atol=1e-3)
-
-
-@pytest.mark.parametrize(("backbone", "options"), [("eegnet", {}), ("shallow", {}), ("deep4", {"kernel": 4})])
-@pytest.mark.parametrize(("n_channels", "n_times", "sfreq"), [(21, 240, 80), (21, 320, 80), (64, 640, 160)])
-def test_sizes_in_use(backbone, options, n_channels, n_times, sfreq):
-    net = DualTaskNet(n_channels, n_times, 4, sfreq=sfreq, backbone=backbone, **options)
-    assert net({"me": torch.randn(2, n_channels, n_times)})["me"].shape == (2, 4)
-    name, axis = net.spatial_weight()
-    assert dict(net.named_parameters())[name].shape[axis] == n_channels
-    if backbone == "eegnet":
-        assert net.shared.temporal.kernel_size == (1, sfreq // 2)
+def test_eegnets_temporal_filters_are_half_a_second_long():
+    for sfreq in (80, 160):
+        assert DualTaskNet(E, T, 2, sfreq=sfreq).shared.temporal.kernel_size == (1, sfreq // 2)
 
 
 def test_initial_weights_come_from_the_generator():
@@ -286,16 +224,10 @@ def test_too_short_epochs_name_the_least_number_of_samples(backbone, kernel):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [
-        ({"backbone": "resnet"}, "'resnet'.*eegnet, shallow, deep4"),
-        ({"tasks": ("mi", "rest")}, "rest.*mi, me"),
-        ({"tasks": ()}, "mi, me"),
-        ({"tasks": ("mi", "mi")}, "once"),
-        ({"backbone": torch.nn.Flatten()}, "n_features"),
-        ({"kernel": 0}, "kernel.*got 0"),
-        ({"n_classes": 1}, "n_classes=1"),
-    ],
-)
+    [({"backbone": "resnet"}, "'resnet'.*eegnet, shallow, deep4"), ({"backbone": torch.nn.Flatten()}, "n_features"),
+     ({"tasks": ("mi", "rest")}, "rest.*mi, me"), ({"tasks": ()}, "mi, me"), ({"tasks": ("mi", "mi")}, "once"),
+     ({"kernel": 0}, "kernel.*got 0"), ({"n_classes": 1}, "n_classes=1")],
+)  # fmt: skip
 def test_bad_options(options, words):
     with pytest.raises(SpecError, match=words):
         DualTaskNet(E, T, **({"n_classes": 2} | options))
@@ -303,14 +235,10 @@ def test_bad_options(options, words):
 
 @pytest.mark.parametrize(
     ("inputs", "words"),
-    [
-        ({"mi": torch.zeros(2, E + 1, T)}, rf"mi: expected .*\(n, {E}, {T}\).*got \(2, {E + 1}, {T}\)"),
-        ({"mi": torch.zeros(2, E, T - 1)}, rf"got \(2, {E}, {T - 1}\)"),
-        ({"mi": torch.zeros(E, T)}, rf"got \({E}, {T}\)"),
-        ({"me": torch.zeros(2, E, T)}, "me: this network has mi"),
-        ({}, "no task"),
-    ],
-)
+    [({"mi": torch.zeros(2, E + 1, T)}, rf"mi: expected .*\(n, {E}, {T}\).*got \(2, {E + 1}, {T}\)"),
+     ({"mi": torch.zeros(2, E, T - 1)}, rf"got \(2, {E}, {T - 1}\)"), ({"mi": torch.zeros(E, T)}, rf"got \({E}, {T}\)"),
+     ({"me": torch.zeros(2, E, T)}, "me: this network has mi"), ({}, "no task")],
+)  # fmt: skip
 def test_bad_inputs(inputs, words):
     with pytest.raises(SpecError, match=words):
         DualTaskNet(E, T, 2, tasks=("mi",))(inputs)

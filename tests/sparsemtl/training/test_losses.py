@@ -5,16 +5,9 @@ import math
 import pytest
 import torch
 from sparsemtl.errors import SpecError
-from sparsemtl.training.losses import (
-    UncertaintyWeighting,
-    binary_loss,
-    depth_loss,
-    normal_loss,
-    segmentation_loss,
-)
+from sparsemtl.training import losses
+from sparsemtl.training.losses import VOID, UncertaintyWeighting
 from torch.nn import functional as F
-
-VOID = 255
 
 
 @pytest.fixture
@@ -22,45 +15,38 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
-def labels(rng, share_void):
-    y = torch.randint(5, (3, 4, 6), generator=rng)
-    y[torch.rand(y.shape, generator=rng) < share_void] = VOID
-    return y.to(torch.uint8)
-
-
 def test_segmentation_loss_is_cross_entropy_without_void(rng):
-    logits, y = torch.randn(3, 5, 4, 6, generator=rng), labels(rng, 0.4)
+    logits, y = torch.randn(3, 5, 4, 6, generator=rng), torch.randint(5, (3, 4, 6), generator=rng).to(torch.uint8)
+    y[torch.rand(y.shape, generator=rng) < 0.4] = VOID
     expected = F.cross_entropy(logits.double(), y.long(), ignore_index=VOID)
-    assert segmentation_loss(logits, y).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert losses.segmentation_loss(logits, y).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_normal_loss_is_mean_of_one_minus_cosine(rng):
     p, y = torch.randn(2, 3, 4, 5, generator=rng), F.normalize(torch.randn(2, 3, 4, 5, generator=rng), dim=1)
     hole = torch.rand(2, 4, 5, generator=rng) < 0.3
     y = y.masked_fill(hole[:, None], 0)
-    values = []
-    for i, r, c in (~hole).nonzero().tolist():
-        a, b = p[i, :, r, c].double(), y[i, :, r, c].double()
-        values.append(1 - (a @ b / a.norm() / b.norm()).item())
-    assert normal_loss(p, y.half().float()).item() == pytest.approx(sum(values) / len(values), rel=1e-3)
-    assert normal_loss(p, y).item() == pytest.approx(sum(values) / len(values), rel=1e-5)
+    cosines = [
+        F.normalize(p[i, :, r, c].double(), dim=0) @ y[i, :, r, c].double() for i, r, c in (~hole).nonzero().tolist()
+    ]
+    assert losses.normal_loss(p, y).item() == pytest.approx(1 - sum(cosines).item() / len(cosines), rel=1e-5)
 
 
 def test_depth_loss_is_mean_squared_error_where_depth_is_known(rng):
     p, y = torch.randn(2, 1, 4, 5, generator=rng), torch.rand(2, 1, 4, 5, generator=rng) + 0.1
     y[torch.rand(y.shape, generator=rng) < 0.3] = 0
-    assert depth_loss(p, y).item() == pytest.approx(F.mse_loss(p[y > 0], y[y > 0]).item(), rel=1e-6)
+    assert losses.depth_loss(p, y).item() == pytest.approx(F.mse_loss(p[y > 0], y[y > 0]).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [segmentation_loss, normal_loss, depth_loss])
-def test_no_valid_pixel_gives_zero_loss_and_zero_gradient(loss):
-    channels = {segmentation_loss: 5, normal_loss: 3, depth_loss: 1}[loss]
+@pytest.mark.parametrize(
+    ("loss", "channels"), [(losses.segmentation_loss, 5), (losses.normal_loss, 3), (losses.depth_loss, 1)]
+)
+def test_no_valid_pixel_gives_zero_loss_and_zero_gradient(loss, channels):
     p = torch.randn(2, channels, 4, 4, requires_grad=True)
-    y = torch.full((2, 4, 4), VOID) if loss is segmentation_loss else torch.zeros(2, channels, 4, 4)
+    y = torch.full((2, 4, 4), VOID) if loss is losses.segmentation_loss else torch.zeros(2, channels, 4, 4)
     value = loss(p, y)
     value.backward()
-    assert value.item() == 0
-    assert torch.equal(p.grad, torch.zeros_like(p))
+    assert (value.item(), p.grad.abs().sum().item()) == (0, 0)
 
 
 def test_binary_loss_and_the_released_double_sigmoid(rng):
@@ -71,24 +57,23 @@ def test_binary_loss_and_the_released_double_sigmoid(rng):
 
     once = [1 / (1 + math.exp(-v)) for v in logits.tolist()]
     twice = [1 / (1 + math.exp(-v)) for v in once]
-    assert binary_loss(logits, y).item() == pytest.approx(entropy(once), rel=1e-5)
-    assert binary_loss(logits, y, double_sigmoid=True).item() == pytest.approx(entropy(twice), rel=1e-5)
+    assert losses.binary_loss(logits, y).item() == pytest.approx(entropy(once), rel=1e-5)
+    assert losses.binary_loss(logits, y, double_sigmoid=True).item() == pytest.approx(entropy(twice), rel=1e-5)
     assert 0.5 < min(twice) < max(twice) < 0.74
 
 
 def test_losses_are_float32_of_half_predictions(rng):
     y = torch.rand(2, 1, 4, 4, generator=rng) + 0.1
-    p = y.bfloat16() + 1
-    assert depth_loss(p, y.half()).dtype == torch.float32
+    assert losses.depth_loss(y.bfloat16() + 1, y.half()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
     ("loss", "p", "y"),
     [
-        (segmentation_loss, (2, 5, 4, 4), (2, 8, 8)),
-        (normal_loss, (2, 3, 4, 4), (2, 3, 8, 8)),
-        (depth_loss, (2, 1, 4, 4), (2, 4, 4)),  # would broadcast
-        (binary_loss, (4, 1), (4,)),
+        (losses.segmentation_loss, (2, 5, 4, 4), (2, 8, 8)),
+        (losses.normal_loss, (2, 3, 4, 4), (2, 3, 8, 8)),
+        (losses.depth_loss, (2, 1, 4, 4), (2, 4, 4)),  # would broadcast
+        (losses.binary_loss, (4, 1), (4,)),
     ],
 )
 def test_shapes_that_differ_are_refused(loss, p, y):
@@ -100,23 +85,12 @@ def test_uncertainty_weighting_is_equation_2():
     weighting = UncertaintyWeighting(("seg", "depth", "male"))
     sigma = torch.tensor([0.5, 1.0, 3.0])
     weighting.log_variance.data.copy_(2 * sigma.log())
-    losses = {"seg": torch.tensor(2.0), "depth": torch.tensor(0.3), "male": torch.tensor(0.7)}
-    expected = sum(v / (2 * s**2) + s.log() for v, s in zip(losses.values(), sigma, strict=True))
-    assert weighting(losses).item() == pytest.approx(expected.item(), rel=1e-6)
-    del losses["depth"]  # stopped early
-    expected = sum(losses[t] / (2 * sigma[i] ** 2) + sigma[i].log() for t, i in (("seg", 0), ("male", 2)))
-    assert weighting(losses).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_learned_variances_settle_at_the_losses():
-    # d/ds (exp(-s) L + s) / 2 = 0 at exp(s) = L
-    weighting = UncertaintyWeighting(("a", "b"))
-    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
-    for _ in range(200):
-        optimizer.zero_grad()
-        weighting({"a": torch.tensor(0.2), "b": torch.tensor(4.0)}).backward()
-        optimizer.step()
-    torch.testing.assert_close(weighting.log_variance.exp(), torch.tensor([0.2, 4.0]), rtol=1e-3, atol=0)
+    by_task = {"seg": torch.tensor(2.0), "depth": torch.tensor(0.3), "male": torch.tensor(0.7)}
+    expected = sum(v / (2 * s**2) + s.log() for v, s in zip(by_task.values(), sigma, strict=True))
+    assert weighting(by_task).item() == pytest.approx(expected.item(), rel=1e-6)
+    del by_task["depth"]  # stopped early
+    expected = sum(by_task[t] / (2 * sigma[i] ** 2) + sigma[i].log() for t, i in (("seg", 0), ("male", 2)))
+    assert weighting(by_task).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_fixed_balance_is_equal_and_not_learned():
