@@ -71,10 +71,10 @@ class Recorder(fx.Interpreter):
         module = self.fetch_attr(node.target) if node.op == "call_module" else None
         shape = result.shape if isinstance(result, Tensor) and result.ndim > 1 else ()
         kind = _kind(node, module, shape, {x: self.steps[x].shape for x in node.all_input_nodes})
-        sources = [self.steps[x] for x in node.all_input_nodes]
-        if module in self.tied or (kind is _Sum and not all(source.given for source in sources)):
+        if module in self.tied or (kind is _Sum and not all(self.steps[x].given for x in node.args)):
             kind = _Step  # weights that another module has as well; a learned constant, which broadcasts
-        self.steps[node] = kind(self, node, module, result, shape)
+        read = {_Sum: node.args, _Concatenation: node.args[0] if node.args else ()}.get(kind, node.all_input_nodes)
+        self.steps[node] = kind(self, node, module, result, shape, [self.steps[x] for x in read])
         return result
 
     def _check_change(self, node, storages):
@@ -136,12 +136,11 @@ class _Step:
     need = None  # bool (channels,): somebody reads it; None: nobody reads anything of this step
     layout = None  # int64: the channels that are left
 
-    def __init__(self, recorder, node, module, result, shape):
+    def __init__(self, recorder, node, module, result, shape, sources):
         self.net, self.node, self.module, self.shape = recorder.module, node, module, shape
         self.result, self.width = result, shape[1] if shape else 0
-        self.sources = [recorder.steps[x] for x in node.all_input_nodes]
-        self.given = node.op == "placeholder" or any(source.given for source in self.sources)  # depends on the input
-        self.picks = {}
+        self.sources, self.picks = sources, {}
+        self.given = node.op == "placeholder" or any(source.given for source in sources)  # depends on the input
 
     def constant(self):
         """Value of `const`, given those of the sources."""
@@ -212,10 +211,6 @@ class _Flatten(_Step):
 
 
 class _Concatenation(_Step):
-    def __init__(self, recorder, node, *others):
-        super().__init__(recorder, node, *others)
-        self.sources = [recorder.steps[x] for x in node.args[0]]  # one may be there twice
-
     def constant(self):
         return torch.cat([source.const for source in self.sources])
 
@@ -229,10 +224,6 @@ class _Concatenation(_Step):
 
 class _Sum(_Step):
     """Sum of two tensors of one shape: both need the same channels, unless one is constant in all of them."""
-
-    def __init__(self, recorder, node, *others):
-        super().__init__(recorder, node, *others)
-        self.sources = [recorder.steps[x] for x in node.args]
 
     def constant(self):
         return self.sources[0].const + self.sources[1].const

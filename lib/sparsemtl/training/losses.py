@@ -82,17 +82,12 @@ class UncertaintyWeighting(nn.Module):
     Parameters
     ----------
     tasks : iterable of str
-        Names.
+        Names; a loss of another task raises SpecError.
     learned : bool
         `log_variance` is a parameter, for the optimizer without weight decay; else a buffer, so that the balance stays
         as it starts: equal, as in the authors' released code (with log_variance=1).
     log_variance : float
         Where each s_i starts.
-
-    Raises
-    ------
-    SpecError
-        In `forward`: a loss of another task.
     """
 
     def __init__(self, tasks: Iterable[str], learned: bool = True, log_variance: float = 0.0):

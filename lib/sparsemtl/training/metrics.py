@@ -81,7 +81,7 @@ def mean_iou(c: ArrayLike) -> float:
 
 
 def pixel_confusion(p: Tensor, y: Tensor, n: int) -> np.ndarray:
-    """Confusion matrix of the pixels that are not void; matrices of batches add up.
+    """`confusion_matrix` of the pixels that are not void, result and errors too; matrices of batches add up.
 
     Parameters
     ----------
@@ -89,15 +89,6 @@ def pixel_confusion(p: Tensor, y: Tensor, n: int) -> np.ndarray:
         Predicted and true class of each pixel.
     n : int
         Number of classes.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, n)
-
-    Raises
-    ------
-    SpecError
-        Labels other than void outside [0, n).
     """
     check_shapes("segmentation", p.shape, y.shape)
     valid = y != VOID
