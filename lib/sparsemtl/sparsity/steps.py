@@ -66,8 +66,6 @@ class Recorder(fx.Interpreter):
         for x, versions in before.items():
             if versions != _versions(self.env[x]):
                 self._check_change(node, _storages(self.env[x]))
-        if node.op == "get_attr":
-            self._check_read(node)
         module = self.fetch_attr(node.target) if node.op == "call_module" else None
         shape = result.shape if isinstance(result, Tensor) and result.ndim > 1 else ()
         kind = _kind(node, module, shape, {x: self.steps[x].shape for x in node.all_input_nodes})
@@ -83,13 +81,6 @@ class Recorder(fx.Interpreter):
         for earlier in self.steps:
             if storages & _storages(self.env[earlier]) and not set(earlier.users) <= done:
                 raise SpecError(f"compact: {node} changes {earlier} in place, which is read later: {AVOID}")
-
-    def _check_read(self, node):
-        """A weight of a module that is called must not be read beside it, but for its dtype and device."""
-        owner, _, _ = node.target.rpartition(".")
-        called = any(other.op == "call_module" and other.target == owner for other in node.graph.nodes)
-        if called and any(user.target is not getattr or user.args[1] not in ("dtype", "device") for user in node.users):
-            raise SpecError(f"compact: {node.target} is read beside its module: {AVOID}")
 
 
 def _versions(value):

@@ -46,10 +46,9 @@ def test_dense_head_is_torchvisions_deeplab_head():
 @pytest.mark.parametrize("stem", ["plain", "deep"])
 @pytest.mark.parametrize("side", [32, 36])
 def test_output_shapes(stem, side):
-    model = MultiTaskNet(TASKS, 5, stem=stem, **SMALL)
-    small = -(-side // 8)
+    model, small = MultiTaskNet(TASKS, 5, stem=stem, **SMALL), -(-side // 8)
     shapes = {task: tuple(p.shape) for task, p in model(pictures(3, side)).items()}
-    maps = {"seg": (3, 5, small, small), "normal": (3, 3, small, small), "depth": (3, 1, small, small)}
+    maps = {task: (3, channels, small, small) for task, channels in (("seg", 5), ("normal", 3), ("depth", 1))}
     assert shapes == {**maps, "male": (3,), "smile": (3,)}
 
 

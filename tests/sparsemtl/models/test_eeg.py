@@ -137,12 +137,6 @@ def test_moments_of_windows_are_those_of_the_windows(n, samples):
     torch.testing.assert_close(second, windows.T @ windows / len(windows))
 
 
-def test_periods_are_the_least_multiples_of_eight_without_other_factors_than_two_and_three():
-    fast = sorted(2**a * 3**b for a in range(3, 12) for b in range(8))
-    for samples in range(1, 1200):
-        assert eeg._period(samples) == next(n for n in fast if n >= samples)
-
-
 def braindecodes_eegnet(seed):
     """braindecode's own EEGNet as a trunk: its classifier is replaced by the features."""
     torch.manual_seed(seed)

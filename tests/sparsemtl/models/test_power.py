@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from sparsemtl.models.power import PowerNet, lag_moments
-from torch.nn import functional as F
 
 
 def plain(net, x):
@@ -35,10 +34,3 @@ def test_features_gradients_and_running_statistics_are_those_of_the_network_on_s
     torch.testing.assert_close(fast.norm.running_var, slow.norm.running_var, rtol=1 / unbiased * 2, atol=1e-9)
     slow.norm.running_var.copy_(fast.norm.running_var)
     torch.testing.assert_close(fast.eval()(lag_moments(x, taps)), plain(slow.eval(), x))
-
-
-def test_moments_are_those_of_all_windows():
-    x = torch.randn(2, 3, 10)
-    windows = F.unfold(x[:, :, None], (1, 4)).unflatten(1, (3, 4)).flatten(1, 2)
-    torch.testing.assert_close(lag_moments(x, 4)[..., :-1], torch.einsum("nit,njt->nij", windows, windows) / 7)
-    torch.testing.assert_close(lag_moments(x, 4)[..., -1], windows.mean(2))

@@ -59,7 +59,6 @@ def test_every_epoch_trains_in_train_mode():
     _, _, _, model = problem()
     modes = []
     model.eval().register_forward_hook(lambda m, args, out: modes.append(m.training))
-
     batch = torch.ones(4, 2, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     fit(model, lambda epoch: [batch], squares, sgd, 2, after_epoch=lambda epoch: model.eval() and None)
@@ -68,7 +67,6 @@ def test_every_epoch_trains_in_train_mode():
 
 def test_a_loss_that_runs_away_is_an_error_that_names_the_epoch():
     x, y, _, model = problem()
-
     batches = [(torch.tensor(x[0]), torch.tensor(y[0]))] * 40
     with pytest.raises(SparseMTLError, match=r"the loss is (nan|inf) in epoch \d+: lower the learning rate") as caught:
         fit(model, lambda epoch: batches, squares, torch.optim.SGD(model.parameters(), lr=1e6), 9)
@@ -167,22 +165,17 @@ def test_new_masks_between_two_steps_hold():
 
 
 def test_frozen_weights_and_tied_weights_stay_so():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one = self.two = nn.Linear(4, 4)
-            self.fixed = nn.Linear(4, 2).requires_grad_(False)
+    def tied():
+        linear = nn.Linear(4, 4)
+        return nn.Sequential(linear, nn.Tanh(), linear, nn.Linear(4, 2).requires_grad_(False))
 
-        def forward(self, x):
-            return self.fixed(self.two(self.one(x).tanh()))
-
-    nets = [Tied() for _ in range(2)]
-    fixed = [net.fixed.weight.clone() for net in nets]
+    nets = [tied() for _ in range(2)]
+    fixed = [net[3].weight.clone() for net in nets]
     batch = [(torch.randn(5, 4), torch.zeros(5, 2)) for _ in nets]
     fit_stack(nets, lambda epoch: [batch], nn.functional.mse_loss, partial(torch.optim.SGD, lr=0.1), 4)
     for net, weight in zip(nets, fixed, strict=True):
-        assert net.one is net.two
-        assert torch.equal(net.fixed.weight, weight)
+        assert net[0] is net[2]
+        assert torch.equal(net[3].weight, weight)
 
 
 def test_batches_of_unequal_shape_and_networks_of_unequal_architecture_are_refused():

@@ -67,18 +67,18 @@ def test_losses_are_float32_of_half_predictions(rng):
     assert losses.depth_loss(y.bfloat16() + 1, y.half()).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("loss", "p", "y"),
-    [
-        (losses.segmentation_loss, (2, 5, 4, 4), (2, 8, 8)),
-        (losses.normal_loss, (2, 3, 4, 4), (2, 3, 8, 8)),
-        (losses.depth_loss, (2, 1, 4, 4), (2, 4, 4)),  # would broadcast
-        (losses.binary_loss, (4, 1), (4,)),
-    ],
-)
-def test_shapes_that_differ_are_refused(loss, p, y):
+SHAPES = {
+    losses.segmentation_loss: [(2, 5, 4, 4), (2, 8, 8)],
+    losses.normal_loss: [(2, 3, 4, 4), (2, 3, 8, 8)],
+    losses.depth_loss: [(2, 1, 4, 4), (2, 4, 4)],  # would broadcast
+    losses.binary_loss: [(4, 1), (4,)],
+}
+
+
+@pytest.mark.parametrize("loss", SHAPES)
+def test_shapes_that_differ_are_refused(loss):
     with pytest.raises(SpecError, match="targets"):
-        loss(torch.zeros(p), torch.zeros(y))
+        loss(*map(torch.zeros, SHAPES[loss]))
 
 
 def test_uncertainty_weighting_is_equation_2():

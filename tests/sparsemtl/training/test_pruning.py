@@ -13,7 +13,7 @@ from sparsemtl.sparsity.masks import budget_masks, masks_of, topk_mask
 from sparsemtl.sparsity.saliency import grasp, magnitude, prunable, random_scores, snip
 from sparsemtl.training import pruning
 from sparsemtl.training.fit import fit_stack
-from sparsemtl.training.pruning import PROCEDURES, Job, partial_sparsity, synflow_masks
+from sparsemtl.training.pruning import PROCEDURES, Job, synflow_masks
 from torch.nn.functional import cross_entropy
 
 TASKS, EPOCHS, STEPS, FOLDS = ("mi", "me"), 5, 3, 2
@@ -141,13 +141,15 @@ def test_each_method_prunes_by_the_score_of_its_name_and_each_network_by_its_own
 
 
 @pytest.mark.parametrize("method", [m for m in PROCEDURES if m not in ("imp", "rigl")])
-def test_the_kept_weights_start_from_the_initial_ones(method):
+def test_the_kept_weights_start_from_the_initial_ones_and_learn(method):
     """For the lottery ticket this is the rewinding: the last training starts from the untrained weights."""
     start, trains = weights(network()), Trains()
     trained(method, 0.4, trains=trains)
-    for name, weight in trains.before[-1].items():
-        assert torch.equal(weight[weight != 0], start[name][weight != 0])
     assert trains.epochs[-1] == EPOCHS
+    for name, weight in trains.before[-1].items():
+        kept = weight != 0
+        assert torch.equal(weight[kept], start[name][kept])
+        assert not torch.equal(trains.after[-1][name][kept], weight[kept])
 
 
 def test_all_methods_see_the_same_weights_batches_and_dropout():
@@ -219,10 +221,3 @@ def test_synflow_prunes_in_rounds_that_never_revive_a_weight_and_leaves_the_netw
         assert all((later[name] <= m).all() for name, m in earlier.items())
     assert all(m.any() for m in final.values())  # no layer collapses
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-
-
-def test_partial_sparsities_keep_equal_shares_and_end_exactly():
-    kept = [1 - partial_sparsity(0.8, k, 5) for k in range(6)]
-    assert kept[0] == 1
-    np.testing.assert_allclose(np.divide(kept[1:], kept[:-1]), 0.2**0.2)
-    assert partial_sparsity(0.29, 7, 7) == 0.29
