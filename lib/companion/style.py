@@ -6,6 +6,7 @@ import math
 import re
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 
 from companion.statistics import NOT_RUN
@@ -107,3 +108,9 @@ def listed(parts, word="and"):
     """The parts as a list in words: "a, b and c"."""
     *most, last = map(str, parts)
     return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def table_of(rows, *names, **options):
+    """DataFrame of {key: row}, the parts of a key under these names as its index; empty without rows."""
+    table = pd.DataFrame.from_dict(rows, orient="index", **options)
+    return table.rename_axis(list(names)) if rows else table

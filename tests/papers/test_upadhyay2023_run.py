@@ -243,19 +243,6 @@ def test_nothing_of_the_test_images_gets_into_training():
     assert runs[0].result()["metrics"] != runs[1].result()["metrics"]
 
 
-def test_a_double_sigmoid_squashes_before_the_loss():
-    values = {}
-    for double in (False, True):
-        run = training("male", data="celebamask", double_sigmoid=double)
-        logits, y = torch.tensor([-3.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
-        values[double] = run._losses({"male": logits}, {"male": y})["male"].item()
-        p = 1 / (1 + np.exp(-logits.numpy().astype(float)))
-        p = 1 / (1 + np.exp(-p)) if double else p
-        by_hand = -np.mean(np.where(y.numpy() == 1, np.log(p), np.log(1 - p)))
-        assert values[double] == pytest.approx(by_hand, rel=1e-5)
-    assert values[True] != pytest.approx(values[False])
-
-
 def test_relative_depth_is_clipped_per_image():
     run = training("depth", depth="relative")
     targets = run.scorer.targets["depth"]
@@ -275,53 +262,6 @@ def test_losses_are_taken_where_the_protocol_says():
     assert (features == training("seg").data.targets["seg"][:, 4::8, 4::8]).all()
     coarse = training("seg", loss_size=12)
     assert next(coarse._steps(0))[1]["seg"].shape[-2:] == (12, 12)
-
-
-def test_uncertainty_weights_are_learned_or_fixed():
-    for choice, moved in (("learned", True), ("fixed", False)):
-        run = training("seg+depth", uncertainty=choice)
-        start = run.balance.log_variance.detach().clone()
-        run.fit()
-        assert (start == (0 if moved else 1)).all()
-        assert (run.balance.log_variance != start).any() == moved
-        run.checkpoint.unlink()
-
-
-def test_heads_are_those_of_the_protocol():
-    paper, released = (training(protocol=name) for name in ("paper", "released"))
-    outputs = [run.net.heads["seg"](torch.zeros(2, 32 * run.p["width"], 3, 3)).shape[1] for run in (paper, released)]
-    assert outputs == [len(paper.data.classes), len(paper.data.classes) + 1]  # a 41st, item 1 of the notes
-    large = torch.full((2, 32 * paper.p["width"], 3, 3), 1e3)
-    reach = [
-        {task: run.net.eval().heads[task](large * torch.randn_like(large)).abs().max() for task in ("normal", "depth")}
-        for run in (paper, released)
-    ]
-    assert all(value > 1 for value in reach[0].values())
-    assert all(value <= 1 for value in reach[1].values())
-
-
-def test_images_come_in_another_order_each_epoch_that_the_seed_decides():
-    run, again, other = training("depth"), training("depth"), training("depth")
-    other.batches.seed = 4
-
-    def seen(run, epoch):
-        """Numbers of the training images of an epoch, in their order."""
-        images = run.batches.images(run.data.splits["train"])
-        return [int((images == x).flatten(1).all(1).nonzero()) for batch, _ in run.batches.epoch(epoch) for x in batch]
-
-    first, train = seen(run, 0), run.data.splits["train"]
-    assert len(set(first)) == len(first) == len(train) // 4 * 4
-    assert first == seen(again, 0)
-    assert first not in (sorted(first), seen(run, 1), seen(other, 0))
-
-
-def test_restarts_forget_the_moments():
-    run, other = training("depth", restarts=True), training("depth")
-    for each in (run, other):
-        each.fit()
-        each.checkpoint.unlink()
-    assert not run.optimizer.state
-    assert other.optimizer.state
 
 
 def test_splits_of_the_released_faces():
@@ -400,22 +340,48 @@ def test_the_learning_rate_rises_then_falls_to_a_thousandth():
     assert rates[-1] < 0.01 * run.p["lr"]
 
 
-def test_a_network_starts_at_the_mean_of_its_training_targets():
-    for protocol in ("paper", "released"):
-        run = training("seg+normal+depth", protocol=protocol)
-        features = torch.zeros(2, 32 * run.p["width"], 3, 3)
-        with torch.no_grad():
-            depth, normal = (run.net.eval().heads[task](features) for task in ("depth", "normal"))
-        y, train = run.scorer.targets, run.data.splits["train"]
-        known = y["depth"][train][y["depth"][train] > 0].float()
-        assert depth.mean().item() == pytest.approx(known.mean().item(), rel=0.25)  # zero features add a little
-        direction = y["normal"][train].float().sum((0, 2, 3))
-        assert torch.cosine_similarity(normal.mean((0, 2, 3)), direction, dim=0) > 0.9
-
-
 def test_losses_of_several_tasks_are_whole_in_the_released_scale_and_that_of_one_is_bare():
     losses = {"seg": torch.tensor(2.0), "depth": torch.tensor(3.0)}
     several = training("seg+depth", protocol="released")._balanced(losses).item()
     assert several == pytest.approx(np.exp(-1) * 5 + 2)
     assert training("seg", protocol="released")._balanced({"seg": losses["seg"]}).item() == 2
     assert training("seg+depth")._balanced(losses).item() == pytest.approx(2.5)  # Eq. 2 at sigma = 1
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_switches_of_the_optimiser_do_what_they_say(changed):
+    run = training("seg+depth", uncertainty="fixed" if changed else "learned", restarts=changed)
+    start = run.balance.log_variance.detach().clone()
+    run.fit()
+    assert (start == changed).all()
+    assert (run.balance.log_variance == start).all() == changed
+    assert bool(run.optimizer.state) != changed  # a restart forgets Adam's moments
+    run.checkpoint.unlink()
+
+
+@pytest.mark.parametrize("protocol", ["paper", "released"])
+def test_heads_are_those_of_the_protocol_and_start_at_the_mean_of_the_targets(protocol):
+    run, released = training("seg+normal+depth", protocol=protocol), protocol == "released"
+    heads, features = run.net.eval().heads, torch.zeros(2, 32 * run.p["width"], 3, 3)
+    assert heads["seg"](features).shape[1] == len(run.data.classes) + released  # a 41st, item 1 of the notes
+    for task in ("normal", "depth"):
+        assert (heads[task](1e3 * torch.randn_like(features)).abs().max() <= 1) == released
+    y, train = run.scorer.targets, run.data.splits["train"]
+    known = y["depth"][train][y["depth"][train] > 0].float()
+    assert heads["depth"](features).mean().item() == pytest.approx(known.mean().item(), rel=0.25)  # zeros add a little
+    direction = y["normal"][train].float().sum((0, 2, 3))
+    assert torch.cosine_similarity(heads["normal"](features).mean((0, 2, 3)), direction, dim=0) > 0.9
+
+
+def test_images_come_in_another_order_each_epoch_that_the_seed_decides():
+    run, other = training("depth"), training("depth")
+    other.batches.seed = 4
+
+    def seen(run, epoch):
+        return torch.cat([images for images, _ in run.batches.epoch(epoch)]).flatten(1)
+
+    first, train = seen(run, 0), run.batches.images(run.data.splits["train"]).flatten(1)
+    assert len(first) == len(train) // 4 * 4
+    assert torch.equal(first, seen(training("depth"), 0))
+    assert not any(torch.equal(first, images[: len(first)]) for images in (train, seen(run, 1), seen(other, 0)))
+    assert all((image == train).all(1).sum() == 1 for image in first)

@@ -105,6 +105,8 @@ def test_a_switch_flips_alone(name):
         (lambda: study.specs("small", ("edges",), (0.0,)), "unknown task 'edges'"),
         (lambda: study.specs("small", ("seg",), (-1.0,)), "lam is -1"),
         (lambda: study.specs("small", ("seg",), (float("nan"),)), "lam is nan"),
+        (lambda: study.specs("small", ("seg",), target=1.0), "target is 1.0"),
+        (lambda: study.specs("small", ("seg",), patience=5), "fixed length"),
         (lambda: study.specs("small", ("seg",), (0.0,), protocol="draft"), "unknown protocol"),
         (lambda: study.specs("small", ("seg",), (0.0,), "cityscapes"), "unknown data"),
         (lambda: study.specs("small", ("seg",), (0.0,), colour="red"), "unknown parameter 'colour'"),

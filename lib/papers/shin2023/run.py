@@ -6,6 +6,7 @@ trained for a fixed number of epochs. The loss on unseen trials along the way is
 
 import base64
 import copy
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -309,11 +310,8 @@ def mean_of(values):
 
 def short(value, digits=4):
     """The value with its floats rounded to so many decimals: there are thousands of records."""
-    if isinstance(value, dict):
-        return {k: short(v, digits) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [short(v, digits) for v in value]
-    return round(float(value), digits) if isinstance(value, float | np.floating) else value
+    text = json.dumps(value, default=lambda array: array.tolist())
+    return json.loads(text, parse_float=lambda number: round(float(number), digits))
 
 
 def assembled(outcomes, data, folds, repeats):
@@ -342,7 +340,7 @@ def assembled(outcomes, data, folds, repeats):
     if "votes" in means:
         found = short(means["votes"])
         layers = [[name.removeprefix("shared.").removesuffix(".weight"), own] for name, own in found["layers"].items()]
-        result["votes"] = {"layers": layers, "electrodes": found["electrodes"], "channels": data.channels}
+        result["votes"] = found | {"layers": layers, "channels": data.channels}
         if data.truth is not None:
             result["data"]["truth"] = short({k: v for k, v in data.truth.items() if k in ("common", *TASKS)})
     return result

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from companion.claims import judge
 from companion.statistics import NOT_RUN, estimate, holm, mean_sd
-from companion.style import listed, percent
+from companion.style import listed, percent, table_of
 from papers.shin2023.claims import (
     AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, better_classical, both, by_person, cells_of, contrast, dense_of,
     differences, minus, of_kind, over_classical, recovered, tasks_of,
@@ -50,12 +50,10 @@ def frame(records):
     return pd.DataFrame(rows)
 
 
-def select(records, problem=None, labels="true", kind="main"):
-    """`frame` of the records of one kind, problem (None: all) and sort of labels."""
-    table = frame(of_kind(records, kind))
-    if table.empty:
-        return table
-    return table[(table.labels == labels) & ((table.problem == problem) | (problem is None))]
+def select(records, problem=None, labels="true"):
+    """`frame` of the main records of one problem (None: all) and sort of labels."""
+    chosen = [r for r in of_kind(records) if problem in (None, r.spec.params["problem"])]
+    return frame([r for r in chosen if r.spec.params["labels"] == labels])
 
 
 def cell(table, task, method, sparsity, metric="accuracy"):
@@ -65,15 +63,6 @@ def cell(table, task, method, sparsity, metric="accuracy"):
     method, sparsity = dense_of(method, sparsity)
     chosen = table[(table.task == task) & (table.method == method) & (table.sparsity == sparsity)]
     return chosen.groupby("person")[metric].mean()
-
-
-def _table(rows, *names):
-    """DataFrame of {key: row}, with the parts of the key as its index; empty without rows."""
-    if not rows:
-        return pd.DataFrame()
-    out = pd.DataFrame(list(rows.values()))
-    out.index = pd.MultiIndex.from_tuples(rows, names=names) if len(names) > 1 else pd.Index(rows, name=names[0])
-    return out
 
 
 def _in_points(values):
@@ -94,7 +83,7 @@ def table1(records, problem):
         for task, metric in PUBLISHED:
             row[f"{TASKS[task]}: {METRICS[metric]}"] = mean_sd(cell(table, task, method, sparsity, metric))
         rows[METHODS[method].label, percent(sparsity)] = row
-    return _table(rows, "method", "nominal sparsity")
+    return table_of(rows, "method", "nominal sparsity")
 
 
 def published_of(table):
@@ -138,7 +127,7 @@ def against_each(records):
         effects = contrast(main, weights)
         if len(effects.pooled):
             rows[METHODS[method].label] = _in_points(effects.pooled) | {"p": judge(CLAIMS[0], effects).p}
-    out = _table(rows, "against")
+    out = table_of(rows, "against")
     return out.assign(**{"p (Holm)": holm(out.p)}) if rows else out
 
 
@@ -193,7 +182,7 @@ def controls(records):
                 "accuracy": group.accuracy.mean(), "95 %": f"{chance + above.low:.3f} to {chance + above.high:.3f}",
                 "chance within": "yes" if above.low <= 0 <= above.high else "no",
             }  # fmt: skip
-    return _table(rows, "control", "problem", "method", "task")
+    return table_of(rows, "control", "problem", "method", "task")
 
 
 def controls_sentence(table):
@@ -225,7 +214,7 @@ def decodable(records):
         trials, right = int(one.trials.sum()), round((one.accuracy * one.trials).sum())
         p = binom.sf(right - 1, trials, np.average(one.commonest, weights=one.trials))
         rows[problem, person] = row | {"p (Holm)": float(p)}
-    out = _table(rows, "problem", "person")
+    out = table_of(rows, "problem", "person")
     return out.assign(**{"p (Holm)": holm(out["p (Holm)"])}) if rows else out
 
 
@@ -261,7 +250,7 @@ def claims_otherwise(records):
         effects = QUANTITIES[claim.id](chosen, **part)
         if len(effects.pooled):
             rows[claim.short, view] = {"verdict": judge(claim, effects).verdict} | _in_points(effects.pooled)
-    return _table(rows, "claim", "view")
+    return table_of(rows, "claim", "view")
 
 
 def otherwise_sentence(table):
@@ -286,7 +275,7 @@ def recordings(records):
         for task in tasks_of(r):
             row[f"{TASKS[task]}: recordings"] = ", ".join(map(str, r.result["data"]["recordings"][task]))
             row[f"{TASKS[task]}: trials"] = len(r.result["labels"][task])
-    return _table(dict(sorted(rows.items())), "problem", "person")
+    return table_of(dict(sorted(rows.items())), "problem", "person")
 
 
 def vote_frame(records):
@@ -312,7 +301,7 @@ def agreement(records):
         gap = (own.null_mi + own[f"null_me{ending}"]) / 2 - own[f"half{ending}"]
         e = estimate(gap.groupby(own.person).mean())
         rows[heads, layer] = {"difference": e.mean, "95 % from": e.low, "to": e.high, "people": e.n}
-    return _table(rows, "heads", "layer")
+    return table_of(rows, "heads", "layer")
 
 
 def agreement_sentence(table):
@@ -359,7 +348,7 @@ def truth_by_share(records):
         values = rho.loc[[share], name].dropna() if share in rho.index.get_level_values(0) else ()
         if len(values):
             rows[f"votes follow {name} sources (correlation x 100)", percent(share)] = _in_points(values)
-    return _table(rows, "quantity", "common sources")
+    return table_of(rows, "quantity", "common sources")
 
 
 def truth_sentence(table):

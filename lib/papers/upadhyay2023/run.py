@@ -35,6 +35,8 @@ from torch.utils.flop_counter import FlopCounterMode
 CHECKPOINT_SECONDS = 60.0  # at most so much work is lost when a run is interrupted
 TURNS = 5  # times that each form of the backbone is timed
 KEPT = ("history", "best", "seconds", "lam")  # in a checkpoint, beside network and optimizer
+SIZES = ("width", "layers", "stem", "first_dilated", "initial", "head_width", "head_reduced", "rates", "passes",
+         "dropout")  # fmt: skip
 MODULES = ("net", "balance", "optimizer")  # of which it has the state
 WARM_UP = 0.1  # share of the steps over which the learning rate rises
 
@@ -135,14 +137,12 @@ class Training:
         self.scorer = Scorer(self.data, p, self.tasks)
         self.batches = Batches(self.scorer, p, spec.seed)
         torch.manual_seed(spec.seed)
-        bounded = ["normal"] if p.get("normal_head") == "tanh" else []
-        sizes = ("width", "layers", "stem", "first_dilated", "initial", "head_width", "head_reduced", "rates", "passes")
-        self.net = MultiTaskNet(
-            self.tasks,
-            len(self.data.classes) + bool(p.get("spare_class")),
-            **{k: p[k] for k in (*sizes, "dropout")},
-            bounded=[*bounded, *(["depth"] if self.scorer.relative else [])],
-        ).to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
+        bounded = {"normal": p.get("normal_head") == "tanh", "depth": self.scorer.relative}
+        net = MultiTaskNet(
+            self.tasks, len(self.data.classes) + bool(p.get("spare_class")), **{k: p[k] for k in SIZES},
+            bounded=[task for task, is_bounded in bounded.items() if is_bounded],
+        )  # fmt: skip
+        self.net = net.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
         if p["start_at_mean"]:
             start_at_mean(self.net, self.scorer)
         torch.backends.cudnn.benchmark = self.cuda  # every batch has the same shape
@@ -190,25 +190,19 @@ class Training:
         self.net.load_state_dict(self.best["sum"]["weights"])
 
     def _steps(self, epoch):
-        """Batches of an epoch; sets the learning rate of each step."""
+        """Batches of an epoch; sets the learning rate of each step: linear warm-up, then half a cosine."""
         epochs, steps = self.p["epochs"], self.batches.steps
         for step, batch in enumerate(self.batches.epoch(epoch)):
+            done = (epoch * steps + step) / (epochs * steps)
+            rise, fall = done / WARM_UP, (done - WARM_UP) / (1 - WARM_UP)
+            factor = max(1e-3, rise if rise < 1 else 0.5 * (1 + math.cos(math.pi * fall)))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.p["lr"] * self._rate((epoch * steps + step) / (epochs * steps))
+                group["lr"] = self.p["lr"] * (1.0 if self.p["schedule"] == "constant" else factor)
             yield batch
 
-    def _rate(self, done):
-        """Factor of the learning rate after a share of the steps: linear warm-up, then half a cosine."""
-        if self.p["schedule"] == "constant":
-            return 1.0
-        rise, fall = done / WARM_UP, (done - WARM_UP) / (1 - WARM_UP)
-        return max(1e-3, rise if rise < 1 else 0.5 * (1 + math.cos(math.pi * fall)))
-
     def _losses(self, outputs, targets):
-        functions = {
-            "seg": partial(segmentation_loss, label_smoothing=self.p["label_smoothing"]),
-            "normal": normal_loss, "depth": depth_loss,
-        }  # fmt: skip
+        segmentation = partial(segmentation_loss, label_smoothing=self.p["label_smoothing"])
+        functions = {"seg": segmentation, "normal": normal_loss, "depth": depth_loss}
         binary = partial(binary_loss, double_sigmoid=self.p.get("double_sigmoid", False))
         side = next((targets[t].shape[-1] for t in self.tasks if t in DENSE_TASKS), None)
         return {t: functions.get(t, binary)(_resized(t, outputs[t], side), targets[t]) for t in self.tasks}

@@ -35,23 +35,21 @@ class Scorer:
         self.side = data.size if params["resolution"] == "input" else -(-data.size // STRIDE)
         if "depth" in self.tasks:
             self.scale = data.targets["depth"].flatten(1).amax(1).float().clamp(min=1e-3)
-            self.metres = self.at("depth", self.side)
+            self.metres = self.in_unit("depth", self.side, relative=False)
         self.targets = {t: self.in_unit(t, self.side) if t in DENSE_TASKS else data.targets[t] for t in self.tasks}
 
-    def at(self, task, side):
-        """Targets of a dense task at a size, by nearest pixel: no value is invented."""
+    def in_unit(self, task, side, relative=None):
+        """Targets of a dense task at a size, by nearest pixel: no value is invented.
+
+        relative: whether depth is over each image's largest, and clipped, or in metres; None for the unit of the run.
+        """
         y = self.data.targets[task]
         y = y[:, None] if task == "seg" else y
         if side != self.data.size:
             y = F.interpolate(y.float(), size=(side, side), mode="nearest-exact")
-        return y[:, 0].to(torch.uint8) if task == "seg" else y
-
-    def in_unit(self, task, side):
-        """`at`, with depth in the unit of the run."""
-        y = self.at(task, side)
-        if task == "depth" and self.relative:
+        if task == "depth" and (self.relative if relative is None else relative):
             y = torch.stack([_clipped(one.float(), scale) for one, scale in zip(y, self.scale, strict=True)])
-        return y
+        return y[:, 0].to(torch.uint8) if task == "seg" else y
 
     def scores(self, predict, rows):
         """Scores of predictions for images `rows`.

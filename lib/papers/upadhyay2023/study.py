@@ -211,15 +211,14 @@ def specs(profile, tasks, lambdas=(0.0,), data="nyuv2", protocol="paper", seeds=
     base |= {"version": VERSION, "penalty": "group_lasso", "target": None, "count": "group"}
     if unknown := [name for name in params if name not in base]:
         raise SpecError(f"unknown parameter {unknown[0]!r}: {data} has {', '.join(base)}")
-    found = []
-    for name in map(canonical, tasks):
-        for lam in lambdas:
-            check_values(params | {"lam": lam}, RULES)
-            found += [
-                RunSpec(NAME, profile, source, protocol, seed, base | params | {"tasks": name, "lam": float(lam)})
-                for seed in (settings["seeds"] if seeds is None else seeds)
-            ]
-    return found
+    for lam in lambdas:
+        check_values(params | {"lam": lam}, RULES)
+    return [
+        RunSpec(NAME, profile, source, protocol, seed, base | params | {"tasks": name, "lam": float(lam)})
+        for name in map(canonical, tasks)
+        for lam in lambdas
+        for seed in (settings["seeds"] if seeds is None else seeds)
+    ]
 
 
 def at_levels(profile, tasks, levels, data="nyuv2", protocol="paper", **params):
@@ -330,7 +329,7 @@ def published(table):
 
     Keys are those of the CSV file in `PUBLISHED`; tasks in canonical order; empty cells are left out.
     """
-    rows = pd.read_csv(PUBLISHED / f"{'' if table == 'text' else 'table'}{table}.csv", float_precision="round_trip")
+    rows = pd.read_csv(PUBLISHED / f"{'' if table == 'text' else 'table'}{table}.csv")
     rows = rows.assign(tasks=rows.tasks.map(canonical)) if "tasks" in rows else rows
     return [{k: v for k, v in row.items() if pd.notna(v)} for row in rows.to_dict("records")]
 

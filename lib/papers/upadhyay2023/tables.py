@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
-import pandas as pd
 from companion.claims import judge
 from companion.statistics import NOT_RUN, estimate, mean_sd
-from companion.style import listed, percent
+from companion.style import listed, percent, table_of
 
 from papers.upadhyay2023.claims import (  # isort: skip
     EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, scores_of, sees,
@@ -25,12 +24,6 @@ OTHER_METRICS = {
 }  # fmt: skip
 SAVED = "saved (median of turns), %"
 IS_BLIND = " (blind)"  # behind a score that does not beat the blind control by two standard errors
-
-
-def _table(rows, *names, **options):
-    """DataFrame of {key: row}, with the parts of the key as its index."""
-    table = pd.DataFrame.from_dict(rows, orient="index", **options)
-    return table.rename_axis(list(names)) if rows else table
 
 
 def _scored(table, tasks, task, **at):
@@ -58,7 +51,7 @@ def eyes(evidence, numbers=(1, 2)):
                 said, blind = row[f"{name}_mean"], metrics.get(name, math.nan)
                 better = {"better by": sign * (said - blind), "in spreads": sign * (said - blind) / row[f"{name}_std"]}
                 rows[row["tasks"], scientific(row["lambda"]), label] = {"published": said, "blind": blind} | better
-    return _table(rows, "tasks", "λ", "metric")
+    return table_of(rows, "tasks", "λ", "metric")
 
 
 def eyes_sentence(evidence, near=0.02):
@@ -96,7 +89,7 @@ def paper_table(number, evidences):
         if metrics := blind_metrics(evidence, data):
             scores = {label: f"{metrics[name]:.4f}" for _, name, label, _ in scores_of(ALL[data])}
             rows["blind control", "", evidence.profile] = scores
-    return _table(rows, "tasks", "λ", "source").fillna("")
+    return table_of(rows, "tasks", "λ", "source").fillna("")
 
 
 def other_metrics(evidence):
@@ -110,7 +103,7 @@ def other_metrics(evidence):
         for level in [level for level in LEVELS if len(cell(table, ALL_NYU, "group", level=level))]:
             means = [cell(table, ALL_NYU, kind + name, level=level).mean() for name in OTHER_METRICS]
             rows[words or f"{percent(level)} zero"] = means
-    shown = _table(rows, "network", columns=list(OTHER_METRICS.values()))
+    shown = table_of(rows, "network", columns=list(OTHER_METRICS.values()))
     return shown.dropna(axis=1, how="all")
 
 
@@ -123,7 +116,7 @@ def by_level(evidence, levels=LEVELS):
         line |= {label: _scored(table, task=task, **at) for task, _, label, _ in scores_of(ALL_NYU)}
         line["over dense, %"] = mean_sd(100 * mean_of(gains(table, at, at | {"level": 0.0})), 1)
         rows[percent(level)] = line | {"λ held, 1e-3": mean_sd(1e3 * cell(table, column="lam_held", **at), 3)}
-    return _table(rows, "target")
+    return table_of(rows, "target")
 
 
 def times(evidence):
@@ -136,7 +129,7 @@ def times(evidence):
     columns |= {f"{k}_saved": f"{name}: {SAVED}" for k, name in SAVERS.items()} | {"group": "groups zero, %"}
     found = {level: {c: cell(table, ALL_NYU, c, level=level).mean() for c in columns} for level in LEVELS}
     rows = {percent(level): row for level, row in found.items() if math.isfinite(row["group"])}
-    means = _table(rows, "target").rename(columns=columns)
+    means = table_of(rows, "target").rename(columns=columns)
     return means * [100 if name.endswith("%") else 1 for name in means]
 
 
@@ -174,7 +167,7 @@ def decay(evidence):
                 "decay in the gradient, %": 100 * np.mean([end["decay_share"] for end in ends]),
                 "over blind, %": 100 * mean_of(gain).mean(), "sees": listed(seen) if seen else "nothing",
             }  # fmt: skip
-    return _table(rows, "tasks", "coupled decay")
+    return table_of(rows, "tasks", "coupled decay")
 
 
 def decay_sentence(evidence):
@@ -195,7 +188,7 @@ def switches():
     rows = {
         s.label: {"item": s.item, "name": n} | {p: short(getattr(s, p)) for p in PROTOCOLS} for n, s in SWITCHES.items()
     }
-    return _table(rows, "difference")
+    return table_of(rows, "difference")
 
 
 def protocols(evidence, data="nyuv2"):
@@ -217,7 +210,7 @@ def protocols(evidence, data="nyuv2"):
         e, moved = estimate(100 * values), estimate(100 * (values - found["paper"]).dropna())
         line = {"sparse over dense, %": e.mean, "95 % from": e.low, "to": e.high}
         rows[name] = line | {"change": moved.mean, "change from": moved.low, "change to": moved.high}
-    return _table(rows, "protocol")
+    return table_of(rows, "protocol")
 
 
 def shown(evidences):
