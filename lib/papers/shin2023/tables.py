@@ -30,6 +30,7 @@ VOTE_COLUMNS = {
 }  # fmt: skip
 HEADS = {"start apart": "", "start alike": "_one_head"}  # how the two heads begin: ending of the columns
 NAMES = {m: info.label for m, info in METHODS.items()} | PROBLEMS | TASKS | {s: percent(s) for s in SPARSITIES}
+EMPTY = ["method", "sparsity", "person", "problem", "task", "classes", *METRICS]  # columns without a record
 KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}
 
 
@@ -47,7 +48,7 @@ def frame(records):
             counts["commonest"] = max(map(labels.count, set(labels))) / len(labels)
             metrics = {k.removeprefix(f"{task}_"): v for k, v in result["metrics"].items() if k.startswith(task)}
             rows.append(base | {"task": task} | counts | metrics)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else EMPTY)
 
 
 def select(records, problem=None, labels="true"):
@@ -58,8 +59,6 @@ def select(records, problem=None, labels="true"):
 
 def cell(table, task, method, sparsity, metric="accuracy"):
     """Mean over seeds of a metric in one cell of `frame`, by person (Series)."""
-    if table.empty:
-        return pd.Series(dtype=float)
     method, sparsity = dense_of(method, sparsity)
     chosen = table[(table.task == task) & (table.method == method) & (table.sparsity == sparsity)]
     return chosen.groupby("person")[metric].mean()
@@ -78,7 +77,7 @@ def table1(records, problem):
     """
     table, rows = select(records, problem), {}
     for method, sparsity in ((m, s) for m in METHODS for s in sparsities_of(m)):
-        chosen = table[(table.method == method) & (table.sparsity == sparsity)] if len(table) else table
+        chosen = table[(table.method == method) & (table.sparsity == sparsity)]
         row = {"realised": percent(chosen.get("realised_whole", pd.Series(dtype=float)).mean())}
         for task, metric in PUBLISHED:
             row[f"{TASKS[task]}: {METRICS[metric]}"] = mean_sd(cell(table, task, method, sparsity, metric))
@@ -175,8 +174,7 @@ def controls(records):
     rows = {}
     for labels, control in CONTROLS.items():
         table = select(records, labels=labels)
-        table = table[table.classes > 1] if len(table) else table
-        for (problem, method, task), group in table.groupby(["problem", "method", "task"]) if len(table) else ():
+        for (problem, method, task), group in table[table.classes > 1].groupby(["problem", "method", "task"]):
             above, chance = estimate(group.accuracy - 1 / group.classes), (1 / group.classes).mean()
             rows[control, PROBLEMS[problem], METHODS[method].label, TASKS[task]] = {
                 "accuracy": group.accuracy.mean(), "95 %": f"{chance + above.low:.3f} to {chance + above.high:.3f}",
@@ -203,7 +201,7 @@ def decodable(records):
     trials at the mean over seeds, with Holm's correction over all rows.
     """
     table, rows, shown = select(records), {}, (CLASSICAL[-1], SINGLE[0])
-    for (problem, person), group in table.groupby(["problem", "person"]) if len(table) else ():
+    for (problem, person), group in table.groupby(["problem", "person"]):
         one = group[group.method == CLASSICAL[-1]].groupby("task")[["accuracy", "trials", "commonest"]].mean()
         if one.empty:
             continue
