@@ -27,24 +27,6 @@
     return direction * (a.kind === IS_NUMBER ? a.value - b.value : alphabetical.compare(a.value, b.value));
   }
 
-  /** The heading of each column: the lowest cell above it alone that says something, or else the lowest. */
-  function headings(table) {
-    const columns = [];
-    const taken = [...table.tHead.rows].map(() => []);
-    [...table.tHead.rows].forEach((row, top) => {
-      let column = 0;
-      for (const cell of row.cells) {
-        while (taken[top][column]) column += 1;
-        for (let r = top; r < Math.min(top + cell.rowSpan, taken.length); r += 1) {
-          for (let c = column; c < column + cell.colSpan; c += 1) taken[r][c] = true;
-        }
-        if (cell.colSpan === 1 && (textOf(cell) || !columns[column] || !textOf(columns[column]))) columns[column] = cell;
-        column += cell.colSpan;
-      }
-    });
-    return columns;
-  }
-
   function sort(body, column, direction) {
     const rows = [...body.rows].map((row) => ({ row, key: keyOf(row.cells[column]) }));
     rows.sort((a, b) => compare(a.key, b.key, direction)); // stable, says the language
@@ -68,7 +50,7 @@
 
   /** One body of several rows, each with a cell of its own in every column: else an order of rows says nothing. */
   function sortable(table) {
-    if (!table.tHead || table.tBodies.length !== 1 || table.tBodies[0].rows.length < 2) return false;
+    if (table.tHead?.rows.length !== 1 || table.tBodies.length !== 1 || table.tBodies[0].rows.length < 2) return false;
     const rows = [...table.tBodies[0].rows];
     const plain = rows.every((row) => [...row.cells].every((cell) => cell.rowSpan === 1 && cell.colSpan === 1));
     return plain && rows.every((row) => row.cells.length === rows[0].cells.length);
@@ -76,7 +58,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     [...document.querySelectorAll("table.results")].filter(sortable).forEach((table) => {
-      headings(table).forEach((heading, column) => addButton(table, heading, column));
+      [...table.tHead.rows[0].cells].forEach((heading, column) => addButton(table, heading, column));
     });
   });
 })();

@@ -3,11 +3,10 @@
 import html
 
 from companion import scorecard
-from companion.claims import NOT_TESTED
-from companion.page import VERSION, marked
+from companion.page import VERSION, show_figure
 from companion.papers import study
 from companion.statistics import NOT_RUN
-from companion.style import svg, use_style
+from companion.style import use_style
 
 BUTTONS = (
     ("Scorecard", "../notebooks/scorecard.html"), ("Re-run", "rerun.html"), ("Cite", "cite.html"),
@@ -21,21 +20,17 @@ def front(results=None):
     evidences = scorecard.evidence_of_all(results)
     judged = scorecard.judged_of_all(evidences)
     cards = "".join(_card(name, found) for name, found in judged.items())
-    alt = "Effect of every claim and control with its 95 % interval; the scorecard has the numbers"
-    caption = "Effects with 95 % intervals; right of zero: as claimed. Diamond: published. Italic: our controls."
-    picture = svg(scorecard.forest(judged, 10.1, 0.195), "front", alt)
-    figure = f'<figure class="results">{picture}<figcaption>{caption}</figcaption></figure>'
-    found = "".join(f"<li>{_said(j)}</li>" for j in scorecard.surprises(judged, most=2))
+    figure = show_figure(scorecard.forest(judged, 10.1, 0.195), "front", scorecard.CAPTION).data
+    found = "".join(
+        f"<li>{html.escape(f'{j.claim.sentence} {scorecard.in_words(j)}.')}</li>"
+        for j in scorecard.surprises(judged, most=2)
+    )
     surprises = f'<h2>What surprises</h2><ul class="surprises">{found}</ul>' if found else ""
     buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
     return (
         f'<div class="front"><p class="buttons">{buttons}</p><div class="cards">{cards}</div>{surprises}{figure}'
         f"<p>{_trust(judged, evidences)}</p></div>"
     )
-
-
-def _said(j):
-    return html.escape(scorecard.said(j)).replace("**", "")
 
 
 def _card(name, judged):
@@ -47,18 +42,12 @@ def _card(name, judged):
     limit = headline.effects.not_tested or headline.effects.limits
     limits = f"<p><strong>Limit.</strong> {html.escape(limit)}</p>" if limit else ""
     return (
-        f'<section><img src="../_static/{name}.svg" alt="" width="84" height="84">'
+        f'<section><img src="../_static/{name}.svg" alt="Sketch of the method" width="84" height="84">'
         f"<h2>{html.escape(scorecard.title(name))}{link}</h2>"
         f"<p><strong>It claims.</strong> {html.escape(getattr(module, 'ABOUT', ''))}</p>"
-        f"<p><strong>We found.</strong> {_found(headline)} {scorecard.summary(judged)}</p>{limits}</section>"
+        f"<p><strong>We found.</strong> {scorecard.in_words(headline)}. {scorecard.summary(judged)}</p>{limits}"
+        "</section>"
     )
-
-
-def _found(j):
-    if j.verdict in (NOT_RUN, NOT_TESTED):
-        return f"{marked(j.verdict)}."
-    unit = scorecard.UNIT[j.claim.unit]
-    return f"{marked(j.verdict)}: {j.interval()} {unit}, {j.n} {j.claim.units}."
 
 
 def _trust(judged, evidences):

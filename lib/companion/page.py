@@ -1,4 +1,4 @@
-"""What a results page shows: a takeaway, a figure, one table, and at its foot one panel with everything behind them.
+"""What a results page shows: a takeaway, figures, tables, and at its foot one panel with everything behind them.
 
 How a notebook uses it (each call is the last line of its cell; cells carry the tag `remove-input`):
 
@@ -10,11 +10,8 @@ How a notebook uses it (each call is the last line of its cell; cells carry the 
     page.claims(evidence, ...)                               # the paper's claims that name this notebook as their page
     page.foot()                                              # runs, code, provenance; once, in the last cell
 
-`table`: at most seven columns, the index among them. Index and columns hold keys; `labels` maps a key to what is
-shown. `runs(row, column)` gives the `Evidence` behind one cell (`evidence.only(method=row, problem="four-class")`
-also knows its command); without it a cell opens all runs of the table. `published` has the index and columns of the
-table, NaN where nothing is known. A cell opens its value, the published value, its runs, the command that makes them
-again and a BibTeX entry: `book/_static/cells.js`, from data that `book/_ext/pages.py` puts into files beside the page.
+A cell of a table opens its value, the published value, its runs, the command that makes them again and a BibTeX entry:
+`book/_static/cells.js`, from data that `book/_ext/pages.py` puts into files beside the page.
 """
 
 import base64
@@ -24,15 +21,18 @@ import math
 import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
 
 from companion import claims as rules
 from companion.evidence import Evidence, provenance
 from companion.records import set_hash
 from companion.statistics import NOT_RUN
-from companion.style import still, svg
+from companion.style import LOOK, still, svg
 
 ANCHOR = "shown-"  # before a name: headings have ids of their own
 BIN = ".venv/bin/"  # where `make` puts the commands that pages print
@@ -43,8 +43,7 @@ LONG = 40  # characters, from which on a cell may break into lines
 # A shape beside the word: no verdict is known by its colour alone
 MARKS = {
     rules.REPRODUCED: "✔", rules.SMALLER: "◑", rules.CONTRADICTED: "✘", rules.NO_EFFECT: "∅", rules.UNDECIDED: "◌",
-    rules.NOT_TESTED: "⊘", NOT_RUN: "○",
-    "agrees": "=", "not told apart": "≈", "higher": "▲", "lower": "▼", "no spread": "?", "met": "☑", "missed": "☒",
+    rules.NOT_TESTED: "⊘", NOT_RUN: "○", "met": "☑", "missed": "☒",
 }  # fmt: skip
 
 
@@ -60,39 +59,46 @@ def marked(word):
     return f"{MARKS[word]} {word}"
 
 
-def show_table(table, caption="", digits=3, name="table", missing=NONE, labels=None, attributes=None):
-    """A table without evidence (IPython HTML); arguments as of `Page.table`.
-
-    attributes: function (row, column) -> attributes of the cell in HTML (str), by which a click finds its runs.
-    """
-    return _html(_table(table, caption, digits, name, missing, labels or {}, attributes or (lambda row, column: "")))
+def show_table(table, caption="", name="table"):
+    """A table without evidence (IPython HTML)."""
+    return HTML(_table(table, name, caption))
 
 
-def _table(table, caption, digits, name, missing, labels, attributes):
+def show_figure(fig, name, caption, alt=""):
+    """A matplotlib figure without evidence (IPython HTML); closes the figure."""
+    return HTML(_framed(svg(fig, name, alt or caption), name, caption))
+
+
+def _framed(picture, name, caption):
+    caption = f"<figcaption>{_text(caption)}</figcaption>"
+    return f'<figure class="results" id="{ANCHOR}{name}" tabindex="0">{picture}{caption}</figure>'
+
+
+def _table(table, name, caption="", digits=3, labels=MappingProxyType({}), attributes=lambda row, column: ""):
     if table.empty:
         table = pd.DataFrame({"": [NOT_RUN]})
     names = [n for n in table.index.names if n]  # an index without a name is a plain number and no content
     heads = [labels.get(n, n) for n in (*names, *table.columns)]
     caption = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    head = "".join(f'<th scope="col">{_text(h, digits, "")}</th>' for h in heads)
+    head = "".join(f'<th scope="col">{_text(h)}</th>' for h in heads)
     rows = []
     for row, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
         keys = [labels.get(k, k) for k in (row if isinstance(row, tuple) else (row,))] if names else []
-        cells = [f'<th{_kind(key)} scope="row">{_text(key, digits, "")}</th>' for key in keys]
+        cells = [f'<th{_kind(key)} scope="row">{_text(key)}</th>' for key in keys]
         for column, value in zip(table.columns, values, strict=True):
             value = labels.get(value, value) if isinstance(value, str) else value
             label = html.escape(str(labels.get(column, column)))
             given = f'{_kind(value)} data-label="{label}"{attributes(row, column)}'
-            cells.append(f"<td{given}>{_text(value, digits, missing)}</td>")
+            cells.append(f"<td{given}>{_text(value, digits)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     start = f'<table class="results" id="{ANCHOR}{name}-table">{caption}<thead><tr>{head}</tr></thead>'
     return f"{start}<tbody>{''.join(rows)}</tbody></table>"
 
 
-def _text(value, digits, missing):
+def _text(value, digits=3):
     """What a cell shows; a page's name is a link to it, a verdict has its shape."""
     if isinstance(value, float):
-        return f"{value:.{digits}f}" if math.isfinite(value) else missing
+        return f"{value:.{digits}f}" if math.isfinite(value) else NONE
     text = MARKS[value] + " " + value if isinstance(value, str) and value in MARKS else str(value)
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
 
@@ -104,89 +110,61 @@ def _kind(value):
 
 @dataclass
 class Page:
-    """The results page of one notebook; see the module for its use.
+    """The results page of one notebook; see the module for its use."""
 
-    Parameters
-    ----------
-    notebook : str
-        Its name; `ANCHOR` with the name of a table or figure is the anchor that a citation points to.
-    title : str
-        Name of the page in a citation.
-    parameters : dict
-        Of the notebook, as far as they differ from its defaults.
-    """
-
-    notebook: str
-    title: str = ""
-    parameters: dict = field(default_factory=dict)
+    notebook: str  # its name
+    title: str = ""  # in a citation
+    parameters: dict = field(default_factory=dict)  # of the notebook, if they differ from its defaults
     runs: dict = field(default_factory=dict, repr=False)  # hash -> record
-    sets: dict = field(default_factory=dict, repr=False)  # record set -> its place, runs and command
+    sets: dict = field(default_factory=dict, repr=False)  # record set -> its key, runs and command
     shown: dict = field(default_factory=dict, repr=False)  # name -> caption
     behind: list = field(default_factory=list, repr=False)  # every evidence, in order
 
     def takeaway(self, text):
         """The finding of the page in one sentence or two, numbers first; **bold** is bold."""
-        return _html(f'<p class="takeaway">{_text(text, 0, "")}</p>')
+        return HTML(f'<p class="takeaway">{_text(text)}</p>')
 
     def finding(self, text, name, *behind):
         """One more sentence with its records."""
-        return _html(f'<p class="finding" id="{ANCHOR}{name}">{_text(text, 0, "")}</p>{self._line(name, text, behind)}')
+        return HTML(f'<p class="finding" id="{ANCHOR}{name}">{_text(text)}</p>{self._line(name, text, behind)}')
 
     def figure(self, fig, name, caption, behind=(), alt=""):
         """A matplotlib figure as SVG at the width it was made for; caption: text. Closes the figure."""
         return self._figure(svg(fig, name, alt or caption), name, caption, behind)
 
     def chart(self, chart, name, caption, behind=(), alt=""):
-        """An Altair chart: interactive in the book, a still picture in print and without scripts."""
-        spec = _json(chart.to_dict())
-        live = f'<div class="chart"><script type="application/json" class="vega">{spec}</script></div>'
-        twin = f'<div class="still">{still(chart, name, alt or caption)}</div>'
+        """An Altair chart: interactive in the book, a still picture in print; a figure stays one."""
+        if isinstance(chart, Figure):  # that nothing was run
+            return self.figure(chart, name, caption, behind, alt)
+        spec = chart.to_dict() | {"config": LOOK}
+        live = f'<div class="chart"><script type="application/json" class="vega">{_json(spec)}</script></div>'
+        twin = f'<div class="still">{still(spec, name, alt or caption)}</div>'
         return self._figure(live + twin, name, caption, behind)
 
     def _figure(self, picture, name, caption, behind):
-        figure = f"{picture}<figcaption>{_text(caption, 0, '')}</figcaption>"
-        return _html(
-            f'<figure class="results" id="{ANCHOR}{name}">{figure}</figure>{self._line(name, caption, behind)}'
-        )
+        return HTML(_framed(picture, name, caption) + self._line(name, caption, behind))
 
-    def table(self, table, name, caption="", behind=(), digits=3, missing=NONE, labels=None, runs=None, published=None):
+    def table(self, table, name, caption="", behind=(), digits=3, labels=None, runs=None, published=None):
         """A table and under it one line: CSV, runs, cite.
 
-        Parameters
-        ----------
-        table : pandas.DataFrame
-            Index and columns hold keys; cells numbers or text.
-        name : str
-            Unique on the page: makes the anchor.
-        caption : str
-        behind : Evidence, Benchmark or list of them
-            What the table was made of.
-        digits : int
-            Decimals of a float.
-        missing : str
-            Shown for NaN; `NOT_RUN` if every cell could have a number.
-        labels : dict
-            Key, or cell text, to what is shown.
-        runs : callable
-            (row, column) -> Evidence behind that cell.
-        published : pandas.DataFrame
-            Published values, with the table's index and columns.
+        table: DataFrame of numbers or text with at most seven columns, the index among them. name: anchor. behind:
+        Evidence, Benchmark or a list of them. labels: key or text of a cell -> what is shown. runs: (row, column) ->
+        Evidence behind that cell; without it a cell opens all runs. published: values, with index and columns of table.
         """
 
         def attributes(row, column):
             known = published.at[row, column] if published is not None else math.nan
-            given = f' data-published="{_text(known, digits, "")}"' if pd.notna(known) else ""
+            given = f' data-published="{_text(known, digits)}"' if pd.notna(known) else ""
             return (self.opens(runs(row, column)) if runs else "") + given
 
-        shown = _table(table, caption, digits, name, missing, labels or {}, attributes)
+        shown = _table(table, name, caption, digits, labels or {}, attributes)
         return self.put(shown, name, caption, behind, _download(f"{self.notebook}-{name}.csv", "CSV", table.to_csv()))
 
     def put(self, table, name, caption, behind, *links):
         """A table in HTML, and under it its line; a cell without runs of its own (`opens`) opens those behind all."""
         line = self._line(name, caption, behind, *links)
-        return _html(
-            f'<div class="shown" id="{ANCHOR}{name}"><div class="scroll" tabindex="0">{table}</div>{line}</div>'
-        )
+        box = f'<div class="scroll" tabindex="0">{table}</div>'
+        return HTML(f'<div class="shown" id="{ANCHOR}{name}">{box}{line}</div>')
 
     def opens(self, *behind):
         """The attribute of a cell in HTML by which a click finds what is behind it."""
@@ -219,27 +197,26 @@ class Page:
         options = "".join(f" -p {k} {v}" for k, v in given.items())
         commands = [] if self.parameters else [*dict.fromkeys(map(_command, self.behind))]
         commands.append(f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb{options}")
-        links = []
+        code = f"../_sources/notebooks/{self.notebook}.ipynb"
+        links = [f'<a class="code" href="{code}" download>code of this page</a>']
         if runs:
             csv = pd.DataFrame.from_dict(runs, orient="index").rename_axis("run").to_csv()
             links.append(_download(f"{self.notebook}-runs.csv", f"all {len(runs)} runs as CSV", csv))
-        code = f"../_sources/notebooks/{self.notebook}.ipynb"
-        links.append(f'<a class="code" href="{code}" download>code of this page</a>')
         summary = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else pd.DataFrame()
         template = self._template()
         note = f"{len(records)} run records, set {set_hash(records)}" if records else NOT_RUN
         parts = [
-            "" if summary.empty else _table(summary, "", 2, "runs", NONE, {}, lambda row, column: ""),
+            "" if summary.empty else _table(summary, "runs", digits=2),
             *[f"<p>{html.escape(machine)}</p>" for machine in machines], f"<p>{' · '.join(links)}</p>",
             "<p>Make it again:</p>", _code("\n".join(commands)),
             "<p>Cite it:</p>", _code(re.sub("@(KEY|ANCHOR|WHAT)", "", template).replace("@NOTE", note)),
         ]  # fmt: skip
         data = {"runs": runs, "sets": list(self.sets.values()), "shown": self.shown, "bibtex": template}
-        store = (
-            f'<script type="application/json" class="runs" data-file="{self.notebook}.runs.js">{_json(data)}</script>'
+        file = f'data-file="{self.notebook}.runs.js"'
+        return HTML(
+            f'<details class="evidence" id="behind"><summary>Data, runs and code of this page</summary>{"".join(parts)}'
+            f'</details><script type="application/json" class="runs" {file}>{_json(data)}</script>'
         )
-        title = "<summary>Data, runs and code of this page</summary>"
-        return _html(f'<details class="evidence" id="behind">{title}{"".join(parts)}</details>{store}')
 
     def _line(self, name, caption, behind, *links):
         """The line under a table or figure; keeps what is behind it for the foot."""
@@ -260,20 +237,21 @@ class Page:
             mine = {r.hash: r for r in records} | measured
             self.runs |= mine
             place = {name: i for i, name in enumerate(self.runs)}
-            ended = [*(r.run["ended"] for r in records), *(b.environment["ended"] for b in measured.values())]
-            year = max(ended, default=YEAR)[:4]
-            self.sets[key, commands] = {"key": key, "runs": [place[n] for n in mine], "command": commands, "year": year}
+            self.sets[key, commands] = {"key": key, "runs": [place[name] for name in mine], "command": commands}
         return list(self.sets).index((key, commands))
 
     def _template(self):
         """BibTeX in which scripts and `foot` put what is cited: @WHAT, @ANCHOR, @NOTE."""
-        title = _tex(f"{TITLE}: {self.title or self.notebook}")
-        year = max((s["year"] for s in self.sets.values()), default=YEAR)
-        return "\n".join([
-            f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}@KEY,", f"  author = {{{{{AUTHOR}}}}},",
-            f"  title  = {{{title}@WHAT}},", f"  year   = {{{year}}},", f"  note   = {{Version {VERSION}, "
-            + _tex(f"notebooks/{self.notebook}.html@ANCHOR; ") + "@NOTE}}", "}",
-        ])  # fmt: skip
+        title, place = (  # in which TeX reads no command
+            re.sub(r"([#$%&_])", r"\\\1", text)
+            for text in (f"{TITLE}: {self.title or self.notebook}", f"notebooks/{self.notebook}.html@ANCHOR")
+        )
+        ended = [(r.environment if isinstance(r, Benchmark) else r.run)["ended"] for r in self.runs.values()]
+        return (
+            f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}@KEY,\n  author = {{{{{AUTHOR}}}}},\n"
+            f"  title  = {{{title}@WHAT}},\n  year   = {{{max(ended, default=YEAR)[:4]}}},\n"
+            f"  note   = {{Version {VERSION}, {place}; @NOTE}}\n}}"
+        )
 
 
 def _command(behind):
@@ -292,11 +270,6 @@ def _machine(benchmark):
     return f"Benchmark {benchmark.name}, {e['ended'][:10]}: {machine}; {packages}"
 
 
-def _tex(text):
-    """Text in which TeX reads no command."""
-    return re.sub(r"([#$%&_])", r"\\\1", text)
-
-
 def _download(file, text, content):
     """A link that holds the file it offers; the book puts it beside the page."""
     data = base64.b64encode(content.encode()).decode()
@@ -311,9 +284,3 @@ def _code(text):
 def _json(value):
     """JSON that may stand in a script of a page."""
     return json.dumps(value, separators=(",", ":")).replace("</", "<\\/")
-
-
-def _html(text):
-    from IPython.display import HTML
-
-    return HTML(text)

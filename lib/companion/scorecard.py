@@ -18,14 +18,13 @@ from companion.style import INK, MUTED, VERDICT_STYLE, listed
 
 FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
 UNIT = {"points": "points", "percent": "%"}
+CAPTION = "Effects with 95 % intervals; right of zero: as claimed. Diamond: published. Italic: our controls."
+HEADS = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
 AXIS = {"points": "points of accuracy, or of a share", "percent": "% of the other network's score"}
 
 
 def evidence_of_all(results=None):
-    """The committed evidence by paper: {name: [Evidence of a profile, the largest first]}.
-
-    results: folder of records; None for the repository's.
-    """
+    """The committed evidence by paper: {name: [Evidence, the largest profile first]}; results: folder of records."""
     return {name: committed_evidences(study(name), results, "all") for name in names()}
 
 
@@ -46,13 +45,12 @@ def heading(notebook):
     return "".join(cells[0]["source"]).partition("\n")[0].strip("# ").partition(":")[0] if cells else notebook
 
 
-def said(j):
-    """One judged claim in a sentence: verdict, our effect with its interval and units, the published effect."""
-    if not j.n:
-        return f"{j.claim.sentence} {marked(j.verdict)}."
+def in_words(j):
+    """Verdict and effect: "✔ reproduced: +2.1 [+0.4, +3.8] points over 6 people; published +3.0"."""
+    if not j.n or j.verdict == rules.NOT_TESTED:
+        return marked(j.verdict)
     published = f"; published {j.claim.shown(j.claim.published)}" if j.claim.published is not None else ""
-    effect = f"{j.interval()} {UNIT[j.claim.unit]} over {j.n} {j.claim.units}"
-    return f"{j.claim.sentence} **{marked(j.verdict)}**: {effect}{published}."
+    return f"{marked(j.verdict)}: {j.interval()} {UNIT[j.claim.unit]} over {j.n} {j.claim.units}{published}"
 
 
 def summary(judged):
@@ -85,16 +83,13 @@ def surprises(judged, most=3):
 
 def bars(judged):
     """A bar of verdicts for each paper (HTML); its words and numbers are in it."""
-    lines = []
+    lines = ""
     for name, found in judged.items():
         counts = Counter(j.verdict for j in found if not j.claim.control)
-        cells = "".join(
-            f'<span style="flex-grow: {counts[w]}; --verdict: {VERDICT_STYLE[w][0]}">{counts[w]} {marked(w)}</span>'
-            for w in rules.WORDS
-            if counts[w]
-        )
-        lines.append(f'<p class="verdicts"><strong>{html.escape(title(name))}</strong> {cells}</p>')
-    return "".join(lines)
+        bar = '<span style="flex-grow: {0}; --verdict: {1}">{0} {2}</span>'
+        cells = [bar.format(counts[w], VERDICT_STYLE[w][0], marked(w)) for w in rules.WORDS if counts[w]]
+        lines += f'<p class="verdicts"><strong>{html.escape(title(name))}</strong> {"".join(cells)}</p>'
+    return lines
 
 
 def forest(judged, width=10.0, row=0.25):
@@ -137,28 +132,27 @@ def _one(ax, y, j):
 
 def table(judged, evidences, page):
     """Every claim in one table of a `Page`, with a fold-out each; `scorecard.js` filters it by paper and verdict."""
-    heads = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
     rows = []
     for name, found in judged.items():
         behind = {e.profile: e for e in evidences[name]}
         nothing = replace(evidences[name][0], records=())
         rows += [_row(name, j, page.opens(behind[j.profile] if j.n else nothing)) for j in found]
-    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
+    head = "".join(f'<th scope="col">{h}</th>' for h in HEADS)
     whole = f'<table class="results scorecard"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
     return page.put(whole, "claims", "Every claim and control.", behind_all(judged, evidences))
 
 
 def _row(name, j, opens):
     c, e = j.claim, j.effects
-    cells = {
-        "published": c.shown(c.published),
-        "ours": f"{j.interval()} {UNIT[c.unit]}" if j.n else NONE,
-        "units": f"{j.n} {c.units}" if j.n else NONE,
-        "verdict": f'<span style="--verdict: {VERDICT_STYLE[j.verdict][0]}">{marked(j.verdict)}</span>',
-        "limited by": html.escape(e.not_tested or e.limits or NONE),
-        "evidence": f'<a href="{c.page}.html">{html.escape(heading(c.page))}</a>',
-    }
-    cells = "".join(f'<td data-label="{k}"{opens}>{v}</td>' for k, v in cells.items())
+    cells = (
+        c.shown(c.published),
+        f"{j.interval()} {UNIT[c.unit]}" if j.n else NONE,
+        f"{j.n} {c.units}" if j.n else NONE,
+        f'<span style="--verdict: {VERDICT_STYLE[j.verdict][0]}">{marked(j.verdict)}</span>',
+        html.escape(e.not_tested or e.limits or NONE),
+        f'<a href="{c.page}.html">{html.escape(heading(c.page))}</a>',
+    )
+    cells = "".join(f'<td data-label="{h}"{opens}>{v}</td>' for h, v in zip(HEADS[1:], cells, strict=True))
     fold = "".join(f"<p>{html.escape(line)}</p>" for line in _fold(name, j))
     first = f"{'control: ' * c.control}{html.escape(c.sentence)}<details><summary>more</summary>{fold}</details>"
     row = f'<tr><th scope="row">{first}</th>{cells}</tr>'

@@ -8,6 +8,7 @@ import re
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.text import Text
 
 from companion.statistics import NOT_RUN
 
@@ -23,7 +24,13 @@ VERDICT_STYLE = {  # colour and marker
     "reproduced": ("#009E73", "^"), "reproduced, smaller": ("#56B4E9", "^"), "contradicted": ("#D55E00", "v"),
     "no such effect": ("#E69F00", "s"), "undecided": (MUTED, "o"), "not tested": (MUTED, "x"), NOT_RUN: (MUTED, ""),
 }  # fmt: skip
+LEAST = 9  # points of the smallest text: 12 pixels on a desktop; on a phone, where figures shrink, 9
 WIDTH = 8.0  # inches of 96 pixels: as wide as the text; 10.5 fills a page at 1300 pixels
+
+
+_TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
+LOOK = {"background": "transparent", "view": {"stroke": None}, "axis": _TEXT | {"gridOpacity": 0.3}, "legend": _TEXT,
+        "header": _TEXT}  # fmt: skip  # of interactive charts
 
 
 def use_style():
@@ -41,6 +48,8 @@ def use_style():
 
 def svg(fig, name, alt):
     """A matplotlib figure as SVG to put into a page (str): as wide as it was made, text as text; closes the figure."""
+    for text in fig.findobj(Text):
+        text.set_fontsize(max(text.get_fontsize(), LEAST))
     file = io.StringIO()
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "savefig.bbox": None}):
         fig.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -48,11 +57,11 @@ def svg(fig, name, alt):
     return _inline(file.getvalue(), name, alt)
 
 
-def still(chart, name, alt):
-    """An Altair chart as SVG to put into a page (str)."""
+def still(spec, name, alt):
+    """A Vega-Lite chart as SVG to put into a page (str)."""
     import vl_convert
 
-    return _inline(vl_convert.vegalite_to_svg(chart.to_dict()), name, alt)
+    return _inline(vl_convert.vegalite_to_svg(spec), name, alt)
 
 
 def _inline(text, name, alt):
@@ -70,25 +79,15 @@ def _inline(text, name, alt):
     return head + shown + re.sub(r"\n\s*", "\n", rest)
 
 
-def method_style(methods, highlight):
-    """Line style by method (dict of keyword arguments): the highlighted ones coloured and thick, rivals grey."""
-    colours, markers = iter(sns.color_palette("colorblind", 10).as_hex()), "osDv^<>pPX*hd8"
-    return {
-        method: {"color": next(colours), "marker": marker, "lw": 2.6, "ms": 7, "zorder": 3}
-        if method in highlight
-        else {"color": MUTED, "marker": marker, "lw": 1.0, "ms": 4, "zorder": 2}
-        for method, marker in zip(methods, markers, strict=False)
-    }
-
-
 def label_ends(ax, labels, gap=0.045):
     """Write each line's label at its right end; labels: {line: text}. gap: least distance, a share of the height."""
     low, high = ax.get_ylim()
     ends, last = sorted((line.get_ydata()[-1], i, line) for i, line in enumerate(labels)), -math.inf
     for y, _, line in ends:
         last = max(y, last + gap * (high - low))
+        colour = INK if line.get_color() == MUTED else line.get_color()
         place = {"xytext": (line.get_xdata()[-1], last), "va": "center", "fontsize": 9, "annotation_clip": False}
-        ax.annotate(f"  {labels[line]}", (line.get_xdata()[-1], y), color=line.get_color(), **place)
+        ax.annotate(f"  {labels[line]}", (line.get_xdata()[-1], y), color=colour, **place)
 
 
 def percent(share, digits=0):

@@ -78,24 +78,6 @@ def test_equal_cells_keep_their_order_and_a_sort_by_keyboard_says_its_direction(
     assert (value.get_attribute("aria-sort"), name.get_attribute("aria-sort")) == (None, "ascending")
 
 
-def test_with_several_rows_of_headings_each_column_has_one_button_at_its_own_name(show):
-    # as pandas writes it: groups of columns, columns, names of the index columns
-    head = """
-      <tr><th>&nbsp;</th><th class="blank">&nbsp;</th><th colspan="2">imagery</th><th>runs</th></tr>
-      <tr><th>&nbsp;</th><th class="blank">&nbsp;</th><th>accuracy</th><th>F1</th><th>&nbsp;</th></tr>
-      <tr><th class="index_name">method</th><th class="blank">&nbsp;</th><th></th><th>&nbsp;</th><th>&nbsp;</th></tr>
-    """
-    rows = [
-        "<tr><th>or</th><th>u</th><td>0.5</td><td>0.9</td><td>3</td></tr>",
-        "<tr><th>and</th><th>v</th><td>0.6</td><td>0.8</td><td>2</td></tr>",
-    ]
-    page = show(table(rows, head))
-    assert page.locator("button.sort").count() == 5
-    for name, first in [("accuracy", "or"), ("F1", "and"), ("runs", "and"), ("method", "and"), ("column 2", "or")]:
-        page.get_by_role("button", name=name, exact=True).click()
-        assert column(page, 1)[0] == first, name
-
-
 @pytest.mark.parametrize(
     "rows",
     [

@@ -2,40 +2,116 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from companion.statistics import chance_interval, estimate
-from companion.style import HIGHLIGHT, LINES, MUTED, TASK_COLOURS, empty_figure, method_style, percent
+from companion.style import HIGHLIGHT, INK, LINES, MUTED, TASK_COLOURS, empty_figure, label_ends, percent
 from matplotlib.ticker import PercentFormatter
 from papers.shin2023.claims import AT_40, LEVELS, MULTI, of_kind
-from papers.shin2023.study import CLASSICAL, METHODS, PROBLEMS, PROPOSED, PUBLISHED, SPARSITIES, TASKS
+from papers.shin2023.study import CLASSICAL, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED, RIVALS, SPARSITIES, TASKS
 from papers.shin2023.tables import KINDS, VOTE_COLUMNS, cell, select, vote_frame
 
 
 def accuracy_against_sparsity(records, problem):
-    """Accuracy of every method against realised sparsity, a panel a task; the proposed one with its 95 % interval."""
+    """Accuracy against realised sparsity, a panel a task: proposed with its 95 % interval, all rivals as one band."""
     table = select(records, problem)
     if "realised_whole" not in table:
         return empty_figure(PROBLEMS.get(problem, problem))
-    sparse = [m for m, info in METHODS.items() if info.sparse]
-    styles, realised = method_style(sparse, (PROPOSED,)), table.groupby(["method", "sparsity"]).realised_whole.mean()
-    fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
-    for ax, task in zip(axes, TASKS, strict=True):
-        for method in sparse:
-            found = [estimate(cell(table, task, method, s)) for s in SPARSITIES]
-            x = [realised.get((method, s), np.nan) if s else 0.0 for s in SPARSITIES]
-            ax.plot(x, [e.mean for e in found], label=METHODS[method].label, **styles[method])
-            if method == PROPOSED:
-                ends = ([getattr(e, end) for e in found] for end in ("low", "high"))
-                ax.fill_between(x, *ends, color=styles[method]["color"], alpha=0.15, lw=0)
-        for method, line in zip(CLASSICAL, LINES[1:], strict=False):
-            mean = cell(table, task, method, 0.0).mean()
-            ax.axhline(mean, color=MUTED, ls=line, lw=1.2, label=METHODS[method].label)
-        ax.axhline(1 / table.classes.iloc[0], color=MUTED, ls=":", lw=1.2, label="chance")
-        where = realised.get(AT_40, AT_40[1])
-        ax.plot(where, PUBLISHED[task, "accuracy"], "*", ms=14, color=HIGHLIGHT, label="published", zorder=4)
-        ax.set(title=TASKS[task], xlabel="realised sparsity")
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    realised = table.groupby(["method", "sparsity"]).realised_whole.mean()
+    fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True)
+    lines = [_panel(ax, table, realised, task) for ax, task in zip(axes, TASKS, strict=True)]
+    for ax, labels in zip(axes, lines, strict=True):  # once both panels have their height
+        label_ends(ax, labels)
     axes[0].set_ylabel("accuracy on unseen trials")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    return fig
+
+
+def _panel(ax, table, realised, task):
+    """Draw one task; returns the label of each line."""
+    labels, x = {}, list(SPARSITIES)
+    found = {m: [estimate(cell(table, task, m, s)) for s in x] for m in (*RIVALS, PROPOSED, EXACT)}
+    rivals = pd.DataFrame({m: [e.mean for e in found[m]] for m in RIVALS}).agg(["min", "max"], axis=1)
+    ax.fill_between(x, rivals["min"], rivals["max"], color=MUTED, alpha=0.25, lw=0)
+    (line,) = ax.plot(x, rivals.mean(axis=1), color=MUTED, lw=0)
+    labels[line] = f"{len(RIVALS)} other pruning methods"
+    for method, colour, mark in ((PROPOSED, TASK_COLOURS[task], "o"), (EXACT, HIGHLIGHT, "s")):
+        at = [realised.get((method, s), np.nan) if s else 0.0 for s in x]
+        (line,) = ax.plot(at, [e.mean for e in found[method]], color=colour, marker=mark, lw=2.4, ms=6, zorder=3)
+        labels[line] = METHODS[method].label
+        if method == PROPOSED:
+            ends = ([getattr(e, end) for e in found[method]] for end in ("low", "high"))
+            ax.fill_between(at, *ends, color=colour, alpha=0.15, lw=0)
+    levels = {METHODS[m].label: cell(table, task, m, 0.0).mean() for m in CLASSICAL}
+    for (name, mean), style in zip((levels | {"chance": 1 / table.classes.iloc[0]}).items(), LINES[1:], strict=False):
+        (line,) = ax.plot([0, x[-1]], [mean, mean], color=MUTED, ls=style, lw=1.2)
+        labels[line] = name
+    where = realised.get(AT_40, AT_40[1]), PUBLISHED[task, "accuracy"]
+    ax.plot(*where, "d", ms=8, color=INK, mfc="none", zorder=4)
+    ax.annotate("published", where, (7, 3), textcoords="offset points", fontsize=9)
+    ax.set(title=TASKS[task], xlabel="realised sparsity")
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return labels
+
+
+def explore(records):
+    """Interactive: mean accuracy of every method against realised sparsity, for a task and a problem to choose."""
+    import altair
+
+    table = select(records)
+    if "realised_whole" not in table:
+        return empty_figure("accuracy against sparsity")
+    cells = table.groupby(["problem", "task", "method", "sparsity"], as_index=False)[
+        ["accuracy", "realised_whole"]
+    ].mean()
+    cells = cells[[METHODS[m].sparse or m == MULTI[0] for m in cells.method]].fillna({"realised_whole": 0})
+    shown = pd.DataFrame({
+        "problem": cells.problem.map(PROBLEMS), "task": cells.task.map(TASKS),
+        "sparsity": cells.realised_whole.round(3),
+        "method": cells.method.map({m: info.label for m, info in METHODS.items()}), "accuracy": cells.accuracy.round(4),
+    })  # fmt: skip
+    chosen = [
+        altair.param(name, value=options[0], bind=altair.binding_select(options=options, name=f"{name} "))
+        for name, options in {"task": list(TASKS.values()), "problem": list(PROBLEMS.values())}.items()
+    ]
+    method = altair.selection_point(fields=["method"], bind="legend")
+    return (
+        altair.Chart(shown, width=560, height=330)
+        .mark_line(point=True)
+        .encode(
+            x=altair.X("sparsity", title="realised sparsity").axis(format="%"),
+            y=altair.Y("accuracy", title="accuracy on unseen trials").scale(zero=False),
+            color=altair.Color("method", title="method (click to choose)").scale(scheme="tableau20"),
+            opacity=altair.when(method).then(altair.value(1)).otherwise(altair.value(0.12)),
+            tooltip=["method", "sparsity", "accuracy"],
+        )
+        .transform_filter("datum.task == task && datum.problem == problem")
+        .add_params(method, *chosen)
+    )
+
+
+def trial(data, task="me"):
+    """The first trial over the motor cortex, and by class how far the mean power of each electrode is off that of all.
+
+    data: `MotorData`, whose trials have passed the filter of a band.
+    """
+    import mne
+
+    trials = getattr(data, task)
+    power = np.array([(trials.x[trials.y == k] ** 2).mean((0, 2)) for k in range(len(data.classes))])
+    change = 100 * (power / power.mean(0) - 1)
+    info = mne.create_info(list(data.channels), data.sfreq, "eeg")
+    info.set_montage(mne.channels.make_standard_montage("colin27_1005"), match_case=False)
+    fig, (left, *maps) = plt.subplots(1, 1 + len(power), figsize=(10.5, 3), width_ratios=(2.2, *[1] * len(power)))
+    shown, step = ("C4", "Cz", "C3"), 6 * trials.x[0].std()
+    for k, name in enumerate(shown):
+        signal = trials.x[0, data.channels.index(name)]
+        left.plot(np.arange(len(signal)) / data.sfreq, signal + k * step, color=TASK_COLOURS[task], lw=1)
+    left.set_yticks([k * step for k in range(len(shown))], shown)
+    left.set(xlabel="seconds", title=f"one trial: {data.classes[trials.y[0]]}".replace("_", " "))
+    for ax, values, name in zip(maps, change, data.classes, strict=True):
+        look = {"cmap": "RdBu_r", "vlim": (-abs(change).max(), abs(change).max()), "contours": 4}
+        image, _ = mne.viz.plot_topomap(values, info, axes=ax, show=False, **look)
+        ax.set_title(f"power: {name}".replace("_", " "))
+    fig.colorbar(image, ax=maps, shrink=0.7, label="% off the mean")
     return fig
 
 
@@ -69,11 +145,12 @@ def vote_agreement(records):
     votes = vote_frame(records)
     if votes.empty:
         return empty_figure("votes")
-    layers, styles = list(votes.layer.unique()), method_style(VOTE_COLUMNS, ("iou", "half"))
+    layers, colours = list(votes.layer.unique()), {"iou": TASK_COLOURS["both"], "half": HIGHLIGHT}
     means = votes.groupby("layer")[[*VOTE_COLUMNS, "mi", "me", "or"]].mean().loc[layers]
     fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
-    for name, label in VOTE_COLUMNS.items():
-        left.plot(range(len(layers)), means[name], ls=":" if name == "chance" else "-", label=label, **styles[name])
+    for (name, label), mark in zip(VOTE_COLUMNS.items(), "osDv^<>p", strict=True):
+        look = {"color": colours.get(name, MUTED), "lw": 2.6 if name in colours else 1, "marker": mark}
+        left.plot(range(len(layers)), means[name], ls=":" if name == "chance" else "-", label=label, **look)
     for name, colour, hatch, shift in (("mi", "mi", "", -0.27), ("me", "me", "//", 0), ("or", "both", "..", 0.27)):
         x = np.arange(len(layers)) + shift
         right.bar(x, means[name], 0.25, color=TASK_COLOURS[colour], hatch=hatch, ec="white", label=name.upper())

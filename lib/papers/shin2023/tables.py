@@ -15,7 +15,7 @@ from papers.shin2023.claims import (
 )  # fmt: skip
 from papers.shin2023.study import (
     CLAIMS, CLASSICAL, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED, RIVALS, SECOND, SHARES, SPARSITIES, TASKS,
-    TRUNKS, development_runs, sparsities_of,
+    TRUNKS, development_runs, sparsities_of, table1_specs,
 )  # fmt: skip
 from scipy.stats import binom
 
@@ -91,6 +91,17 @@ def published_of(table):
     for (task, metric), value in PUBLISHED.items():
         found.loc[(METHODS[PROPOSED].label, percent(AT_40[1])), f"{TASKS[task]}: {METRICS[metric]}"] = value
     return found
+
+
+def runs_of_cells(evidence, problem):
+    """(row, column) of `table1` -> the part of an `Evidence` behind that cell."""
+    main = evidence.of(table1_specs(evidence.profile), "--table table1")
+    found = {}
+    for name, sparsity in ((m, s) for m in METHODS for s in sparsities_of(m)):
+        method, level = dense_of(name, sparsity)
+        row = METHODS[name].label, percent(sparsity)
+        found[row] = main.only(method=method, problem=problem, sparsity=level, labels="true")
+    return lambda row, column: found[row]
 
 
 def table1_sentence(records):

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from companion.statistics import NOT_RUN, estimate
 from companion.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, percent
 from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
@@ -107,6 +108,36 @@ def performance(evidence, at="lam"):
         ax.set(title=TASKS[task], ylabel=label)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
+
+
+def explore(evidence):
+    """Interactive: a quantity of the three-task model to choose against lambda, a point a seed."""
+    import altair
+
+    columns = {column: f"{TASKS[task]}: {label}" for task, column, label, _ in scores_of(ALL_NYU)}
+    columns |= {"group": "groups zero, share", "zeros_ms": "time of a batch, ms"}
+    table = frame(evidence.records)
+    shown = pd.DataFrame(
+        {"λ": scientific(lam), "seed": seed, "what": label, "value": value}
+        for column, label in columns.items()
+        for lam in LAMBDAS
+        for seed, value in cell(table, ALL_NYU, column, lam=lam).items()
+    )
+    if shown.empty:
+        return empty_figure("λ")
+    names = list(columns.values())
+    chosen = altair.param("chosen", value=names[0], bind=altair.binding_select(options=names, name="show "))
+    return (
+        altair.Chart(shown, width=620, height=300)
+        .mark_point(filled=True, size=70)
+        .encode(
+            x=altair.X("λ:O", sort=list(map(scientific, LAMBDAS))).axis(labelAngle=0),
+            y=altair.Y("value:Q", title=None).scale(zero=False),
+            tooltip=["λ", "seed", "value"],
+        )
+        .transform_filter("datum.what == chosen")
+        .add_params(chosen)
+    )
 
 
 def _courses(axes, names, runs, title):
