@@ -6,10 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xfail(reason="pages were rebuilt; issue 24 mends what fails", strict=False),
-]
+pytestmark = pytest.mark.browser
 
 
 class _Page(HTMLParser):
