@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from companion.data.nyuv2 import load_folder
+from companion.data.nyuv2 import load_nyuv2
 from companion.data.rooms import write_rooms
 from harness import Mark, arguments, counts, report, seconds, take_turns, where_time_goes
 from papers.upadhyay2023.run import Training
@@ -65,7 +65,7 @@ def main():
         for kind in ("images", "segmentation", "depth", "normals", "gt_sets"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
         write_rooms(folder, 6 * args.batch, args.size, seed=0)
-        data = load_folder("rooms", folder, args.size)
+        data = load_nyuv2(folder, args.size, border=0.0, name="rooms")
         settings = {"passes": "once", "batch": args.batch, "size": args.size}
         sides, trained = {}, {}
         for side, precision in ((OURS, "bfloat16"), (SAME, "float32")):

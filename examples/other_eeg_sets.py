@@ -24,9 +24,9 @@ JEONG = {
     "grasping": (2, "multigrasp", {"S 11": "grasp_cup", "S 21": "grasp_ball", "S 61": "grasp_card"}),
     "twisting": (3, "twist", {"S 91": "twist_pronation", "S101": "twist_supination"}),
 }
-SETS["ofner2017"] = EEGSet(tuple(range(1, 16)), 512.0, 61, _ARM)
+SETS["ofner2017"] = EEGSet(tuple(range(1, 16)), 512.0, None, _ARM)
 SETS["jeong2020"] = EEGSet(
-    tuple(range(1, 26)), 1000.0, 60, {name: tuple(marks.values()) for name, (_, _, marks) in JEONG.items()}
+    tuple(range(1, 26)), 1000.0, None, {name: tuple(marks.values()) for name, (_, _, marks) in JEONG.items()}
 )
 LOADERS |= {name: f"other_eeg_sets:load_{name}" for name in ("ofner2017", "jeong2020")}
 

@@ -18,24 +18,11 @@ LOADERS = {
 
 
 def load(name, root=None, **options):
-    """Load a data set.
+    """Load a data set by its name in `LOADERS`, whose function documents the options and the result.
 
-    Parameters
-    ----------
-    name : str
-        A key of `LOADERS`, whose function documents the options and the result.
-    root : path, optional
-        Folder of real data; default: the environment variable SPARSEMTL_DATA. Simulated sets ("simulated-eeg",
-        "rooms", "faces") need none.
-    **options
-        Those of the loader.
-
-    Raises
-    ------
-    SpecError
-        The name or an option is unknown.
-    DataError
-        Files are missing, damaged, unreadable or unfit.
+    root: folder of real data, default SPARSEMTL_DATA. All image sets take size (side in pixels: images are filtered,
+    targets picked by nearest pixel), n (about so many images; None: all) and seed. Raises `SpecError` if the name or an
+    option is unknown, `DataError` if files are missing, damaged, unreadable or unfit.
     """
     if name not in LOADERS:
         raise SpecError(f"unknown data set {name!r}: choose one of {', '.join(LOADERS)}")
@@ -48,7 +35,4 @@ def load(name, root=None, **options):
     try:
         return loader(root, **options)
     except OSError as error:  # a dangling link, or a file or folder without permission to read
-        where = f" {error.filename}" if error.filename else ""
-        raise DataError(
-            f"{name}: cannot read{where} ({error.strerror or one_line(error)}): restore it, or allow reading it"
-        ) from error
+        raise DataError(f"{name}: cannot read ({one_line(error)}): restore it, or allow reading it") from error

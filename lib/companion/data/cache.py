@@ -19,7 +19,7 @@ WAY_OUT = "free space there, or set SPARSEMTL_CACHE to a folder that can be writ
 def cache_dir():
     """Folder of derived data: SPARSEMTL_CACHE, or `sparsemtl` below the user's cache folder.
 
-    If there is no home, or it cannot be written, a folder of this user below the system's temporary one.
+    Without a home that can be written, a folder of this user below the system's temporary one.
     """
     if given := os.environ.get("SPARSEMTL_CACHE"):
         return Path(given)
@@ -47,8 +47,7 @@ def cached(name, key, make, proof=None):
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         # The archive checks what it lists; a damaged list may lack an array.
-        whole = str(arrays.pop("contents")) == _contents(arrays)
-        if whole and proof in (None, str(arrays["proof"])):
+        if str(arrays.pop("contents")) == _contents(arrays) and proof in (None, str(arrays["proof"])):
             return arrays
     except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile):  # absent or damaged
         pass

@@ -12,8 +12,11 @@ outline of the part mask "skin", with what the merged masks draw over it (nose, 
 Ears, neck, hat, earring, necklace and cloth are outside that mask, and count as background. No pixel is void.
 """
 
+from pathlib import Path
+
 import numpy as np
-from sparsemtl.errors import DataError
+import pandas as pd
+from sparsemtl.errors import DataError, one_line
 
 from companion.data import images
 
@@ -29,100 +32,67 @@ ATTRIBUTES = {"male": "Male", "smile": "Smiling"}
 SHARES = {"val": 0.2, "test": 0.2}  # the paper: 60-20-20 at random
 
 
-def load_celebamask(root=None, size=256, n=None, seed=0):
-    """Load CelebAMask-HQ with the targets "seg" (background, hair, skin), "male" and "smile".
+def load_celebamask(root=None, size=256, n=None, seed=0, name="celebamask"):
+    """Load CelebAMask-HQ as `Images` with the targets "seg" (background, hair, skin), "male" and "smile".
 
-    Parameters
-    ----------
-    root : path, optional
-        The folder above `celebamask/`, or that folder. Default: SPARSEMTL_DATA.
-    size : int
-        Side in pixels; images are filtered, masks picked by nearest pixel.
-    n : int, optional
-        About so many images, for tests.
-    seed : int
-        Of the random 60-20-20 split of the images present.
-
-    Returns
-    -------
-    Images
-
-    Raises
-    ------
-    DataError, SpecError
-        Missing, damaged or unfit files; impossible options.
+    root, size, n: as `companion.data.load`. seed: of the random 60-20-20 split of the images present.
     """
-    return load_folder("celebamask", images.find_folder(root, "celebamask", "CelebA-HQ-img"), size, n, seed)
-
-
-def load_folder(name, folder, size, n=None, seed=0):
-    """Load the layout of the official release from `folder`; arguments and result as in `load_celebamask`."""
     images.check_options(size, n, seed)
-    files = images.files_by_stem(folder / "CelebA-HQ-img", (".jpg", ".png"))
+    folder = images.find_folder(root, name, "CelebA-HQ-img")
+    files = images.Files(folder / "CelebA-HQ-img", ".jpg", ".png")
     attributes = read_attributes(folder / "CelebAMask-HQ-attribute-anno.txt", files)
     lists = images.thin(images.random_split(list(files), SHARES, seed), n)
-    ids = [i for part in lists.values() for i in part]
-    masks = _masks(folder, ids)
+    masks_of = _masks(folder)
 
-    def decode(reader, i):
-        image = reader.image(files[i])
-        mask = np.zeros((1, 1), np.uint8)
-        for value, path in masks[i]:
-            mask = _merge(mask, value, reader, path)
-            # In the official release images have 1024 pixels a side and masks 512.
-            if mask.shape not in ((image.height, image.width), (image.height / 2, image.width / 2)):
-                raise DataError(
-                    f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, but {files[i]} is {image.width} x "
-                    f"{image.height}: a mask must have the size of its image, or half of it"
-                )
-        return {"image": images.shrink(image, size), "seg": CLASS_OF[images.nearest(mask, size)]} | attributes[i]
+    def find(i):
+        return {"image": files[i]} | masks_of(i)
 
-    paths = [files[i] for i in ids] + [path for i in ids for _, path in masks[i]]
-    chosen = {i: {task: int(value) for task, value in attributes[i].items()} for i in ids}
+    def parse(part, path, content):
+        if part == "merged":
+            return images.labels(path, content, len(PARTS) - 1)
+        return np.asarray(content.convert("L")) > 0
+
+    def finish(i, parts):
+        mask = parts.get("merged", np.zeros((size, size), np.uint8))
+        for value, part in enumerate(PARTS):
+            if part in parts:
+                mask[parts[part]] = value
+        return {"seg": CLASS_OF[mask]} | attributes[i]
+
+    chosen = {i: {task: int(value) for task, value in attributes[i].items()} for part in lists.values() for i in part}
     options = {"size": size, "attributes": images.sha256_of(chosen)}
-    return images.gather(name, folder, lists, paths, decode, CLASSES, options)
+    # In the official release images have 1024 pixels a side and masks 512.
+    return images.gather(name, folder, lists, find, parse, finish, CLASSES, options, scales=(1, 2))
 
 
-def _masks(folder, ids):
-    """Return {id: [(value, path)]}: one merged mask with value None, or the parts present in the order of merging."""
-    if (merged := folder / "CelebAMaskHQ-mask").is_dir():
-        files = images.files_by_stem(merged, (".png",))
-        images.need_all(ids, files, merged)
-        return {i: [(None, files[i])] for i in ids}
-    parts = folder / "CelebAMask-HQ-mask-anno"
+def _masks(folder):
+    """Return id -> {part: path}: one merged mask, or the parts present in the order of merging."""
+    merged, parts = folder / "CelebAMaskHQ-mask", folder / "CelebAMask-HQ-mask-anno"
+    if merged.is_dir():
+        files = images.Files(merged, ".png")
+        return lambda i: {"merged": files[i]}
     if not parts.is_dir():
         raise DataError(f"{folder} has neither {merged.name}/ nor {parts.name}/: restore one of the two mask folders")
-    files = {}
-    for subfolder in sorted(filter(lambda path: path.is_dir(), parts.iterdir())):
-        files |= images.files_by_stem(subfolder, (".png",))
-    images.need_all(ids, {i for i in ids if f"{i:0>5}_skin" in files}, parts)
-    stems = {i: [(value, f"{i:0>5}_{part}") for value, part in enumerate(PARTS)] for i in ids}
-    return {i: [(value, files[stem]) for value, stem in stems[i] if stem in files] for i in ids}
-
-
-def _merge(mask, value, reader, path):
-    if value is None:
-        return reader.labels(path, len(PARTS) - 1)
-    part = np.asarray(reader.image(path).convert("L")) > 0
-    if mask.size > 1 and mask.shape != part.shape:
-        raise DataError(f"{path} has another size than the other parts of this image: put an intact copy in its place")
-    return np.where(part, np.uint8(value), mask)
+    found = images.Files(parts, ".png")
+    for subfolder in sorted(filter(Path.is_dir, parts.iterdir())):
+        found |= images.Files(subfolder, ".png")
+    return lambda i: {part: found[f"{i:0>5}_{part}"] for part in PARTS if part == "skin" or f"{i:0>5}_{part}" in found}
 
 
 def read_attributes(path, files):
     """Return {id: {task: 0 or 1}} for the ids in `files`; `DataError` if one of them has no valid line in the list."""
-    lines = images.read_text(path)
-    if len(lines) < 3 or not set(ATTRIBUTES.values()) <= set(names := lines[1].split()):
-        raise DataError(f"{path} does not name {' and '.join(ATTRIBUTES.values())} in its second line: restore it")
-    found = {}
-    for line in lines[2:]:
-        file, *values = line.split()
-        if (i := file.rsplit(".", 1)[0]) not in files:
-            continue
-        if len(values) != len(names) or not set(values) <= {"-1", "1"}:
-            raise DataError(f"{path}, line of {file}: expected {len(names)} values of -1 or 1, restore the file")
-        found[i] = {task: np.uint8(values[names.index(label)] == "1") for task, label in ATTRIBUTES.items()}
-    if missing := sorted(set(files) - set(found), key=images.natural):
-        what = "no image present" if not found else f"not {files[missing[0]].name} ({len(missing)} missing)"
-        raise DataError(f"{path} names {what}: take the attribute file that belongs to the images in CelebA-HQ-img")
-    return found
+    try:
+        table = pd.read_csv(path, sep=r"\s+", skiprows=1, encoding="utf-8-sig")[[*ATTRIBUTES.values()]]
+    except (OSError, ValueError, KeyError) as error:  # those of pandas are ValueErrors
+        raise DataError(f"cannot read the attributes of {path} ({one_line(error)}): restore this file") from error
+    table.index = [str(name).rpartition(".")[0] for name in table.index]
+    if missing := sorted(set(files) - set(table.index), key=images.natural):
+        raise DataError(
+            f"{path} has no line of {files[missing[0]].name} ({len(missing)} missing): take that of the images"
+        )
+    if not (here := table[table.index.isin(files)]).isin([-1, 1]).all(axis=None) or here.index.has_duplicates:
+        raise DataError(f"{path} has other values than one of -1 or 1 for each image: restore this file")
+    return {
+        i: {task: np.uint8(row[label] == 1) for task, label in ATTRIBUTES.items()}
+        for i, row in here.to_dict("index").items()
+    }

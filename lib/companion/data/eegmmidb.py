@@ -13,7 +13,7 @@ from pathlib import Path
 from sparsemtl.errors import DataError, one_line
 
 from companion.data.cache import WAY_OUT, cache_dir, is_whole, seal
-from companion.data.eeg import DEVELOPMENT, SETS, TASKS, motor_data
+from companion.data.eeg import TASKS, motor_data
 from companion.files import folder_whole
 
 # Recordings by kind and task, and what their marks T1 and T2 stand for
@@ -23,101 +23,61 @@ RUNS = {
 }
 EVENTS = {"fists": {"T1": "left_hand", "T2": "right_hand"}, "both": {"T1": "hands", "T2": "feet"}}
 KINDS = {"left-right": ("fists",), "hands-feet": ("both",), "four-class": ("fists", "both")}
-DEVIATING = dict.fromkeys((88, 92, 100, 104), "its sampling rate or trial length deviates")
 FOLDER = Path("MNE-eegbci-data", "files", "eegmmidb", "1.0.0")  # where MNE looks below its data folder
 FETCH = "fetch them (`sparsemtl data eegmmidb --download`, or download=True)"
 LARGEST = 2**26  # bytes of an EDF in a pack: the recordings have 2.6 million
 
 
-def load_eegmmidb(root=None, subject=1, problem="left-right", allow_missing_runs=False, download=False, **epochs):
-    """Load one person of EEGMMIDB.
+def load_eegmmidb(
+    root=None, subject=1, problem="left-right", allow_missing_runs=False, download=False, name="eegmmidb", **epochs
+):
+    """Load one person of EEGMMIDB as `MotorData`.
 
-    Parameters
-    ----------
-    root : path, optional
-        A folder with `eegmmidb/` in it, that folder, or an MNE data folder. The EDF files are there as MNE lays them
-        out, or as packs `S001.tar.xz`, which are unpacked into the cache. Default: SPARSEMTL_DATA, then MNE's folder.
-    subject : int
-        1 to 109; see `people`.
-    problem : str
-        "left-right" (fists) or "hands-feet" (both fists, both feet): the two classes share their recordings.
-        "four-class" joins them; each class pair has its own recordings, so only whole recordings may be held out, and
-        two recordings of each kind and task are needed.
-    allow_missing_runs : bool
-        Take the recordings that exist if each task has each class.
-    download : bool
-        Fetch the person's missing files, of all problems, from PhysioNet (MNE checks them by their checksums).
-    **epochs
-        See `companion.data.eeg.EpochOptions`.
+    root: a folder with `eegmmidb/` in it, that folder, or an MNE data folder (default: SPARSEMTL_DATA, then MNE's).
+    The EDF files are there as MNE lays them out, or as packs `S001.tar.xz`, which are unpacked into the cache.
+    subject: 1 to 109. problem: "left-right" (fists) or "hands-feet" (both fists, both feet): the two classes share
+    their recordings. "four-class" joins them; each class pair has its own recordings, so only whole recordings may be
+    held out, and two recordings of each kind and task are needed. allow_missing_runs: take the recordings that exist if
+    each task has each class. download: fetch the person's missing files, of all problems, from PhysioNet (MNE checks
+    them by their checksums). epochs: see `companion.data.eeg.EpochOptions`.
 
-    Returns
-    -------
-    MotorData
-
-    Raises
-    ------
-    DataError, SpecError
-        Files are missing or unfit, or hold one recording under two names; an option is impossible.
+    Raises `DataError` if files are missing or unfit, or hold one recording under two names, and `SpecError` if an
+    option is impossible.
     """
-    return _load("eegmmidb", TASKS, root, subject, problem, allow_missing_runs, download, epochs)
 
-
-def load_development(root=None, subject=2, problem="left-right", allow_missing_runs=False, download=False, **epochs):
-    """Load imagined fists of a person on whom the training was chosen, and on whom no claim is tested.
-
-    root: as `load_eegmmidb`, with `eegmmidb-development/` or `eegmmidb/` in it. The result has no executed part (`me`
-    is None). The rest: as `load_eegmmidb`.
-    """
-    return _load("eegmmidb-development", ("mi",), root, subject, problem, allow_missing_runs, download, epochs)
-
-
-def _load(name, tasks, root, subject, problem, allow_missing_runs, download, epochs):
     def find(classes, options):
         who, kinds, where = f"{name} S{subject:03d}", KINDS[problem], places(root, name, "eegmmidb")
+        tasks = TASKS if name == "eegmmidb" else ("mi",)
         if download:
-            _download(
-                who, where, subject, sorted(run for kind in RUNS.values() for task in tasks for run in kind[task])
-            )
+            _download(who, where, subject, sorted(r for runs in RUNS.values() for task in tasks for r in runs[task]))
         wanted = {task: {run: kind for kind in kinds for run in RUNS[kind][task]} for task in tasks}
-        folder = find_folder(where, subject, [run for runs in wanted.values() for run in runs])
-        paths = {run: folder / f"S{subject:03d}R{run:02d}.edf" for runs in wanted.values() for run in runs}
-        missing = [path.name for path in paths.values() if not path.is_file()]
-        if len(missing) == len(paths):
+        files = {run: f"S{subject:03d}R{run:02d}.edf" for runs in wanted.values() for run in runs}
+        folder = find_folder(where, f"S{subject:03d}", files.values())
+        paths = {run: folder / file for run, file in files.items() if (folder / file).is_file()}
+        missing = ", ".join(file for run, file in files.items() if run not in paths)
+        if not paths:
             raise DataError(f"no recordings of {who} in {folder}: set SPARSEMTL_DATA to where they are, or {FETCH}")
         if missing and not allow_missing_runs:
             how = "use the others by allow_missing_runs=True (on the command line --allow-missing-runs)"
-            raise DataError(f"{who} lacks {', '.join(missing)}: {FETCH}, or {how}")
-        found = {
-            task: {run: kind for run, kind in runs.items() if paths[run].is_file()} for task, runs in wanted.items()
-        }
-        for task, runs in found.items():
-            if min(list(runs.values()).count(kind) for kind in kinds) < len(kinds):
+            raise DataError(f"{who} lacks {missing}: {FETCH}, or {how}")
+        read = {}
+        for task, runs in wanted.items():
+            here = {run: kind for run, kind in runs.items() if run in paths}
+            if min(list(here.values()).count(kind) for kind in kinds) < len(kinds):
                 raise DataError(
-                    f"{who} has too few {task.upper()} recordings for {problem} (lacks {', '.join(missing)}): {FETCH}, "
+                    f"{who} has too few {task.upper()} recordings for {problem} (lacks {missing}): {FETCH}, "
                     "choose another problem, or leave the person out"
                 )
-        sums = {path.name: sha256(path) for path in paths.values() if path.is_file()}
+            read[task] = {run: partial(read_edf, paths[run], EVENTS[kind]) for run, kind in here.items()}
+        sums = {path.name: sha256(path) for path in paths.values()}
         verify(folder, sums, where)
-        return sums, {
-            task: {run: partial(read_edf, paths[run], EVENTS[kind]) for run, kind in runs.items()}
-            for task, runs in found.items()
-        }
+        return sums, read
 
     return motor_data(name, subject, problem, find, **epochs)
 
 
-def people(root=None, wanted=None, name="eegmmidb"):
-    """Tell which people can be loaded from `root` (as `load_eegmmidb`).
-
-    wanted: iterable of int, by default all of the set. Returns the list of those with recordings here, without people
-    known to deviate and, for "eegmmidb", the development people; and a dict that says why each other is left out.
-    """
-    chosen_on = dict.fromkeys(DEVELOPMENT if name == "eegmmidb" else (), "the training was chosen on this person")
-    where = places(root, name, "eegmmidb")
-    wanted = sorted(set(wanted or SETS[name].people))
-    here = [s for s in wanted if any(p.is_file() or any(p.glob("*.edf")) for p in _homes(where, s))]
-    left_out = {s: "no recordings here" for s in wanted if s not in here} | chosen_on | DEVIATING
-    return [s for s in here if s not in left_out], {s: left_out[s] for s in wanted if s in left_out}
+# Imagined fists of the people on whom the training was chosen, and on whom no claim is tested
+load_development = partial(load_eegmmidb, subject=2, name="eegmmidb-development")
 
 
 def places(root, *names):
@@ -134,22 +94,12 @@ def places(root, *names):
     return [*(Path(base, name) for name in dict.fromkeys(names)), Path(base)]
 
 
-def _homes(where, subject):
-    """Where a person's EDF files, or a pack of them, may be."""
-    return [place / below for place in where for below in (FOLDER / f"S{subject:03d}", f"S{subject:03d}.tar.xz")]
-
-
-def find_folder(where, subject, runs):
-    """Return the first folder with the EDF files of all `runs`, else the one with most; packs are unpacked."""
-    name = f"S{subject:03d}"
-    best, most = where[-1] / FOLDER / name, 0
-    for folder in _homes(where, subject):
-        if folder.is_file():
-            folder = unpacked(folder) / FOLDER / name
-        found = sum((folder / f"{name}R{run:02d}.edf").is_file() for run in runs)
-        if found > most:
-            best, most = folder, found
-    return best
+def find_folder(where, name, files):
+    """Return the folder of a person ("S001"), or an unpacked pack, that has most of `files`."""
+    homes = [place / FOLDER / name for place in where]
+    packs = [place / f"{name}.tar.xz" for place in where]
+    homes += [unpacked(pack) / FOLDER / name for pack in packs if pack.is_file()]
+    return max(homes, key=lambda home: sum((home / file).is_file() for file in files))
 
 
 def unpacked(pack):
@@ -189,30 +139,29 @@ def sha256(path):
 
 
 def verify(folder, sums, where):
-    """Raise `DataError` if a file is not the one that its name says.
+    """Raise `DataError` if a file is not the one that its name says; sums: {name: checksum} of the files in `folder`.
 
     Files with equal checksums are refused, and files that MNE's list knows as another recording. If a place has
     PhysioNet's list SHA256SUMS.txt, every file must be as listed there.
     """
+    known = _listed(Path(find_spec("mne").origin).with_name("data") / "eegbci_checksums.txt")
+    name_of = {digest: name for name, digest in [*sums.items(), *known.items()]}
     lists = (place / below / "SHA256SUMS.txt" for place in where for below in ("", FOLDER))
     manifest = next((path for path in lists if path.is_file()), None)
-    listed = _listed(manifest, 0) if manifest else {}
-    known = _listed(Path(find_spec("mne").origin).with_name("data") / "eegbci_checksums.txt", 1)
-    names = {digest: name for name, digest in (known | sums).items()}
-    names |= {digest: name for name, digest in known.items()}
+    listed = _listed(manifest) if manifest else sums
     for name, digest in sums.items():
-        if names[digest] != name:
-            raise DataError(f"{folder / name} is the recording {names[digest]} under another name: fetch both again")
-        if manifest and listed.get(name) != digest:
+        if name_of[digest] != name:
+            raise DataError(f"{folder / name} is the recording {name_of[digest]} under another name: fetch both again")
+        if listed.get(name) != digest:
             raise DataError(f"{folder / name} is not the file that {manifest} lists: it is damaged, fetch it again")
 
 
-def _listed(path, column):
-    """Return {file name: checksum} of a list whose lines have the checksum in `column` and the name in the other."""
+def _listed(path):
+    """Return {file name: checksum} of a list with a checksum and a name, in any order, on each line."""
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        return {Path(line[1 - column]).name: line[column] for line in lines}
-    except (OSError, ValueError, IndexError) as error:
+        return {Path(name).name: digest for name, digest in (sorted(line, key=len) for line in lines)}
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is no list of checksums ({one_line(error)}): fetch it again, or delete it") from error
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from companion.data.celebamask import PARTS, load_folder
+from companion.data.celebamask import PARTS, load_celebamask
 from companion.data.images import simulated
 
 VERSION = 2  # raise it when the images change
@@ -18,7 +18,7 @@ def load_faces(root=None, size=64, n=200, seed=0):
 
     root is not used. seed also cuts the 60-20-20 split.
     """
-    return simulated("faces", VERSION, write_faces, load_folder, size, n, seed)
+    return simulated("faces", VERSION, write_faces, load_celebamask, size, n, seed)
 
 
 def write_faces(out, n, size, seed):

@@ -23,29 +23,18 @@ VERSION = 2  # of the decoding below; raise it when decoded arrays change, so th
 class Images:
     """A whole data set of square images in memory; row i of every tensor is image `ids[i]`.
 
-    Attributes
-    ----------
-    images : Tensor of uint8, shape (n, 3, size, size)
-        RGB.
-    targets : dict of str to Tensor
-        The tasks that the set has: "seg" uint8 (n, size, size), a class or `VOID`; "normal" float16 (n, 3, size, size),
-        unit vectors in camera axes or zero; "depth" float16 (n, 1, size, size), metres along the optical axis or zero;
-        "male", "smile" uint8 (n,), 0 or 1.
-    splits : dict of str to Tensor
-        "train", "val", "test" -> int64 rows.
-    classes, ids : tuple of str
-        Names of the segmentation labels and of the images.
-    fingerprint : str
-        SHA-256 of source files, options and splits; for simulated sets of what they were made from.
+    The targets that a set may have: "seg" uint8 (n, size, size), a class or `VOID`; "normal" float16 (n, 3, size,
+    size), unit vectors in camera axes or zero; "depth" float16 (n, 1, size, size), metres along the optical axis or
+    zero; "male" and "smile" uint8 (n,), 0 or 1.
     """
 
     name: str
-    images: torch.Tensor = field(repr=False)
+    images: torch.Tensor = field(repr=False)  # uint8 (n, 3, size, size), RGB
     targets: dict[str, torch.Tensor] = field(repr=False)
-    splits: dict[str, torch.Tensor] = field(repr=False)
-    classes: tuple[str, ...] = field(repr=False)
+    splits: dict[str, torch.Tensor] = field(repr=False)  # "train", "val", "test" -> int64 rows
+    classes: tuple[str, ...] = field(repr=False)  # of "seg"
     ids: tuple[str, ...] = field(repr=False)
-    fingerprint: str
+    fingerprint: str  # SHA-256 of source files, options and splits; of simulated sets, of what they were made from
 
     def __len__(self):
         """Count of images, all splits together."""
@@ -63,53 +52,27 @@ class Images:
         return replace(self, images=self.images.to(device), targets=targets, splits=splits)
 
 
-class Reader:
-    """Reads the files of one folder; `digest` covers names and bytes of all that was read, in order."""
-
-    def __init__(self, folder):
-        self.folder, self._sha = folder, hashlib.sha256()
-
-    def _bytes(self, path):
-        data = path.read_bytes()
-        self._sha.update(f"{path.relative_to(self.folder).as_posix()} {len(data)}\n".encode() + data)
-        return io.BytesIO(data)
-
-    def _read(self, path, decode):
-        try:
-            return decode(self._bytes(path))
-        # what Pillow and numpy raise for damaged files has no common base
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TokenError, Image.DecompressionBombError) as e:
-            raise DataError(f"cannot read {path} ({one_line(e, 200)}): put an intact copy in its place") from e
-
-    def image(self, path):
-        """Return the decoded PIL image of a JPEG or PNG; `DataError` if it is damaged."""
-        return self._read(path, _decoded)
-
-    def npy(self, path):
-        """Return the array of a .npy file; `DataError` if it is damaged or holds Python objects."""
-        return self._read(path, lambda file: np.lib.format.read_array(file, allow_pickle=False))
-
-    def labels(self, path, highest):
-        """Return the (H, W) class numbers of a label PNG; `DataError` if it holds anything but 0 to `highest`."""
-        image = self.image(path)
-        if image.mode not in ("L", "P", "I", "I;16"):
-            raise DataError(f"{path} has {image.mode} pixels: a label map has one channel of 8 or 16 bits, the classes")
-        labels = np.asarray(image)
-        if labels.max() > highest or labels.min() < 0:
-            raise DataError(
-                f"{path} holds label {labels.max()}, above the highest class {highest}: check the class map"
-            )
-        return labels.astype(np.uint8)
-
-    def digest(self):
-        """Return the sha256 of everything read so far."""
-        return self._sha.hexdigest()
+def opened(path, data):
+    """Return the array of a .npy file or the PIL image of another with these bytes; `DataError` if it is damaged."""
+    try:
+        if path.suffix == ".npy":
+            return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return image
+    # what Pillow and numpy raise for damaged files has no common base
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TokenError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read {path} ({one_line(error, 200)}): put an intact copy in its place") from error
 
 
-def _decoded(file):
-    image = Image.open(file)
-    image.load()
-    return image
+def labels(path, image, highest):
+    """Return the (H, W) class numbers of a label image; `DataError` if it holds anything but 0 to `highest`."""
+    if image.mode not in ("L", "P", "I", "I;16"):
+        raise DataError(f"{path} has {image.mode} pixels: a label map has one channel of 8 or 16 bits, the classes")
+    numbers = np.asarray(image)
+    if not 0 <= numbers.min() <= numbers.max() <= highest:
+        raise DataError(f"{path} holds label {numbers.max()}, the highest class is {highest}: check the class map")
+    return numbers.astype(np.uint8)
 
 
 def read_text(path):
@@ -125,35 +88,34 @@ def find_folder(root, name, marker):
     root = root or os.environ.get("SPARSEMTL_DATA")
     if not root:
         raise DataError(f"no folder given for {name}: pass root=, or set SPARSEMTL_DATA to the folder above {name}/")
-    for folder in (Path(root) / name, Path(root)):
+    for folder in (Path(root, name), Path(root)):
         if (folder / marker).is_dir():
             return folder
-    raise DataError(f"no {marker}/ in {root} or in {Path(root) / name}: set root= or SPARSEMTL_DATA to where {name} is")
+    raise DataError(f"no {marker}/ in {root} or in {Path(root, name)}: set root= or SPARSEMTL_DATA to where {name} is")
 
 
-def files_by_stem(folder, suffixes):
-    """Return {file name without suffix: path} of the files in `folder` with one of `suffixes`; hidden ones are skipped.
+class Files(dict):
+    """{name without suffix: path} of the files in `folder` with one of `suffixes`; hidden ones are skipped.
 
-    Raises `DataError` if the folder is missing, a file cannot be opened, or two files differ in the suffix alone.
+    Raises `DataError` if the folder or an image asked for is missing, a file cannot be opened, or two files differ in
+    the suffix alone.
     """
-    if not folder.is_dir():
-        raise DataError(f"folder {folder} is missing: this part of the data set is needed, restore it")
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in suffixes or path.name.startswith("."):  # macOS writes ._0.jpg beside 0.jpg
-            continue
-        if not path.is_file():
-            raise DataError(f"{path} is not a file or a broken link: put an intact copy in its place")
-        if path.stem in found:
-            raise DataError(f"{path} is there beside {found[path.stem].name}: delete the one that is not meant")
-        found[path.stem] = path
-    return found
 
+    def __init__(self, folder, *suffixes):
+        self.folder = folder
+        if not folder.is_dir():
+            raise DataError(f"folder {folder} is missing: this part of the data set is needed, restore it")
+        for path in sorted(folder.iterdir()):
+            if path.suffix not in suffixes or path.name.startswith("."):  # macOS writes ._0.jpg beside 0.jpg
+                continue
+            if not path.is_file():
+                raise DataError(f"{path} is not a file or a broken link: put an intact copy in its place")
+            if path.stem in self:
+                raise DataError(f"{path} is there beside {self[path.stem].name}: delete the one that is not meant")
+            self[path.stem] = path
 
-def need_all(ids, files, folder):
-    """Raise `DataError` if an id of `ids` has no file in `files`, which are in `folder`."""
-    if missing := [i for i in ids if i not in files]:
-        raise DataError(f"{folder} has no file for image {missing[0]} ({len(missing)} missing): restore the data set")
+    def __missing__(self, name):
+        raise DataError(f"{self.folder} has no file for image {name}: restore the data set")
 
 
 def check_options(size, n, seed):
@@ -203,33 +165,48 @@ def thin(lists, n):
     return kept
 
 
-def gather(name, folder, lists, paths, decode, classes, options):
+def gather(name, folder, lists, find, parse, finish, classes, options, scales=(1,)):
     """Decode all images once, or take them from the cache, and return them as `Images`.
 
-    lists: {split: ids}. paths: the files that `decode` reads. decode: (Reader, id) -> {"image" or task: ndarray}.
-    options: JSON-able, whatever else changes the arrays. Raises `DataError` if a file is damaged or unfit, or two
-    images are the same.
+    lists: split -> ids. find: id -> {part: path}, all files of an image, which comes first. parse: (part, path, PIL
+    image or array of a .npy file) -> ndarray (height, width, ...) of another part. scales: how many times its size the
+    image may have. finish: (id, {part: ndarray (size, size, ...)}) -> {task: ndarray}. options: "size", and whatever
+    else changes the arrays; JSON-able. Raises `DataError` if a file is damaged or unfit, or two images are the same: a
+    split could put one into training and one into test.
     """
     ids = sorted((i for part in lists.values() for i in part), key=natural)
-    stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    paths, size = {i: find(i) for i in ids}, options["size"]
+    stats = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for files in paths.values() for p in files.values()]
 
     def make():
-        reader, arrays = Reader(folder), {}
+        sha, arrays, first = hashlib.sha256(), {}, {}  # sha: of names and bytes of all files, in order
         for row, i in enumerate(tqdm(ids, desc=f"decoding {name}", unit="image", disable=None)):
-            decoded = {task: np.asarray(value) for task, value in decode(reader, i).items()}
-            decoded["sum"] = np.array(hashlib.sha256(decoded["image"].tobytes()).hexdigest())
+            image, parts = None, {}
+            for part, path in paths[i].items():
+                data = path.read_bytes()
+                sha.update(f"{path.relative_to(folder).as_posix()} {len(data)}\n".encode() + data)
+                content = opened(path, data)
+                if image is None:
+                    image = content
+                    continue
+                value = parse(part, path, content)
+                height, width = value.shape[:2]
+                if image.size not in [(k * width, k * height) for k in scales]:
+                    sizes = f"{width} x {height} pixels, its image {image.width} x {image.height}"
+                    raise DataError(f"{path} has {sizes}: all parts of an image must have one size")
+                parts[part] = nearest(value, size)
+            decoded = {"image": shrink(image, size), **finish(i, parts)}
+            if (twin := first.setdefault(hashlib.sha256(decoded["image"].tobytes()).digest(), i)) != i:
+                raise DataError(f"{folder}: images {twin} and {i} are the same, a leak to the test: delete one")
             for task, value in decoded.items():
                 if row == 0:
                     arrays[task] = np.empty((len(ids), *value.shape), value.dtype)
                 arrays[task][row] = value
-        return {**arrays, "source": np.array(reader.digest())}
+        return {**arrays, "source": np.array(sha.hexdigest())}
 
-    key = {"version": VERSION, "options": options, "ids": ids, "files": sha256_of(stats)}
-    arrays = cached(name, key, make)
-    _check_apart(folder, ids, arrays.pop("sum").tolist())
-    source, _ = str(arrays.pop("source")), arrays.pop("proof")
-    tensors = {task: torch.from_numpy(array) for task, array in arrays.items()}
-    row_of = {i: row for row, i in enumerate(ids)}
+    arrays = cached(name, {"version": VERSION, "options": options, "ids": ids, "files": sha256_of(stats)}, make)
+    source, row_of = str(arrays.pop("source")), {i: row for row, i in enumerate(ids)}
+    tensors = {task: torch.from_numpy(array) for task, array in arrays.items() if task != "proof"}
     return Images(
         name=name,
         images=tensors.pop("image"),
@@ -241,15 +218,7 @@ def gather(name, folder, lists, paths, decode, classes, options):
     )
 
 
-def _check_apart(folder, ids, sums):
-    """Raise `DataError` if two images have the same pixels: a split would put one into training and one into test."""
-    first = {}
-    for i, digest in zip(ids, sums, strict=True):
-        if (twin := first.setdefault(digest, i)) != i:
-            raise DataError(f"{folder}: images {twin} and {i} are the same, a leak from training to test: delete one")
-
-
-def simulated(name, version, write, load_folder, size, n, seed):
+def simulated(name, version, write, load_real, size, n, seed):
     """Load a simulated set as `Images`; `write(folder, n, size, seed)` makes its files unless the cache has them."""
     check_options(size, n, seed)
     key = [name, version, n, size, seed]
@@ -259,4 +228,4 @@ def simulated(name, version, write, load_folder, size, n, seed):
             write(part, n, size, seed)
             seal(part)
     # Named by what made it: JPEG coders and floating point differ a little from machine to machine.
-    return replace(load_folder(name, folder, size, seed=seed), fingerprint=sha256_of(key))
+    return replace(load_real(folder, size, seed=seed, name=name), fingerprint=sha256_of(key))

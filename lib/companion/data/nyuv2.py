@@ -31,95 +31,53 @@ CLASSES = tuple(NAMES.split("|"))
 FARTHEST = 12.0  # metres: the camera of NYU-v2 sees 10
 # Values of one metre in units that depth is stored in
 UNITS = {
-    "millimetres": 1000,
-    "centimetres": 100,
-    "1/5000 m": 5000,
-    "10 m / 65535": 6553.5,
-    "1/10000 m": 10000,
-    "metres": 1,
-}
-VAL_SHARE = 0.1  # of the official training list: 80 of 795
+    "millimetres": 1000, "centimetres": 100, "1/5000 m": 5000, "10 m / 65535": 6553.5, "1/10000 m": 10000, "metres": 1,
+}  # fmt: skip
 
 
-def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error"):
-    """Load NYU-v2 with the targets "seg" (40 classes), "normal" and "depth".
+def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error", name="nyuv2"):
+    """Load NYU-v2 as `Images` with the targets "seg" (40 classes), "normal" and "depth".
 
     Without a folder normals/ they are computed from depth, see `normals_from_depth`; the images are then taken to show
     the whole frame of 640 x 480.
 
-    Parameters
-    ----------
-    root : path, optional
-        The folder above `nyuv2/`, or that folder. Default: SPARSEMTL_DATA.
-    size : int
-        Side in pixels; images are filtered, targets picked by nearest pixel.
-    n : int, optional
-        About so many images, for tests.
-    seed : int
-        Of the validation part, a tenth of the training list (ours: the official split has none).
-    border : float
-        The official images have a white frame, 3 px wide at 256 px: this share of each side counts as void, without
-        depth or normal. Pass 0 for cropped images, such as NYUD_MT's own.
-    holes : str
-        "error", or "ignore" to take depth values of zero or NaN as not measured.
-
-    Returns
-    -------
-    Images
-
-    Raises
-    ------
-    DataError, SpecError
-        Missing, damaged or unfit files; impossible options.
+    root, size, n: as `companion.data.load`. seed: of the validation part, a tenth of the training list (ours: the
+    official split has none). border: the official images have a white frame, 3 px wide at 256 px; this share of each
+    side counts as void, without depth or normal. Pass 0 for cropped images, such as NYUD_MT's own. holes: "error", or
+    "ignore" to take depth values of zero or NaN as not measured.
     """
-    return load_folder("nyuv2", images.find_folder(root, "nyuv2", "images"), size, n, seed, border, holes)
-
-
-def load_folder(name, folder, size, n=None, seed=0, border=0.0, holes="error"):
-    """Load the NYUD_MT layout from `folder`; arguments and result as in `load_nyuv2`."""
     images.check_options(size, n, seed)
     if not 0 <= border < 0.5 or holes not in ("error", "ignore"):
         raise SpecError(f"border={border}, holes={holes!r}: need 0 <= border < 0.5, and holes 'error' or 'ignore'")
+    folder = images.find_folder(root, name, "images")
     lists = images.thin(_split_lists(folder / "gt_sets", seed), n)
     suffixes = {"images": (".jpg", ".png"), "segmentation": (".png",), "depth": (".png", ".npy")}
     if (folder / "normals").is_dir():
         suffixes["normals"] = (".png", ".npy")
-    files = {kind: images.files_by_stem(folder / kind, endings) for kind, endings in suffixes.items()}
-    ids = [i for part in lists.values() for i in part]
-    for kind, found in files.items():
-        images.need_all(ids, found, folder / kind)
+    files = {kind: images.Files(folder / kind, *endings) for kind, endings in suffixes.items()}
+    inside = np.zeros((size, size), bool)
     frame = math.ceil(border * size)
+    inside[frame : size - frame, frame : size - frame] = True
 
-    def decode(reader, i):
-        image = reader.image(files["images"][i])
-        maps = {
-            "segmentation": reader.labels(files["segmentation"][i], len(CLASSES)),
-            "depth": _read_depth(reader, files["depth"][i], holes),
-        }
-        if "normals" in files:
-            maps["normals"] = _read_normals(reader, files["normals"][i])
-        for kind, value in maps.items():
-            if value.shape[:2] != (image.height, image.width):
-                raise DataError(
-                    f"{files[kind][i]} is {value.shape[1]} x {value.shape[0]} pixels, but {files['images'][i]} is "
-                    f"{image.width} x {image.height}: all parts of an image must have one size"
-                )
-        maps = {kind: images.nearest(value, size) for kind, value in maps.items()}
-        if "normals" not in maps:
-            maps["normals"] = normals_from_depth(maps["depth"], intrinsics(size))
-        inside = np.zeros((size, size), bool)
-        inside[frame : size - frame, frame : size - frame] = True
-        labels = maps["segmentation"]
+    def find(i):
+        return {kind: found[i] for kind, found in files.items()}
+
+    def parse(part, path, content):
+        if part == "segmentation":
+            return images.labels(path, content, len(CLASSES))
+        return _depth(path, content, holes) if part == "depth" else _normals(path, content)
+
+    def finish(i, parts):
+        labels, depth = parts["segmentation"], parts["depth"]
+        normals = parts["normals"] if "normals" in parts else normals_from_depth(depth, intrinsics(size))
         return {
-            "image": images.shrink(image, size),
             "seg": np.where((labels > 0) & inside, labels - 1, VOID).astype(np.uint8),
-            "normal": (maps["normals"] * inside[..., None]).transpose(2, 0, 1).astype(np.float16),
-            "depth": (maps["depth"] * inside)[None].astype(np.float16),
+            "normal": (normals * inside[..., None]).transpose(2, 0, 1).astype(np.float16),
+            "depth": (depth * inside)[None].astype(np.float16),
         }
 
-    paths = [found[i] for found in files.values() for i in ids]
     options = {"size": size, "border": border, "holes": holes}
-    return images.gather(name, folder, lists, paths, decode, CLASSES, options)
+    return images.gather(name, folder, lists, find, parse, finish, CLASSES, options)
 
 
 def _split_lists(folder, seed):
@@ -131,22 +89,19 @@ def _split_lists(folder, seed):
         if not lists.get(split):
             raise DataError(f"{files[split]} is missing or empty: it must list the images of the official split")
     if "val" not in lists:
-        lists |= images.random_split(lists["train"], {"val": VAL_SHARE}, seed)
+        lists |= images.random_split(lists["train"], {"val": 0.1}, seed)  # 80 of 795
     ids = [i for part in lists.values() for i in part]
     if twice := [i for i, count in Counter(ids).items() if count > 1]:
         raise DataError(f"{folder} lists image {twice[0]} more than once: the splits must not overlap")
     return lists
 
 
-def _read_depth(reader, path, holes):
-    per_metre = 1
-    if path.suffix == ".npy":
-        depth = np.squeeze(reader.npy(path))
-    else:
-        image, per_metre = reader.image(path), 1000
-        if image.mode[0] != "I":  # Pillow's modes "I" and "I;16"
-            raise DataError(f"{path} has {image.mode} pixels: depth must be a 16-bit PNG in mm, or .npy in metres")
-        depth = np.asarray(image)
+def _depth(path, content, holes):
+    """Return float32 (H, W) in metres, 0 where not measured, from 16-bit millimetres (PNG) or numbers in metres."""
+    per_metre = 1 if path.suffix == ".npy" else 1000
+    if per_metre == 1000 and content.mode[0] != "I":  # Pillow's modes "I" and "I;16"
+        raise DataError(f"{path} has {content.mode} pixels: depth must be a 16-bit PNG in mm, or .npy in metres")
+    depth = np.squeeze(np.asarray(content))
     if depth.ndim != 2 or depth.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {depth.dtype} {depth.shape}: depth must be (H, W) numbers in metres")
     good = np.isfinite(depth) & (depth > 0)
@@ -162,27 +117,21 @@ def _read_depth(reader, path, holes):
 
 def _check_room(path, values, per_metre):
     """Raise `DataError`, with the likely unit, if measured depths are not those of a room."""
-
-    def far(values, unit):
-        return 0.5 < float(values.max()) / unit < FARTHEST
-
-    if far(values, per_metre):
+    if 0.5 < values.max() / per_metre < FARTHEST:
         return
-    likely = [name for name, unit in UNITS.items() if far(values, unit)]
-    if values.dtype.itemsize == 2 or values.dtype.kind == "i":
-        swapped = values.astype(np.uint16).byteswap()
-        likely = ["millimetres with swapped bytes"] * bool(far(swapped, 1000) and swapped.min() > 100) + likely
+    readings = {name: values / unit for name, unit in UNITS.items()}
+    if values.dtype.kind in "iu":
+        readings["millimetres with swapped bytes"] = values.astype(np.uint16).byteswap() / 1000
+    likely = [name for name, metres in readings.items() if metres.min() > 0.1 and 0.5 < metres.max() < FARTHEST]
     raise DataError(
         f"{path} reaches to {values.max() / per_metre:.3g} m, which no room does: write .npy in metres, .png in "
         f"millimetres; the likely unit here is {' or '.join(likely) or 'unknown'}"
     )
 
 
-def _read_normals(reader, path):
-    if path.suffix == ".npy":
-        normals = reader.npy(path)
-    else:
-        normals = np.asarray(reader.image(path).convert("RGB"), np.float32) / 127.5 - 1
+def _normals(path, content):
+    """Return float32 (H, W, 3) of length 1 or 0, from floats (.npy) or 8 bits with n = 2 v / 255 - 1."""
+    normals = content if path.suffix == ".npy" else np.asarray(content.convert("RGB"), np.float32) / 127.5 - 1
     if normals.ndim != 3 or normals.shape[2] != 3 or normals.dtype.kind != "f" or not np.isfinite(normals).all():
         raise DataError(f"{path} holds {normals.dtype} {normals.shape}: normals must be finite floats (H, W, 3)")
     return _unit(normals.astype(np.float32), shortest=0.1)  # 8 bit cannot store zero: it gives about 0.007
@@ -219,21 +168,17 @@ def normals_from_depth(depth, camera, radius=None):
     radius = radius or max(1, round(3 * width / 256))
     near = np.where(depth > 0, 1 / np.where(depth > 0, depth, 1), 0)
     padded = np.pad(near, radius)
-    moments = np.zeros((9, height, width), np.float32)  # weighted sums of 1, u, v, uu, uv, vv, w, uw, vw
-    for dv in range(-radius, radius + 1):
-        for du in range(-radius, radius + 1):
-            w = padded[radius + dv : radius + dv + height, radius + du : radius + du + width]
-            change = w - near
-            count = (w > 0) & (np.abs(change) <= 6 * math.hypot(du / fx, dv / fy) * np.maximum(w, near))
-            kept = change * count
-            for moment, factor in zip(moments[:6], (1, du, dv, du * du, du * dv, dv * dv), strict=True):
-                if factor:
-                    moment += factor * count
-            moments[6] += kept
-            moments[7] += du * kept
-            moments[8] += dv * kept
+    moments = np.zeros((9, height, width), np.float32)  # weighted sums of 1, u, v, uu, uv, vv, and of w, uw, vw
+    for dv, du in np.ndindex(2 * radius + 1, 2 * radius + 1):
+        w = padded[dv : dv + height, du : du + width]
+        du, dv = du - radius, dv - radius
+        change = w - near
+        count = (w > 0) & (np.abs(change) <= 6 * math.hypot(du / fx, dv / fy) * np.maximum(w, near))
+        factors = np.array([1, du, dv, du * du, du * dv, dv * dv], np.float32)[:, None, None]
+        moments[:6] += factors * count
+        moments[6:] += factors[:3] * (change * count)
     total = np.maximum(moments[0], 1)
-    mean_u, mean_v, mean_w = moments[1] / total, moments[2] / total, moments[6] / total
+    mean_u, mean_v, mean_w = moments[[1, 2, 6]] / total
     uu, uv, vv = moments[3] - mean_u * moments[1], moments[4] - mean_u * moments[2], moments[5] - mean_v * moments[2]
     uw, vw = moments[7] - mean_u * moments[6], moments[8] - mean_v * moments[6]
     determinant = uu * vv - uv * uv

@@ -1,5 +1,6 @@
 """Rooms: a simulated twin of NYU-v2. Ray-cast boxes in a box, with exact depth, normals and classes."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from companion.data.images import simulated
-from companion.data.nyuv2 import CLASSES, intrinsics, load_folder
+from companion.data.nyuv2 import CLASSES, intrinsics, load_nyuv2
 
 VERSION = 2  # raise it when the images change
 # class: width, height, depth (metres), height of its lower side, RGB in 0 .. 1
@@ -29,7 +30,7 @@ def load_rooms(root=None, size=64, n=60, seed=0):
 
     root is not used. A quarter of the rooms is for testing.
     """
-    return simulated("rooms", VERSION, write_rooms, load_folder, size, n, seed)
+    return simulated("rooms", VERSION, write_rooms, partial(load_nyuv2, border=0.0), size, n, seed)
 
 
 def write_rooms(out, n, size, seed):

@@ -28,16 +28,12 @@ NOISE_DIPOLES, NOISE, SENSOR_NOISE, ALPHA, BLINK = 60, 8.0, 2.0, 16.0, 150.0  # 
 
 @dataclass(frozen=True)
 class Source:
-    """A dipole below an electrode.
-
-    kind: "common", or the only task that makes it desynchronise. rhythms: root mean square of each, microvolts at the
-    electrode that sees the dipole best. erd: class -> how far that class desynchronises it (1: the full `DEPTH`).
-    """
+    """A dipole below an electrode."""
 
     electrode: str
-    kind: str
-    rhythms: dict[str, float]
-    erd: dict[str, float]
+    kind: str  # "common", or the only task that makes it desynchronise
+    rhythms: dict[str, float]  # root mean square of each, microvolts at the electrode that sees the dipole best
+    erd: dict[str, float]  # class -> how far that class desynchronises it (1: the full `DEPTH`)
 
 
 SOURCES = {
@@ -69,56 +65,41 @@ def sources(shared=None):
 
 
 def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trials_per_class=21, shared=None, **epochs):
-    """Simulate one person of a population, as `MotorData` with its `truth`.
+    """Simulate one person (1 to 999) of the population `seed`, as `MotorData` with its `truth`.
 
     People differ in where their sources are, how strong and how fast they are, and how deep their ERD is. The same
-    arguments give the same arrays, bit by bit. `truth` holds "common", "mi" and "me" -> float64 (n_channels,), the
-    absolute scalp projections summed over the sources of that kind whose ERD differs between the classes, scaled to a
-    maximum of 1; and "sources" -> their names.
+    arguments give the same arrays, bit by bit. root is not used. problem: as `load_eegmmidb`, but every recording holds
+    all classes. trials_per_class: in each task, over three recordings. shared: share (0 to 1) of a task's rhythmic
+    power whose sources are common to both tasks; the rest comes from as many private sources, elsewhere. None: sources
+    of unequal strength (`SOURCES`). epochs: see `EpochOptions`.
 
-    Parameters
-    ----------
-    subject, seed : int
-        Person (1 to 999) of the population `seed`; root is not used.
-    problem : str
-        As `load_eegmmidb`; here every recording holds all classes.
-    trials_per_class : int
-        In each task, over three recordings.
-    shared : float, optional
-        Share (0 to 1) of a task's rhythmic power whose sources are common to both tasks; the rest comes from as many
-        private sources, elsewhere. Default: sources of unequal strength (`SOURCES`).
-    **epochs
-        See `EpochOptions`.
+    `truth` holds "common", "mi" and "me" -> float64 (n_channels,), the absolute scalp projections summed over the
+    sources of that kind whose ERD differs between the classes, scaled to a maximum of 1; and "sources" -> their names.
     """
-    if not isinstance(seed, Integral) or seed < 0:
-        raise SpecError(f"seed={seed!r}: a whole number from 0 on is needed")
-    if not isinstance(trials_per_class, Integral) or trials_per_class < len(RUNS["mi"]):
+    good = (
+        all(isinstance(value, Integral) for value in (seed, trials_per_class)) and seed >= 0 and trials_per_class >= 3
+    )
+    if not good or (shared is not None and not (isinstance(shared, Real) and 0 <= shared <= 1)):
         raise SpecError(
-            f"trials_per_class={trials_per_class!r}: at least {len(RUNS['mi'])} are needed, one a recording"
+            f"seed={seed!r}, trials_per_class={trials_per_class!r}, shared={shared!r}: need whole numbers, a seed from "
+            "0 on, at least 3 trials (one for each recording), and a share from 0 to 1 or None"
         )
-
-    if shared is not None and (not isinstance(shared, Real) or not 0 <= shared <= 1):
-        raise SpecError(f"shared={shared!r}: a share from 0 to 1 is needed")
     brain = sources(shared)
 
     def find(classes, options):
-        rows = projections(subject, seed)
-        read = {
-            task: {number: partial(simulate, subject, seed, task, number, classes, trials_per_class, rows, brain)
-                   for number in numbers}
-            for task, numbers in RUNS.items()
-        }  # fmt: skip
+        make = partial(simulate, subject, seed)
+        rest = classes, trials_per_class, projections(subject, seed), brain
+        read = {task: {number: partial(make, task, number, *rest) for number in RUNS[task]} for task in RUNS}
         return {"simulation": CODE_VERSION}, read
 
     def truth(channels):
-        rows, classes = projections(subject, seed), SETS["simulated-eeg"].problems[problem]
-        shown = {name: source for name, source in brain.items() if len({source.erd.get(c, 0) for c in classes}) > 1}
-        picks = [ELECTRODES64.index(channel) for channel in channels]
+        classes, picks = SETS["simulated-eeg"].problems[problem], [ELECTRODES64.index(channel) for channel in channels]
         maps = {kind: np.zeros(len(channels)) for kind in ("common", "mi", "me")}
-        for row, (name, source) in zip(rows, brain.items(), strict=False):
-            if name in shown:
+        names = dict.fromkeys(maps, ())
+        for row, (name, source) in zip(projections(subject, seed), brain.items(), strict=False):
+            if len({source.erd.get(c, 0) for c in classes}) > 1:
                 maps[source.kind] += abs(row[picks]) * np.linalg.norm(list(source.rhythms.values()))
-        names = {kind: tuple(name for name, source in shown.items() if source.kind == kind) for kind in maps}
+                names[source.kind] += (name,)
         return {kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names}
 
     population = {"seed": int(seed), "trials_per_class": int(trials_per_class), "shared": shared}
@@ -126,45 +107,42 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
 
 
 def projections(subject, seed):
-    """Return how each dipole of a person shows at `ELECTRODES64`: float64 (n_dipoles, 64).
+    """Return how each dipole of a person shows at `ELECTRODES64`: float64 (n_dipoles, 64), by MNE's sphere model.
 
     First come `SOURCES`, then `NOISE_DIPOLES`, then visual cortex and eyes. The largest absolute value of a row is 1,
     or how strong this source is in this person.
     """
 
+    def unit(vectors):
+        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
     def make():
+        import mne
+
         rng = np.random.default_rng([seed, subject, 0])
-        rows = _forward(rng)
+        with mne.use_log_level("ERROR"):
+            info = mne.create_info(list(ELECTRODES64), SFREQ, "eeg").set_montage("colin27_1005")
+            sphere = mne.make_sphere_model("auto", "auto", info)
+            head = {channel["ch_name"]: channel["loc"][:3] - sphere["r0"] for channel in info["chs"]}
+            motor = np.array([head[source.electrode] for source in SOURCES.values()])
+            motor += rng.normal(0, 0.005, motor.shape)
+            noise = rng.normal((0, 0, 0.5), 1, (NOISE_DIPOLES, 3))  # more of them in the upper half of the head
+            places = unit(np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)]))
+            # Motor areas: on the gyri, nearly radial. Noise: any direction.
+            turns = places + rng.normal(0, 0.2, places.shape)
+            turns[len(motor) : -2] = rng.normal(size=noise.shape)
+            turns = unit(turns)
+            depth = 0.78 * sphere["layers"][0]["rad"] / 0.9  # the innermost layer, the brain, has 0.9 of the radius
+            space = mne.setup_volume_source_space(pos={"rr": depth * places + sphere["r0"], "nn": turns})
+            forward = mne.make_forward_solution(info, None, space, sphere, meg=False, mindist=0)
+        gain = forward["sol"]["data"].reshape(len(ELECTRODES64), len(places), 3)
+        rows = np.einsum("cdx,dx->dc", gain, turns)
         rows /= abs(rows).max(1, keepdims=True)
         rows[: len(SOURCES)] *= rng.lognormal(0, 0.2, (len(SOURCES), 1))
         return {"rows": rows}
 
-    return cached("simulated-eeg-forward", {"code": CODE_VERSION, "subject": int(subject), "seed": int(seed)}, make)[
-        "rows"
-    ]
-
-
-def _forward(rng):
-    """Projection (n_dipoles, 64) of all dipoles by MNE's sphere model, volts per ampere metre."""
-    import mne
-
-    with mne.use_log_level("ERROR"):
-        info = mne.create_info(list(ELECTRODES64), SFREQ, "eeg").set_montage("colin27_1005")
-        sphere = mne.make_sphere_model("auto", "auto", info)
-        head = {channel["ch_name"]: channel["loc"][:3] - sphere["r0"] for channel in info["chs"]}
-        motor = np.array([head[source.electrode] for source in SOURCES.values()])
-        motor += rng.normal(0, 0.005, motor.shape)
-        noise = rng.normal((0, 0, 0.5), 1, (NOISE_DIPOLES, 3))  # more of them in the upper half of the head
-        places = _unit(np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)]))
-        # Motor areas: on the gyri, nearly radial. Noise: any direction.
-        turns = places + rng.normal(0, 0.2, places.shape)
-        turns[len(motor) : -2] = rng.normal(size=noise.shape)
-        turns = _unit(turns)
-        depth = 0.78 * sphere["layers"][0]["rad"] / 0.9  # the innermost layer, the brain, has 0.9 of the head's radius
-        space = mne.setup_volume_source_space(pos={"rr": depth * places + sphere["r0"], "nn": turns})
-        forward = mne.make_forward_solution(info, None, space, sphere, meg=False, mindist=0)
-    gain = forward["sol"]["data"].reshape(len(ELECTRODES64), len(places), 3)
-    return np.einsum("cdx,dx->dc", gain, turns)
+    key = {"code": CODE_VERSION, "subject": int(subject), "seed": int(seed)}
+    return cached("simulated-eeg-forward", key, make)["rows"]
 
 
 def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain):
@@ -175,7 +153,7 @@ def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain
     import mne
 
     person = np.random.default_rng([seed, subject, 1])  # the same for both tasks
-    peaks = {"mu": person.uniform(9, 12), "beta": person.uniform(17, 23)}
+    bands = {"mu": (person.uniform(9, 12), 1.0), "beta": (person.uniform(17, 23), 2.0)}  # Hz: peak and width
     depth = DEPTH[task] * person.uniform(0.7, 1.15)
     rng = np.random.default_rng([seed, subject, 2, number])
     share = (trials_per_class + RUNS[task].index(number)) // len(RUNS[task])
@@ -183,56 +161,39 @@ def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain
     cues = 3.0 + PERIOD * np.arange(len(labels))
     n_times = int((cues[-1] + PERIOD) * SFREQ)
     effort = rng.normal(1, 0.25, len(labels)).clip(0, 1.3) * (rng.random(len(labels)) > LAPSES[task])
+    frequencies = np.fft.rfftfreq(n_times, 1 / SFREQ)
+    f = np.maximum(frequencies, 0.5)
+
+    def noise(spectrum):  # Gaussian, of variance 1, with this amplitude spectrum from 0.5 Hz on
+        shape = np.where(frequencies < 0.5, 0, spectrum)
+        wave = np.fft.irfft(shape * np.fft.rfft(rng.normal(size=n_times)), n_times)
+        return wave / wave.std()
+
+    def band(peak, width):
+        return noise(np.exp(-(((f - peak) / width) ** 2) / 2))
+
     activity = [
-        _rhythms(rng, source, peaks, n_times) * _erd(source, task, depth * effort, labels, cues, n_times)
+        np.sum([size * band(*bands[name]) for name, size in source.rhythms.items()], axis=0)
+        * _erd(source, task, depth * effort, labels, cues, n_times)
         for source in brain.values()
     ]
-    pink = [NOISE * _noise(rng, n_times, lambda f: f**-0.5) for _ in range(NOISE_DIPOLES)]
-    alpha = ALPHA * _noise(rng, n_times, lambda f: np.exp(-((f - 10.0) ** 2) / 2))
-    microvolts = rows.T @ np.array([*activity, *pink, alpha, _blinks(rng, n_times)])
+    pink = [NOISE * noise(f**-0.5) for _ in range(NOISE_DIPOLES)]
+    alpha, blinks = ALPHA * band(10.0, 1.0), np.zeros(n_times)
+    bell = BLINK * np.hanning(round(0.3 * SFREQ))
+    for start in rng.integers(0, n_times - len(bell), n_times // round(5 * SFREQ)):  # one in about five seconds
+        blinks[start : start + len(bell)] += bell * rng.uniform(0.6, 1.4)
+    microvolts = rows.T @ np.array([*activity, *pink, alpha, blinks])
     microvolts += rng.normal(0, SENSOR_NOISE, microvolts.shape)
     raw = mne.io.RawArray(1e-6 * microvolts, mne.create_info(list(ELECTRODES64), SFREQ, "eeg"), verbose="ERROR")
     return raw.set_annotations(mne.Annotations(cues, TRIAL, labels))
 
 
-def _rhythms(rng, source, peaks, n_times):
-    """Mu and beta activity of a source, microvolts: noise in narrow bands around the person's peaks."""
-    width = {"mu": 1.0, "beta": 2.0}  # Hz
-    waves = [
-        size * _noise(rng, n_times, lambda f, name=name: np.exp(-(((f - peaks[name]) / width[name]) ** 2) / 2))
-        for name, size in source.rhythms.items()
-    ]
-    return np.sum(waves, axis=0)
-
-
 def _erd(source, task, depth, labels, cues, n_times):
     """Factor of a source's amplitude at each sample: down within half a second after each cue, up after the trial."""
     factor = np.ones(n_times)
-    if source.kind not in ("common", task):
-        return factor
     times = np.arange(n_times) / SFREQ
     for cue, label, trial_depth in zip(cues, labels, depth, strict=True):
-        active = np.clip((times - cue - 0.3) / 0.5, 0, 1) * np.clip((cue + TRIAL + 0.3 - times) / 0.5, 0, 1)
-        factor -= trial_depth * source.erd.get(label, 0) * active
+        if source.kind in ("common", task):
+            active = np.clip((times - cue - 0.3) / 0.5, 0, 1) * np.clip((cue + TRIAL + 0.3 - times) / 0.5, 0, 1)
+            factor -= trial_depth * source.erd.get(label, 0) * active
     return factor.clip(0.05)
-
-
-def _blinks(rng, n_times):
-    """Eye blinks, microvolts: one in about five seconds, each a bell of 0.3 s."""
-    blinks = np.zeros(n_times)
-    bell = BLINK * np.hanning(round(0.3 * SFREQ))
-    for start in rng.integers(0, n_times - len(bell), n_times // round(5 * SFREQ)):
-        blinks[start : start + len(bell)] += bell * rng.uniform(0.6, 1.4)
-    return blinks
-
-
-def _noise(rng, n_times, spectrum):
-    """Gaussian noise of variance 1 whose amplitude spectrum follows spectrum(frequencies in Hz) from 0.5 Hz on."""
-    frequencies = np.fft.rfftfreq(n_times, 1 / SFREQ)
-    shape = np.where(frequencies < 0.5, 0, spectrum(np.maximum(frequencies, 0.5)))
-    wave = np.fft.irfft(shape * np.fft.rfft(rng.normal(size=n_times)), n_times)
-    return wave / wave.std()
-
-
-def _unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

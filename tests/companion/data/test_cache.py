@@ -164,7 +164,7 @@ def test_an_unreadable_folder_is_a_data_error_whatever_the_set(name, tmp_path, m
 
     module, function = LOADERS[name].split(":")
     monkeypatch.setattr(f"{module}.{function}", refuse)
-    with pytest.raises(DataError, match=f"{name}: cannot read {tmp_path} .Permission denied"):
+    with pytest.raises(DataError, match=f"{name}: cannot read .*Permission denied.*{tmp_path}"):
         load(name, tmp_path)
 
 

@@ -1,36 +1,19 @@
-"""CelebAMask-HQ: classes, masks, attributes, splits, and what is refused."""
+"""CelebAMask-HQ: classes, masks, attributes."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from companion.data import load
 from companion.data.celebamask import CLASS_OF, CLASSES, PARTS, load_celebamask
-from companion.data.faces import write_faces
 from PIL import Image
-from sparsemtl.errors import DataError
 
 ATTRIBUTES = "CelebAMask-HQ-attribute-anno.txt"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def _faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made") / "celebamask"
-    write_faces(folder, n=10, size=32, seed=1)
-    return folder
-
-
 @pytest.fixture
-def folder(_faces, tmp_path):
-    """Ten images in the layout of the official release, with merged masks, that a test may damage."""
-    return Path(shutil.copytree(_faces, tmp_path / "celebamask"))
+def folder(copy_of):
+    return copy_of("celebamask")
 
 
 def get(folder, **options):
@@ -108,83 +91,12 @@ def test_columns_are_found_by_name(folder):
     assert torch.equal(found["smile"], expected["smile"])
 
 
-def test_split_is_60_20_20_and_seeded(folder):
-    splits = get(folder).splits
-    assert [len(splits[split]) for split in ("train", "val", "test")] == [6, 2, 2]
-    assert sorted(torch.cat(list(splits.values())).tolist()) == list(range(10))
-    assert torch.equal(get(folder).splits["test"], splits["test"])
-    assert len({tuple(get(folder, seed=seed).splits["test"].tolist()) for seed in range(8)}) > 1
-
-
 def test_works_with_the_subset_present(folder):
     for i in (0, 3, 4, 7):
         (folder / "CelebA-HQ-img" / f"{i}.jpg").unlink()
     images = get(folder)
     assert images.ids == ("1", "2", "5", "6", "8", "9")
     assert [len(images.splits[split]) for split in ("train", "val", "test")] == [4, 1, 1]
-
-
-def test_root_is_the_folder_or_the_one_above(folder):
-    assert load("celebamask", folder.parent, size=32).fingerprint == get(folder).fingerprint
-
-
-def attributes(folder, change):
-    (folder / ATTRIBUTES).write_text(change((folder / ATTRIBUTES).read_text()))
-
-
-def small_part(folder):
-    split_into_parts(folder)
-    Image.new("L", (16, 16)).save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00002_hair.png")
-
-
-def missing_part(folder):
-    split_into_parts(folder)
-    (folder / "CelebAMask-HQ-mask-anno" / "1" / "00005_skin.png").unlink()
-
-
-def few(folder):
-    for path in list((folder / "CelebA-HQ-img").iterdir())[2:]:
-        path.unlink()
-
-
-MASK, FACE = "CelebAMaskHQ-mask/3.png", "CelebA-HQ-img/3.jpg"
-DAMAGES = {
-    "no masks": ("CelebAMaskHQ-mask", lambda f: shutil.rmtree(f / "CelebAMaskHQ-mask")),
-    "no mask": ("CelebAMaskHQ-mask has no file for image 3", lambda f: (f / MASK).unlink()),
-    "no part": ("CelebAMask-HQ-mask-anno has no file for image 5", missing_part),
-    "cut jpeg": ("3.jpg", lambda f: (f / FACE).write_bytes((f / FACE).read_bytes()[:400])),
-    "cut png": ("3.png", lambda f: (f / MASK).write_bytes((f / MASK).read_bytes()[:60])),
-    "mask value": ("label 19", lambda f: Image.new("L", (32, 32), 19).save(f / MASK)),
-    "1-bit mask": ("3.png", lambda f: Image.new("1", (32, 32), 1).save(f / MASK)),
-    "mask size": ("32 x 24", lambda f: Image.new("L", (32, 24)).save(f / MASK)),
-    "part size": ("00002_hair.png", small_part),
-    "attributes of others": ("no image", lambda f: attributes(f, lambda _: "1\nMale Smiling\n777.jpg 1 1\n")),
-    "a face without attributes": ("9.jpg", lambda f: attributes(f, lambda text: text[: text.index("9.jpg")])),
-    "attribute value": ("4.jpg", lambda f: attributes(f, lambda text: text.replace("4.jpg", "4.jpg 0"))),
-    "attribute names": ("Smiling", lambda f: attributes(f, lambda text: text.replace("Smiling", "Bald"))),
-    "no attributes": (ATTRIBUTES, lambda f: (f / ATTRIBUTES).unlink()),
-    "binary attributes": (ATTRIBUTES, lambda f: (f / ATTRIBUTES).write_bytes(bytes(range(256)))),
-    "too few": ("too few", few),
-    "png beside jpeg": ("3.", lambda f: Image.new("RGB", (32, 32)).save(f / "CelebA-HQ-img" / "3.png")),
-    "twin": ("are the same", lambda f: shutil.copy(f / FACE, f / "CelebA-HQ-img" / "7.jpg")),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGES)
-def test_damage_is_named_in_one_line(folder, case):
-    named, damage = DAMAGES[case]
-    damage(folder)
-    with pytest.raises(DataError) as caught:
-        get(folder)
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_hidden_files_and_a_byte_order_mark_change_nothing(folder):
-    expected = get(folder).fingerprint
-    (folder / "CelebA-HQ-img" / "._0.jpg").write_bytes(b"metadata of macOS")
-    (folder / ATTRIBUTES).write_text((folder / ATTRIBUTES).read_text(), encoding="utf-8-sig")
-    assert get(folder).fingerprint == expected
 
 
 @pytest.mark.realdata

@@ -6,57 +6,31 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import mne
 import numpy as np
 import pytest
 from companion.data import load
-from companion.data.eeg import DEVELOPMENT, ELECTRODES64, recording_folds
-from companion.data.eegmmidb import FOLDER, RUNS, people
+from companion.data.eeg import recording_folds
+from companion.data.eegmmidb import FOLDER, RUNS
+from small_sets import HOME, write_edf
 from sparsemtl.errors import DataError, SpecError
-
-SIZE = {"T1": 20.0, "T2": 40.0}
-HOME = FOLDER / "S001"
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("SPARSEMTL_DATA", "MNE_DATA", "MNE_DATASETS_EEGBCI_PATH"):
         monkeypatch.delenv(name, raising=False)
 
 
-def write_edf(path, run, trials=4, who="X"):
-    """An EDF as PhysioNet's: 10 Hz of 10 * run microvolts on C3; on C4, 20 Hz that differs for T1 and T2."""
-    rng, times = np.random.default_rng(run), np.arange((2 + trials * 5) * 160) / 160
-    onsets, labels = 2 + 5.0 * np.arange(trials), rng.permutation(np.resize(["T1", "T2"], trials))
-    signal = rng.normal(0, 1, (64, len(times)))
-    signal[ELECTRODES64.index("C3")] += 10 * run * 2**0.5 * np.sin(2 * np.pi * 10 * times)
-    for onset, label in zip(onsets, labels, strict=True):
-        now = (times >= onset) & (times < onset + 4.1)
-        signal[ELECTRODES64.index("C4"), now] += SIZE[label] * 2**0.5 * np.sin(2 * np.pi * 20 * times[now])
-    names = [f"{name.capitalize()}." for name in ELECTRODES64]  # as PhysioNet writes them
-    raw = mne.io.RawArray(1e-6 * signal, mne.create_info(names, 160, "eeg"), verbose="ERROR")
-    raw.info["subject_info"] = {"his_id": who}
-    marks = np.stack([labels, np.full(trials, "T0")], 1).ravel()
-    onsets = np.repeat(onsets, 2) + np.tile([0, 4.1], trials)
-    raw.set_annotations(mne.Annotations(onsets, np.tile([4.1, 0.9], trials), marks))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mne.export.export_raw(path, raw, physical_range=(-2000.0, 2000.0), overwrite=True, verbose="ERROR")
-
-
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recorded")
-    for run in range(3, 15):
-        write_edf(folder / HOME / f"S001R{run:02d}.edf", run)
-    return folder
+def recorded(made):
+    return made("eegmmidb")
 
 
 @pytest.fixture
-def own(recorded, tmp_path):
+def own(copy_of):
     """A copy of the stand-in files that a test may damage."""
-    return Path(shutil.copytree(recorded, tmp_path / "own"))
+    return copy_of("eegmmidb")
 
 
 def get(root, **options):
@@ -103,21 +77,6 @@ def test_development_people_have_imagery_alone(recorded, tmp_path):
             load("eegmmidb-development", tmp_path / "data", **options)
 
 
-def test_people_are_those_with_recordings_less_the_deviating_and_the_development_ones(tmp_path):
-    for subject in (3, 88, 2):
-        (tmp_path / FOLDER / f"S{subject:03d}").mkdir(parents=True)
-        (tmp_path / FOLDER / f"S{subject:03d}" / "any.edf").touch()
-    (tmp_path / FOLDER / "S004").mkdir()  # empty
-    (tmp_path / "S109.tar.xz").touch()
-    present, left_out = people(tmp_path)
-    assert present == [3, 109]
-    assert len(left_out) == 107
-    assert left_out[88] != left_out[2] != left_out[50]
-    assert people(tmp_path, wanted=[3, 50]) == ([3], {50: left_out[50]})
-    assert people(tmp_path, name="eegmmidb-development")[0] == [2]
-    assert set(DEVELOPMENT) <= set(left_out)
-
-
 def test_settings_and_home_are_left_alone(recorded, tmp_path, capfd):
     before = dict(os.environ)
     get(recorded)
@@ -137,12 +96,10 @@ def test_root_may_be_the_folder_above_or_the_environment_variable(recorded, tmp_
 # Packs
 
 
-def pack(recorded, folder, *extra):
+def pack(recorded, folder):
     folder.mkdir()
     with tarfile.open(folder / "S001.tar.xz", "w:xz", preset=0) as tar:
         tar.add(recorded / HOME, "S001")
-        for member in extra:
-            tar.addfile(member)
     return folder
 
 
@@ -165,45 +122,6 @@ def test_an_unpacked_file_that_was_lost_or_cut_comes_from_the_pack_again(recorde
     whole = get(packs).fingerprint
     damage(next((tmp_path / "cache").rglob("S001R04.edf")))
     assert get(packs, allow_missing_runs=True).fingerprint == whole
-
-
-def member(name, kind=tarfile.REGTYPE, link=""):
-    found = tarfile.TarInfo(name)
-    found.type, found.linkname = kind, link
-    return found
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        member("../S001R03.edf"),
-        member("/S001R03.edf"),
-        member("S001/../../S001/S001R03.edf"),
-        member("S001/run.sh"),
-        member("S002/S002R03.edf"),
-        member("S001/S001R02.edf", tarfile.SYMTYPE, "/etc/passwd"),
-        member("S001/S001R02.edf", tarfile.LNKTYPE, "S001/S001R03.edf"),
-        member("S001/S001R02.edf", tarfile.FIFOTYPE),
-        member("S001", tarfile.SYMTYPE, "/tmp"),
-    ],
-    ids=lambda extra: f"{extra.name} {extra.type}",
-)
-def test_a_pack_with_anything_else_is_refused(recorded, tmp_path, extra):
-    packs = pack(recorded, tmp_path / "packs", extra)
-    with pytest.raises(DataError, match=r"S001.tar.xz holds"):
-        get(packs)
-    assert not list((tmp_path / "cache").iterdir())
-
-
-def test_a_cut_pack_and_an_unwritable_cache_are_named(recorded, tmp_path, monkeypatch):
-    packs = pack(recorded, tmp_path / "packs")
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(packs / "S001.tar.xz" / "cache"))  # below a file there can be no folder
-    with pytest.raises(DataError, match=r"cannot write .*SPARSEMTL_CACHE"):
-        get(packs)
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-    os.truncate(packs / "S001.tar.xz", 100_000)
-    with pytest.raises(DataError, match=r"S001.tar.xz is damaged .* get the pack again"):
-        get(packs)
 
 
 # Missing and unfit files
@@ -263,42 +181,6 @@ def test_a_list_of_checksums_is_obeyed(own):
     assert get(own).fingerprint != whole
 
 
-@pytest.mark.parametrize("content", [b"word\n", b"\xff\xfe"])
-def test_a_damaged_list_of_checksums_is_named(own, content):
-    (own / "SHA256SUMS.txt").write_bytes(content)
-    with pytest.raises(DataError, match=r"SHA256SUMS.txt is no list of checksums .* fetch it again"):
-        get(own)
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "channel"])
-def test_a_damaged_file_is_named_in_one_line(own, damage):
-    path = own / HOME / "S001R04.edf"
-    content = path.read_bytes()
-    new = {"cut": content[: len(content) * 2 // 3], "empty": b"", "text": b"word\n" * 99}
-    path.write_bytes(new.get(damage, content.replace(b"C3.", b"D3.", 1)))
-    with pytest.raises(DataError, match=r"run 4 .*fetch") as caught:
-        get(own)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("way", ["dangling link", "folder", "unreadable"])
-def test_what_cannot_be_opened_is_a_data_error(own, monkeypatch, way):
-    path = own / HOME / "S001R04.edf"
-    if way == "unreadable":
-        message = "S001R04.edf.*Permission denied"
-
-        def refuse(path):
-            raise PermissionError(13, "Permission denied", str(path))
-
-        monkeypatch.setattr("companion.data.eegmmidb.sha256", refuse)
-    else:
-        path.unlink()
-        path.mkdir() if way == "folder" else path.symlink_to(own / "nowhere")
-        message = "lacks S001R04.edf"
-    with pytest.raises(DataError, match=message):
-        get(own)
-
-
 def test_no_data_and_no_network(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no recordings of eegmmidb S001 .*SPARSEMTL_DATA.*download=True"):
         get(tmp_path)
@@ -321,12 +203,6 @@ def test_a_download_fetches_the_recordings_of_all_problems(own, monkeypatch):
     monkeypatch.setattr("mne.datasets.eegbci.load_data", lambda subject, runs, **_: asked.append((subject, runs)))
     get(own, download=True)
     assert asked == [(1, list(range(3, 15)))]
-
-
-@pytest.mark.parametrize("subject", [0, 110, "S001", 1.5])
-def test_an_unknown_person_is_refused(recorded, subject):
-    with pytest.raises(SpecError, match="has no person"):
-        get(recorded, subject=subject)
 
 
 # Real recordings

@@ -100,7 +100,7 @@ def test_truth_says_which_channels_see_which_sources():
     ("options", "message"),
     [
         ({"seed": -1}, "seed=-1"),
-        ({"trials_per_class": 2}, "trials_per_class=2: at least 3"),
+        ({"trials_per_class": 2}, "trials_per_class=2.*at least 3 trials"),
         ({"subject": 1000}, "no person 1000: choose from 1 to 999"),
         ({"problem": "reaching"}, "no problem 'reaching'"),
         ({"channels": ("C3", "AF1h")}, "no channel AF1h"),

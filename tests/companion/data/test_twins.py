@@ -11,11 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from sparsemtl.errors import DataError, SpecError
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-
-
 def points(depth):
     fx, fy, cx, cy = intrinsics(len(depth))
     v, u = np.mgrid[: len(depth), : len(depth)]

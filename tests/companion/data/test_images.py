@@ -1,0 +1,134 @@
+"""What holds for every image data set: splits, places, cache, fingerprint; and how images are resampled and thinned."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from companion.data import images, load
+from companion.data.images import nearest, random_split, shrink, thin
+from PIL import Image
+from sparsemtl.errors import DataError, SpecError
+
+SETS = {
+    "nyuv2": ({"size": 24, "border": 0}, "images", "segmentation/00001.png", "gt_sets/test.txt"),
+    "celebamask": ({"size": 32}, "CelebA-HQ-img", "CelebAMaskHQ-mask/1.png", "CelebAMask-HQ-attribute-anno.txt"),
+}
+
+
+@pytest.fixture(params=SETS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(name, copy_of):
+    return copy_of(name)
+
+
+@pytest.fixture
+def get(name):
+    return partial(load, name, **SETS[name][0])
+
+
+def test_each_image_is_in_one_split_and_the_seed_moves_it(folder, get):
+    found = get(folder)
+    rows = torch.cat([found.splits[split] for split in ("train", "val", "test")])
+    assert sorted(rows.tolist()) == list(range(len(found)))
+    assert all(len(part) for part in found.splits.values())
+    assert torch.equal(get(folder).splits["val"], found.splits["val"])
+    assert len({tuple(get(folder, seed=seed).splits["val"].tolist()) for seed in range(8)}) > 1
+
+
+def test_n_keeps_some_images_of_each_split(folder, get):
+    found = get(folder, n=4)
+    assert 3 <= len(found) <= 5
+    assert all(len(rows) for rows in found.splits.values())
+
+
+def test_root_is_the_folder_or_the_one_above_or_the_environment(folder, get, monkeypatch):
+    expected = get(folder).fingerprint
+    assert get(folder.parent).fingerprint == expected
+    monkeypatch.setenv("SPARSEMTL_DATA", str(folder.parent))
+    assert get().fingerprint == expected
+
+
+def test_the_second_load_decodes_nothing_until_a_file_changes(name, folder, get, monkeypatch):
+    first = get(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "opened", None)
+        second = get(folder)
+    assert torch.equal(first.images, second.images)
+    assert first.fingerprint == second.fingerprint
+    path = folder / SETS[name][2]
+    labels = np.asarray(Image.open(path)).copy()
+    labels[0, 0] = 13  # hair of a face, desk of a room
+    Image.fromarray(labels).save(path)
+    third = get(folder)
+    assert third.targets["seg"][1, 0, 0] == (1 if name == "celebamask" else 12)
+    assert third.fingerprint != first.fingerprint
+
+
+def test_the_fingerprint_depends_on_content_and_options_not_on_place_time_or_what_other_programs_add(
+    name, folder, get, tmp_path
+):
+    _, pictures, _, text = SETS[name]
+    first = get(folder).fingerprint
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "other", copy_function=shutil.copyfile))
+    for path in (elsewhere / pictures).glob("*.jpg"):
+        (path.parent / f"._{path.name}").write_bytes(b"metadata of macOS")
+    (elsewhere / text).write_text((elsewhere / text).read_text(), encoding="utf-8-sig")  # a byte-order mark
+    assert get(elsewhere).fingerprint == first
+    others = {get(folder, **option).fingerprint for option in ({"size": 16}, {"n": 5}, {"seed": 3})}
+    assert len(others | {first}) == 4
+
+
+def test_to_moves_every_tensor(folder, get):
+    moved = get(folder).to("meta")
+    assert {t.device.type for t in (moved.images, *moved.targets.values(), *moved.splits.values())} == {"meta"}
+
+
+def test_without_a_folder_the_message_says_how_to_set_it(get, tmp_path, monkeypatch):
+    monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
+    for root in (None, tmp_path):
+        with pytest.raises(DataError, match="SPARSEMTL_DATA"):
+            get(root)
+
+
+@pytest.mark.parametrize("option", [{"size": 0}, {"n": 2}, {"seed": -1}])
+def test_options_out_of_range(folder, get, option):
+    with pytest.raises(SpecError, match=str(next(iter(option)))):
+        get(folder, **option)
+
+
+def test_labels_are_resampled_as_pil_does():
+    labels = np.random.default_rng(0).integers(0, 40, (48, 64)).astype(np.uint8)
+    for size in (16, 17, 32, 64):  # at other sizes PIL rounds ties by the error of its running sum
+        expected = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
+        assert (nearest(labels, size) == np.asarray(expected)).all()
+
+
+def test_images_get_smaller_by_averaging():
+    lines = np.tile(np.array([0, 255], np.uint8), (16, 8))
+    found = shrink(Image.fromarray(lines), 8)
+    assert found.shape == (3, 8, 8)
+    assert (abs(found[:, :, 1:-1].astype(float) - 127.5) < 32).all()  # any single pixel would be black or white
+    assert (found[0] == found[0, 0]).all()
+
+
+def test_thinned_lists_spread_over_each_split_by_number():
+    lists = {"train": [str(i) for i in range(101)], "test": [str(i) for i in range(200, 300, 2)]}
+    assert thin(lists, None) == thin(lists, 151) == lists
+    found = thin(lists, 15)
+    assert [len(ids) for ids in found.values()] == [10, 5]
+    assert [(ids[0], ids[-1]) for ids in found.values()] == [("0", "100"), ("200", "298")]
+    steps = np.diff([int(i) for i in found["train"]])
+    assert steps.max() - steps.min() <= 1
+
+
+def test_split_of_the_official_size():
+    lists = random_split([f"{i:05d}" for i in range(795)], {"val": 0.1}, seed=0)
+    assert [len(lists[split]) for split in ("train", "val")] == [715, 80]
+    assert len(thin(lists, 10)["train"]) == 9
