@@ -27,21 +27,27 @@ def eegmmidb(folder):
         write_edf(folder / HOME / f"S001R{run:02d}.edf", run)
 
 
-def write_edf(path, run, trials=4, who="X", scale=1.0):
-    """An EDF as PhysioNet's: 10 Hz of 10 * run microvolts on C3; on C4, 20 Hz that differs for T1 and T2."""
-    rng, times = np.random.default_rng(run), np.arange((2 + trials * 5) * 160) / 160
+def recording(run, names=ELECTRODES64, rate=160, trials=4, seed=0, scale=1.0):
+    """Raw with 10 Hz of 10 * run microvolts on C3, and on C4 20 Hz that differs for trials T1 and T2; T0 is rest."""
+    rng, times = np.random.default_rng(run + seed), np.arange((2 + trials * 5) * rate) / rate
     onsets, labels = 2 + 5.0 * np.arange(trials), rng.permutation(np.resize(["T1", "T2"], trials))
-    signal = rng.normal(0, 1, (64, len(times)))
-    signal[ELECTRODES64.index("C3")] += 10 * run * 2**0.5 * np.sin(2 * np.pi * 10 * times)
+    signals = dict(zip(names, rng.normal(0, 1, (len(names), len(times))), strict=True))
+    signals["C3"] += 10 * run * 2**0.5 * np.sin(2 * np.pi * 10 * times)
     for onset, label in zip(onsets, labels, strict=True):
         now = (times >= onset) & (times < onset + 4.1)
-        signal[ELECTRODES64.index("C4"), now] += SIZE[label] * 2**0.5 * np.sin(2 * np.pi * 20 * times[now])
-    names = [f"{name.capitalize()}." for name in ELECTRODES64]  # as PhysioNet writes them
-    raw = mne.io.RawArray(scale * 1e-6 * signal, mne.create_info(names, 160, "eeg"), verbose="ERROR")
-    raw.info["subject_info"] = {"his_id": who}
+        signals["C4"][now] += SIZE[label] * 2**0.5 * np.sin(2 * np.pi * 20 * times[now])
+    info = mne.create_info(list(names), rate, "eeg")
+    raw = mne.io.RawArray(scale * 1e-6 * np.array(list(signals.values())), info, verbose="ERROR")
     marks = np.stack([labels, np.full(trials, "T0")], 1).ravel()
     onsets = np.repeat(onsets, 2) + np.tile([0, 4.1], trials)
-    raw.set_annotations(mne.Annotations(onsets, np.tile([4.1, 0.9], trials), marks))
+    return raw.set_annotations(mne.Annotations(onsets, np.tile([4.1, 0.9], trials), marks))
+
+
+def write_edf(path, run, who="X", scale=1.0):
+    """`recording` as an EDF file of PhysioNet."""
+    raw = recording(run, scale=scale)
+    raw.rename_channels({name: f"{name.capitalize()}." for name in ELECTRODES64})
+    raw.info["subject_info"] = {"his_id": who}
     path.parent.mkdir(parents=True, exist_ok=True)
-    limit = 2000.0 * scale
-    mne.export.export_raw(path, raw, physical_range=(-limit, limit), overwrite=True, verbose="ERROR")
+    limits = (-2000.0 * scale, 2000.0 * scale)
+    mne.export.export_raw(path, raw, physical_range=limits, overwrite=True, verbose="ERROR")

@@ -1,12 +1,15 @@
-"""A paper is one folder: the toy of tests/toy goes through every command and gets a verdict, with no edit elsewhere."""
+"""A paper is one folder, a data set one loader: the toys of tests/toy need no edit elsewhere and get their results."""
 
 import json
 import re
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from companion import claims, papers
+from companion import claims, engine, papers
 from companion.__main__ import main
+from companion.data import LOADERS, load
 from companion.evidence import local_evidence
 
 TESTS = Path(__file__).parent
@@ -25,7 +28,7 @@ def test_a_folder_on_the_path_is_a_paper():
 
 
 def test_it_is_small():
-    assert sum(len(p.read_text().splitlines()) for p in (TESTS / "toy").rglob("*.py")) <= 60
+    assert sum(len(p.read_text().splitlines()) for p in (TESTS / "toy" / "papers").rglob("*.py")) <= 60
 
 
 def test_list_run_and_show(capsys):
@@ -48,6 +51,36 @@ def test_its_table_and_its_verdict():
     assert judged.n == 5
     assert judged.mean == pytest.approx(1.0)  # the same draws, shifted by one
     assert judged.verdict == claims.REPRODUCED
+
+
+@pytest.fixture
+def stripes(monkeypatch, tmp_path):
+    """Folder of the toy data set, whose one entry is in `LOADERS`; it is small as well."""
+    monkeypatch.setitem(LOADERS, "stripes", "stripes:load_stripes")
+    import_module("stripes").write_stripes(tmp_path / "stripes")
+    assert len((TESTS / "toy" / "stripes.py").read_text().splitlines()) <= 40
+    return tmp_path
+
+
+def test_a_data_set_is_a_loader_and_an_entry(stripes, capsys):
+    assert main(["data", "stripes", "--data-dir", str(stripes)]) == 0
+    assert "stripes" in capsys.readouterr().out
+    found = load("stripes", stripes)
+    assert (found.classes, len(found), found.targets["seg"].unique().tolist()) == (("dark", "light"), 12, [0, 1])
+    light = found.images.float().mean(1) > 120
+    assert (light == found.targets["seg"].bool()).all()
+    (stripes / "stripes" / "labels" / "3.png").unlink()
+    assert main(["data", "stripes", "--data-dir", str(stripes)]) == 2
+    assert "no file for image 3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_paper_runs_on_a_new_data_set(stripes):
+    study = papers.study("upadhyay2023")
+    (known,) = study.specs("quick", ("seg",), seeds=(0,), n=12, size=24, epochs=2, batch=4)
+    record = engine.run(replace(known, data="stripes"), root=stripes)
+    assert list(record.result["data"]["classes"]) == ["dark", "light"]
+    assert record.result["data"]["fingerprint"] == load("stripes", stripes, n=12, size=24).fingerprint
 
 
 @pytest.mark.parametrize("paper", ["toy2020", *papers.names()])

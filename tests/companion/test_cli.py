@@ -119,63 +119,6 @@ def test_data_says_what_is_in_a_set(capsys):
         assert word in "\n".join(out)
 
 
-MISTAKES = {
-    ("list", "toy2032"): "unknown study 'toy2032': choose one of shin2023",
-    ("run", "toy2032"): "unknown study 'toy2032'",
-    ("export", "toy2032", "a.jsonl"): "unknown study 'toy2032'",
-    ("list", "toy2020", "--profile", "huge"): "unknown profile 'huge': choose one of quick, small, full",
-    ("run", "toy2020", "--method", "mean", "mode"): "unknown method 'mode': this grid has mean, median",
-    ("run", "toy2020", "--seed", "-1"): "unknown seed -1: this grid has 0, 1, 2, 3, 4",
-    ("run", "toy2020", "--subject", "9"): "unknown parameter 'subject': these runs have draws, shift",
-    ("run", "toy2020", "--param", "shift=0.5"): "--set shift=0.5",
-    ("run", "toy2020", "--param", "shift=nan"): "unknown shift",
-    ("run", "toy2020", "--set", "draws=0"): "draws is 0: it must be a whole number of 1 or more",
-    ("run", "toy2020", "--set", "draws=true"): "draws is True",
-    ("run", "toy2020", "--set", "drawz=1"): "unknown parameter 'drawz'",
-    ("run", "toy2020", "--table", "table9"): "unknown table 'table9': toy2020 has table1, medians",
-    ("run", "toy2020", "--store", "file/runs"): "cannot write file/runs",
-    ("run", "toy2020", "--workers", "0"): "workers is 0: at least 1",
-    ("run", "toy2020", "--device", "tpu"): "unknown device 'tpu': choose cpu or cuda",
-    ("run", "toy2020", "--scheduler", "here"): "give tcp://HOST:PORT, or local:N",
-    (
-        "run",
-        "toy2020",
-        "--method",
-        "mean",
-        "median",
-        "--param",
-        "shift=1.0",
-    ): "method median has no run with the other values",
-    ("list", "toy2020", "--param", "foo=1"): "unknown parameter 'foo': these runs have",
-    ("list", "toy2020", "--hash", ""): "no run of this grid starts with ''",
-    ("list", "toy2020", "--hash", "zz"): "no run of this grid starts with 'zz'",
-    ("show", "ffff"): "no record starts with 'ffff' in results or runs",
-    ("diff", "ffff", "eeee"): "no record with these digits",
-    ("export", "toy2020", "a.jsonl"): "no record of toy2020 at the profile",
-    ("export", "toy2020", "."): "no record of toy2020 at the profile",
-    ("import", "absent.jsonl"): "absent.jsonl: cannot be read",
-    ("import", "file"): "file line 1: damaged",
-    ("import", "loop"): "cannot be read",
-    ("data", "eegmmdb"): "unknown data set 'eegmmdb': choose one of eegmmidb",
-    ("data", "simulated-eeg", "--subject", "0"): "simulated-eeg has no person 0",
-    ("data", "eegmmidb"): "no recordings of eegmmidb S001",
-    **{("export", "toy2020", "a.jsonl", "--store", place): "cannot be read" for place in ("file", "loop", "file/x")},
-    **{("queue", "--results", "none", "--store", place): "cannot be read" for place in ("file", "loop", "loop/x")},
-    **{("show", "abc", "--store", place): "cannot be read" for place in ("loop", "loop/x")},
-}
-
-
-@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
-def test_a_mistake_is_one_line_and_status_2(capsys, words):
-    with open("file", "w") as file:
-        file.write("not a record\n")
-    os.symlink("loop", "loop")
-    status, out, err = call(capsys, *words)
-    assert (status, out, len(err)) == (2, [], 1)
-    assert err[0].startswith("sparsemtl: ")
-    assert MISTAKES[words] in err[0]
-
-
 @pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["run", "toy2020", "--workers", "two"], ["list", "a", "--x"]])
 def test_argparse_mistakes_have_status_2_too(capsys, words):
     with pytest.raises(SystemExit) as ended:

@@ -8,26 +8,13 @@ import other_eeg_sets  # noqa: F401  it adds its sets to those that `load` knows
 import pytest
 from companion.data import load
 from companion.data.eeg import ELECTRODES64
+from small_sets import recording
 from sparsemtl.errors import DataError, SpecError
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-
-
-def stand_in(run, names, rate, seed=0):
-    """Four trials: 10 Hz of 10 * run microvolts on C3; on C4, 20 Hz that differs for the classes T1 and T2."""
-    rng, times = np.random.default_rng(run + seed), np.arange(22 * rate) / rate
-    onsets, labels = 2 + 5.0 * np.arange(4), rng.permutation(["T1", "T2", "T1", "T2"])
-    signals = dict(zip(names, rng.normal(0, 1, (len(names), len(times))), strict=True))
-    signals["C3"] += 10 * run * 2**0.5 * np.sin(2 * np.pi * 10 * times)
-    for onset, label in zip(onsets, labels, strict=True):
-        now = (times >= onset) & (times < onset + 4.1)
-        signals["C4"][now] += {"T1": 20, "T2": 40}[label] * 2**0.5 * np.sin(2 * np.pi * 20 * times[now])
-    info = mne.create_info(list(names), rate, "eeg")
-    raw = mne.io.RawArray(1e-6 * np.array(list(signals.values())), info, verbose="ERROR")
-    return raw.set_annotations(mne.Annotations(onsets, 4.1, labels))
 
 
 def rename_events(raw, names):
@@ -50,11 +37,9 @@ def test_ofner2017(tmp_path, monkeypatch):
         session = "1imagination" if self.imagined else "0execution"
         ((kind, run),) = [path.read_text().split() for path in self.data_path(subject, session=session[1:])]
         assert kind == session[1:]
-        raws = [stand_in(int(run), [*names, "eog-l"], 512, 100 * self.imagined)]
-        for raw in raws:
-            raw.set_channel_types({"eog-l": "eog"}, verbose="ERROR")
-            rename_events(raw, ("right_hand_close", "right_hand_open"))
-        return {session: {str(index): raw for index, raw in enumerate(raws)}}
+        raw = recording(int(run), [*names, "eog-l"], 512, seed=100 * self.imagined)
+        raw.set_channel_types({"eog-l": "eog"}, verbose="ERROR")
+        return {session: {"0": rename_events(raw, ("right_hand_close", "right_hand_open"))}}
 
     monkeypatch.setattr(Ofner2017, "_get_single_subject_data", read)
     with pytest.raises(DataError, match=r"lacks motorexecution_subject2_run10.gdf.* allow_missing_runs=True"):
@@ -80,7 +65,7 @@ def test_jeong2020(tmp_path):
     for day in (1, 2):
         for kind in marks:
             for condition, sign in (("MI", 1), ("realMove", 2)):
-                raw = rename_events(stand_in(2 * day + sign, names, 1000), [f"Stimulus/{m}" for m in marks[kind]])
+                raw = rename_events(recording(2 * day + sign, names, 1000), [f"Stimulus/{m}" for m in marks[kind]])
                 path = folder / f"session{day}_sub3_{kind}_{condition}.vhdr"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 mne.export.export_raw(path, raw, verbose="ERROR")

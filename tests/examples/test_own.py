@@ -51,20 +51,13 @@ def test_own_images_become_sparse_and_small():
 
 
 @pytest.mark.slow
-def test_the_penalty_alone_makes_groups_zero(capsys):
-    runpy.run_path(EXAMPLES / "only_the_penalty.py")
-    assert int(capsys.readouterr().out.partition("%")[0]) > 0
-
-
-@pytest.mark.slow
-def test_masks_alone_prune_and_training_leaves_the_pruned_weights_at_zero(capsys):
-    done = runpy.run_path(EXAMPLES / "only_the_masks.py")
-    assert "80% pruned" in capsys.readouterr().out
-    assert not done["model"].conv1.weight[~done["masks"]["conv1.weight"]].any()
-
-
-@pytest.mark.slow
-def test_compact_alone_leaves_the_outputs_as_they_are():
-    done = runpy.run_path(EXAMPLES / "only_compact.py")
-    assert done["after"] < done["before"]
-    torch.testing.assert_close(done["small"](done["images"]), done["model"](done["images"]), rtol=1e-3, atol=1e-4)
+def test_each_part_of_the_method_works_alone(capsys):
+    names = ("the_penalty", "the_masks", "compact")
+    _, masks, compact = (runpy.run_path(EXAMPLES / f"only_{name}.py") for name in names)
+    zero, pruned = re.findall(r"(\d+)% (?:of the channel groups are zero|pruned)", capsys.readouterr().out)
+    assert int(zero) > 0
+    assert int(pruned) == 80
+    assert not masks["model"].conv1.weight[~masks["masks"]["conv1.weight"]].any()  # after a step of training
+    assert compact["after"] < compact["before"]
+    images = compact["images"]
+    torch.testing.assert_close(compact["small"](images), compact["model"](images), rtol=1e-3, atol=1e-4)

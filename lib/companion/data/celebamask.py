@@ -44,9 +44,6 @@ def load_celebamask(root=None, size=256, n=None, seed=0, name="celebamask"):
     lists = images.thin(images.random_split(list(files), SHARES, seed), n)
     masks_of = _masks(folder)
 
-    def find(i):
-        return {"image": files[i]} | masks_of(i)
-
     def parse(part, path, content):
         if part == "merged":
             return images.labels(path, content, len(PARTS) - 1)
@@ -62,7 +59,10 @@ def load_celebamask(root=None, size=256, n=None, seed=0, name="celebamask"):
     chosen = {i: {task: int(value) for task, value in attributes[i].items()} for part in lists.values() for i in part}
     options = {"size": size, "attributes": images.sha256_of(chosen)}
     # In the official release images have 1024 pixels a side and masks 512.
-    return images.gather(name, folder, lists, find, parse, finish, CLASSES, options, scales=(1, 2))
+    scales = (1, 2)
+    return images.gather(
+        name, folder, lists, lambda i: {"image": files[i]} | masks_of(i), parse, finish, CLASSES, options, scales
+    )
 
 
 def _masks(folder):

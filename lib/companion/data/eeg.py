@@ -149,6 +149,8 @@ def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
         raise SpecError(f"{name} has no option {', '.join(unknown)}: see companion.data.eeg.EpochOptions")
     classes, options = facts.problems[problem], EpochOptions(**{"sfreq": facts.sfreq, **epochs})
     who, recordings, fingerprint = f"{name} subject {subject}", None, None
+    if facts.channels:
+        _chosen(name, options, facts.channels)
     request = {"code": CODE_VERSION, "set": name, "subject": int(subject), "classes": classes}
     request |= {"options": asdict(options), "choice": choice}
     if find_spec("mne"):
@@ -175,9 +177,7 @@ def _made(who, recordings, classes, options, facts):
         for number, read in files.items():
             here = f"{who} {task.upper()} run {number}"
             names, raw = _read(here, read, names)
-            channels = names if options.channels == "all" else options.channels
-            if unknown := [channel for channel in channels if channel not in names]:
-                raise SpecError(f"{here} has no channel {', '.join(unknown)}: choose from {', '.join(names)}")
+            channels = _chosen(here, options, names)
             x, y = _cut(here, raw, channels, classes, options, facts.sfreq)
             _check_signal(here, x, channels)
             for trial in x:
@@ -190,6 +190,14 @@ def _made(who, recordings, classes, options, facts):
             raise DataError(f"{who} {task.upper()} has {what}, {OUT}")
         arrays |= {f"{task}_x": x, f"{task}_y": y.astype(np.int64), f"{task}_recording": recording.astype(np.int64)}
     return arrays | {"channels": np.array(channels)}
+
+
+def _chosen(where, options, names):
+    """The channels asked for; `SpecError` if one is not among the names of the channels there."""
+    channels = names if options.channels == "all" else options.channels
+    if unknown := [channel for channel in channels if channel not in names]:
+        raise SpecError(f"{where} has no channel {', '.join(unknown)}: choose from {', '.join(names)}")
+    return channels
 
 
 def _read(here, read, names):

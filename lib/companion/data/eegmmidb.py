@@ -169,7 +169,7 @@ def read_edf(path, events):
     """Read an EDF file lazily, with standard names of electrodes and `events` in the place of its marks (T1, T2)."""
     import mne
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mne.utils.catch_logging():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="Number of records from the header")  # else MNE reads what is left
         raw = mne.io.read_raw_edf(path, verbose="WARNING")

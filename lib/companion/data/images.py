@@ -75,14 +75,6 @@ def labels(path, image, highest):
     return numbers.astype(np.uint8)
 
 
-def read_text(path):
-    """Return the lines of a text file without blank ones; `DataError` if it is missing or not text."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({one_line(error)}): restore this file of the data set") from error
-
-
 def find_folder(root, name, marker):
     """Return the folder of data set `name`, which has a subfolder `marker`: `root` (SPARSEMTL_DATA) or below it."""
     root = root or os.environ.get("SPARSEMTL_DATA")

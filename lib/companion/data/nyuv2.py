@@ -17,7 +17,7 @@ import math
 from collections import Counter
 
 import numpy as np
-from sparsemtl.errors import DataError, SpecError
+from sparsemtl.errors import DataError, SpecError, one_line
 from sparsemtl.training.losses import VOID
 
 from companion.data import images
@@ -81,13 +81,15 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error
 
 
 def _split_lists(folder, seed):
-    files = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
-    lists = {split: images.read_text(file) for split, file in files.items() if file.is_file()}
+    files = [folder / f"{split}.txt" for split in ("train", "val", "test")]
+    try:
+        lists = {file.stem: file.read_text(encoding="utf-8-sig").split() for file in files if file.is_file()}
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read the lists in {folder} ({one_line(error)}): restore them") from error
     if "val" in lists and "test" not in lists:
         lists["test"] = lists.pop("val")
-    for split in ("train", "test"):
-        if not lists.get(split):
-            raise DataError(f"{files[split]} is missing or empty: it must list the images of the official split")
+    if lacking := [split for split in ("train", "test") if not lists.get(split)]:
+        raise DataError(f"{folder / lacking[0]}.txt is missing or empty: it must list images of the official split")
     if "val" not in lists:
         lists |= images.random_split(lists["train"], {"val": 0.1}, seed)  # 80 of 795
     ids = [i for part in lists.values() for i in part]

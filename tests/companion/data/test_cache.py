@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from companion.data import LOADERS, cache, load
+from companion.data import cache
 from companion.data.cache import cache_dir, cached, is_whole, seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparsemtl.errors import DataError, SpecError
+from sparsemtl.errors import DataError
 
 ARRAYS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "names": np.array(["C3", "Cz"]), "empty": np.zeros((0, 2))}
 
@@ -150,27 +150,3 @@ def test_a_sealed_folder_is_whole_until_a_file_is_cut_or_lost(tmp_path):
     assert is_whole(tmp_path)
     (tmp_path / "a" / "file").write_text("tex")
     assert not is_whole(tmp_path)
-
-
-def test_load_names_what_it_knows():
-    with pytest.raises(SpecError, match="unknown data set 'eegmmdb': choose one of eegmmidb, eegmmidb-development"):
-        load("eegmmdb")
-
-
-@pytest.mark.parametrize("name", LOADERS)
-def test_an_unreadable_folder_is_a_data_error_whatever_the_set(name, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
-
-    module, function = LOADERS[name].split(":")
-    monkeypatch.setattr(f"{module}.{function}", refuse)
-    with pytest.raises(DataError, match=f"{name}: cannot read .*Permission denied.*{tmp_path}"):
-        load(name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "option"), [("nyuv2", "subject"), ("simulated-eeg", "fmim"), ("eegmmidb", "download_")]
-)
-def test_an_unknown_option_is_refused_by_name(name, option, tmp_path):
-    with pytest.raises(SpecError, match=option):
-        load(name, tmp_path, **{option: 1})

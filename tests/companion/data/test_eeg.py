@@ -134,26 +134,6 @@ def test_classes_without_a_trial_are_named():
         loaded(problem="hands-feet")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"problem": "feet"},
-        {"channels": "motor"},
-        {"channels": ("C3", "C3")},
-        {"channels": ()},
-        {"channels": ("C3", "Q9")},
-        {"fmax": 80},
-        {"fmin": 0},
-        {"tmin": 4},
-        {"sfreq": float("nan")},
-        {"tmax": "4"},
-    ],
-)
-def test_impossible_options_are_refused_by_name(options):
-    with pytest.raises(SpecError, match=next(iter(options)).replace("channels", "channel")):
-        loaded(**options)
-
-
 def test_the_cache_serves_the_same_request_until_its_source_changes(monkeypatch):
     calls = []
 

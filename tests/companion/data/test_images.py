@@ -10,7 +10,6 @@ import torch
 from companion.data import images, load
 from companion.data.images import nearest, random_split, shrink, thin
 from PIL import Image
-from sparsemtl.errors import DataError, SpecError
 
 SETS = {
     "nyuv2": ({"size": 24, "border": 0}, "images", "segmentation/00001.png", "gt_sets/test.txt"),
@@ -88,19 +87,6 @@ def test_the_fingerprint_depends_on_content_and_options_not_on_place_time_or_wha
 def test_to_moves_every_tensor(folder, get):
     moved = get(folder).to("meta")
     assert {t.device.type for t in (moved.images, *moved.targets.values(), *moved.splits.values())} == {"meta"}
-
-
-def test_without_a_folder_the_message_says_how_to_set_it(get, tmp_path, monkeypatch):
-    monkeypatch.delenv("SPARSEMTL_DATA", raising=False)
-    for root in (None, tmp_path):
-        with pytest.raises(DataError, match="SPARSEMTL_DATA"):
-            get(root)
-
-
-@pytest.mark.parametrize("option", [{"size": 0}, {"n": 2}, {"seed": -1}])
-def test_options_out_of_range(folder, get, option):
-    with pytest.raises(SpecError, match=str(next(iter(option)))):
-        get(folder, **option)
 
 
 def test_labels_are_resampled_as_pil_does():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from companion.data.nyuv2 import CLASSES, intrinsics, load_nyuv2, normals_from_depth
 from PIL import Image
-from sparsemtl.errors import SpecError
 from sparsemtl.training.losses import VOID
 
 
@@ -72,15 +71,6 @@ def test_normals_are_zero_where_there_is_no_depth_or_no_neighbour():
     depth = np.zeros((16, 16))
     depth[8, 8] = 1.0
     assert not normals_from_depth(depth, intrinsics(16)).any()
-
-
-def test_intrinsics_scale_with_each_axis():
-    fx, fy, cx, cy = intrinsics(256)
-    assert fx == pytest.approx(518.858 * 0.4)
-    assert fy == pytest.approx(519.470 * 256 / 480)
-    # The same point of the frame, measured from its left and upper edge in shares of the side.
-    assert (cx + 0.5) / 256 == pytest.approx((325.582 + 0.5) / 640)
-    assert (cy + 0.5) / 256 == pytest.approx((253.736 + 0.5) / 480)
 
 
 # Reading the layout
@@ -182,12 +172,6 @@ def test_depth_holes_are_left_out_on_request(folder):
     assert not targets["normal"][5, :, 4:7, 4].any()
     assert (targets["depth"] == 0).sum() == 3
     assert all(target.float().isfinite().all() for target in targets.values())
-
-
-@pytest.mark.parametrize("option", [{"border": 0.6}, {"holes": "fill"}])
-def test_options_out_of_range(folder, option):
-    with pytest.raises(SpecError, match=str(next(iter(option)))):
-        get(folder, **option)
 
 
 # Real images

@@ -7,7 +7,6 @@ from companion.data import load
 from companion.data.simulated_eeg import SOURCES, projections, sources
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
-from sparsemtl.errors import SpecError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,22 +93,6 @@ def test_truth_says_which_channels_see_which_sources():
     four = load("simulated-eeg", problem="four-class", trials_per_class=3).truth
     assert [name for kind in ("common", "mi", "me") for name in four["sources"][kind]] == list(SOURCES)
     assert four["common"][data.channels.index("Cz")] > 3 * truth["common"][data.channels.index("Cz")]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"seed": -1}, "seed=-1"),
-        ({"trials_per_class": 2}, "trials_per_class=2.*at least 3 trials"),
-        ({"subject": 1000}, "no person 1000: choose from 1 to 999"),
-        ({"problem": "reaching"}, "no problem 'reaching'"),
-        ({"channels": ("C3", "AF1h")}, "no channel AF1h"),
-        ({"shared": 1.5}, "shared=1.5"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        load("simulated-eeg", **options)
 
 
 @pytest.mark.parametrize("shared", [0, 0.25, 1.0])

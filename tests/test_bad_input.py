@@ -1,0 +1,538 @@
+"""The corpus of bad inputs: each ends in one line and exit status 2, soon and small, and writes nothing outside.
+
+A case runs in a child of this process, in a folder of its own. The child may use ten seconds of the processor and
+2 GiB of memory more than it has at its start. What it opens for writing is recorded.
+"""
+
+import os
+import re
+import resource
+import shutil
+import sys
+import tarfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pandas  # noqa: F401  imported here, so that no child has to
+import pytest
+import scipy.signal  # noqa: F401
+import small_sets
+import torch
+from companion import records
+from companion.__main__ import main
+from companion.data import load
+from companion.data.celebamask import PARTS
+from companion.data.eegmmidb import FOLDER
+from companion.records import write_jsonl
+from companion.spec import RunSpec
+from mne.filter import filter_data  # noqa: F401
+from PIL import Image
+from small_sets import HOME, write_edf
+from sparsemtl.errors import SparseMTLError
+from sparsemtl.models.eeg import DualTaskNet
+from sparsemtl.sparsity.compact import compact
+from sparsemtl.sparsity.masks import apply_masks, arbiter, budget_masks, sparsity_of, topk_mask
+from sparsemtl.sparsity.measure import group_sparsity
+from sparsemtl.sparsity.prox import ProxAdamW, prox_group_lasso, prox_group_lasso_scaled
+from sparsemtl.sparsity.saliency import prunable, snip
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
+
+SECONDS, MEMORY = 10, 2**31
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link")
+
+
+class Watch:
+    """Audit hook of a child: refuses what is unreadable, and records what is changed outside cache and store."""
+
+    def __init__(self, place):
+        named = ("cache", "work/runs", "work/file")  # cache and store, also where a file is in their way
+        self.allowed = *(str(place / name) for name in named), os.environ["NUMBA_CACHE_DIR"], "/dev/"
+        self.unreadable, self.changed = None, []
+
+    def __call__(self, event, args):
+        if not args or not isinstance(args[0], str | os.PathLike):
+            return
+        within = args[-1] if event in CHANGES and isinstance(args[-1], int) else -1  # an open folder
+        path = os.path.abspath(os.path.join(os.readlink(f"/proc/self/fd/{within}") if within > 0 else "", args[0]))
+        if event in ("open", "os.listdir", "os.scandir") and path == str(self.unreadable):
+            raise PermissionError(13, "Permission denied", path)
+        writes = event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITING)
+        if writes and not path.startswith(self.allowed):
+            self.changed.append(f"{event} {path}")
+
+
+def ended(watch, case):
+    """(status, lines on stdout and stderr, changes outside) of a case in a child of this process."""
+    (said, out), (changed, report) = os.pipe(), os.pipe()
+    if (child := os.fork()) == 0:
+        status = 70
+        try:
+            os.dup2(out, 1), os.dup2(out, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            sys.dont_write_bytecode = True
+            torch.set_num_threads(1)  # those of the parent are not here
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            sys.addaudithook(watch)
+            status = called(case)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            try:
+                sys.stdout.flush(), sys.stderr.flush()
+                os.write(report, "\n".join(watch.changed).encode()[:60_000])
+            finally:
+                os._exit(status if isinstance(status, int) else 0)  # whatever happens, a child runs no other test
+    os.close(out), os.close(report)
+    with open(said, encoding="utf-8") as lines, open(changed, encoding="utf-8") as paths:
+        texts = (
+            [s for s in lines if s.strip() and not re.search(r"\d/\d+ \[", s)],
+            paths.read().splitlines(),
+        )  # no progress bar
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *texts
+
+
+def called(case):
+    try:
+        return case() if callable(case) else main(list(case))
+    except SystemExit as end:
+        return end.code
+    except SparseMTLError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Name of a data set -> folder with a small one, written once."""
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp("made") / name
+            getattr(small_sets, name)(folders[name])
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """What torch and the loaders import at their first use, and what torch makes in the temporary folder then."""
+    penalty()
+    load("simulated-eeg", trials_per_class=3)
+
+
+@pytest.fixture
+def place(toy, tmp_path, monkeypatch):
+    """A folder with an empty working folder (the repository), home and cache; the toy paper is there."""
+    (tmp_path / "work" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(records, "ROOT", tmp_path / "work")
+    for name in ("SPARSEMTL_DATA", "SPARSEMTL_RUNS", "MNE_DATA", "MNE_DATASETS_EEGBCI_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in (("HOME", "home"), ("SPARSEMTL_CACHE", "cache"), ("TMPDIR", "tmp")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    return tmp_path
+
+
+def check(place, case, expected, unreadable=None):
+    watch = Watch(place)
+    watch.unreadable = unreadable
+    status, said, changed = ended(watch, case)
+    assert (status, len(said)) == (2, 1), "\n".join(said[-20:])
+    assert expected in said[0]
+    assert len(said[0]) < 1000
+    assert changed == []
+
+
+# Data sets: name -> (what the line says, what is done to a copy of the small set, words after `data NAME`)
+
+
+def cut(path, n):
+    path.write_bytes(path.read_bytes()[:n])
+
+
+def edit(path, change):
+    """Change a stored array: `change(array)` returns the new one, or None if it edits the copy that it gets."""
+    array = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path)).copy()
+    array = array if (new := change(array)) is None else new
+    np.save(path, array) if path.suffix == ".npy" else Image.fromarray(array).save(path)
+
+
+def put(value):
+    return lambda array: array.__setitem__((4, 4), value)
+
+
+def depth_png(folder, change):
+    """All depth as 16-bit PNG in millimetres, each changed."""
+    for path in (folder / "depth").glob("*.npy"):
+        Image.fromarray(change((np.load(path) * 1000).round().astype(np.uint16))).save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def blank(path, mode, size=(24, 24), value=0):
+    Image.new(mode, size, value).save(path)
+
+
+def twin_of_another_kind(folder):
+    Image.open(folder / "images/00010.jpg").save(folder / "images/00003.png")
+    (folder / "images/00003.jpg").unlink()
+
+
+def attributes(change):
+    def damage(folder):
+        path = folder / "CelebAMask-HQ-attribute-anno.txt"
+        path.write_text(change(path.read_text()))
+
+    return damage
+
+
+def parts(folder):
+    """One mask for each part instead of the merged one; that of a face's skin is missing."""
+    out = folder / "CelebAMask-HQ-mask-anno" / "0"
+    out.mkdir(parents=True)
+    for path in (folder / "CelebAMaskHQ-mask").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        for value, part in enumerate(PARTS):
+            if (mask == value).any() and (path.stem, part) != ("5", "skin"):
+                Image.fromarray((mask == value).astype(np.uint8) * 255).save(out / f"{int(path.stem):05d}_{part}.png")
+    shutil.rmtree(folder / "CelebAMaskHQ-mask")
+
+
+def edf(folder, run=4):
+    return folder / HOME / f"S001R{run:02d}.edf"
+
+
+def again(source, copy, header):
+    """One recording under two names, byte by byte or under another header."""
+    if header == "same":
+        return lambda folder: shutil.copy(edf(folder, source), edf(folder, copy))
+    return lambda folder: write_edf(edf(folder, copy), source, who="another")
+
+
+def packed(*extra, size=None):
+    """The recordings as a pack, with more members or cut to a size."""
+
+    def damage(folder):
+        with tarfile.open(folder / "S001.tar.xz", "w:xz", preset=0) as tar:
+            tar.add(folder / HOME, "S001")
+            for name, kind, link in extra:
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname = kind, link
+                tar.addfile(member)
+        shutil.rmtree(folder / FOLDER)
+        if size:
+            os.truncate(folder / "S001.tar.xz", size)
+
+    return damage
+
+
+def replaced(path_of, new):
+    """A file replaced by None, a folder or a link to nowhere."""
+
+    def damage(folder):
+        path = path_of(folder)
+        path.unlink()
+        if new == "folder":
+            path.mkdir()
+        elif new == "link":
+            path.symlink_to(folder / "nowhere")
+
+    return damage
+
+
+def runs_without(*runs):
+    def damage(folder):
+        for run in runs:
+            edf(folder, run).unlink()
+
+    return damage
+
+
+FILE, LINK = tarfile.REGTYPE, tarfile.SYMTYPE
+MISSING = ("--allow-missing-runs",)
+SETS = {
+    "nyuv2": {
+        "no folder": ("depth is missing", lambda f: shutil.rmtree(f / "depth")),
+        "no images": ("no images/ in", lambda f: shutil.rmtree(f / "images")),
+        "no file": ("00002", lambda f: (f / "segmentation/00002.png").unlink()),
+        "cut jpeg": ("00003.jpg", lambda f: cut(f / "images/00003.jpg", 400)),
+        "cut png": ("00003.png", lambda f: cut(f / "segmentation/00003.png", 60)),
+        "empty png": ("00003.png", lambda f: cut(f / "segmentation/00003.png", 0)),
+        "cut npy": ("00003.npy", lambda f: cut(f / "depth/00003.npy", 500)),
+        "huge image": ("00003.png", lambda f: blank(f / "segmentation/00003.png", "L", (14000, 13000))),
+        "objects": ("00003.npy", lambda f: np.save(f / "depth/00003.npy", np.array([{"a": 1}]), allow_pickle=True)),
+        "label": ("label 41", lambda f: edit(f / "segmentation/00004.png", put(41))),
+        "colour labels": ("00004.png", lambda f: blank(f / "segmentation/00004.png", "RGB")),
+        "1-bit labels": ("00004.png", lambda f: blank(f / "segmentation/00004.png", "1")),
+        "labels with alpha": ("00004.png", lambda f: blank(f / "segmentation/00004.png", "LA")),
+        "depth 0": ("00005.npy", lambda f: edit(f / "depth/00005.npy", put(0))),
+        "depth NaN": ("00005.npy", lambda f: edit(f / "depth/00005.npy", put(np.nan))),
+        "depth in mm": ("millimetres", lambda f: edit(f / "depth/00005.npy", lambda d: 1000 * d)),
+        "depth in cm": ("centimetres", lambda f: edit(f / "depth/00005.npy", lambda d: 100 * d)),
+        "depth of 8 bits": ("16-bit", lambda f: depth_png(f, lambda d: (d // 256 + 1).astype(np.uint8))),
+        "depth times 5": ("1/5000 m", lambda f: depth_png(f, lambda d: 5 * d)),
+        "depth times 6.55": ("10 m / 65535", lambda f: depth_png(f, lambda d: (6.5535 * d).astype(np.uint16))),
+        "depth with swapped bytes": ("swapped bytes", lambda f: depth_png(f, lambda d: d.byteswap())),
+        "depth in metres as PNG": ("here is metres", lambda f: depth_png(f, lambda d: d // 1000 + 1)),
+        "other size": ("20 x 24", lambda f: blank(f / "segmentation/00006.png", "L", (20, 24), 1)),
+        "half size": ("12 x 12", lambda f: blank(f / "segmentation/00006.png", "L", (12, 12), 1)),
+        "normals": ("00006.npy", lambda f: np.save(f / "normals/00006.npy", np.full((24, 24, 3), np.nan))),
+        "no list": ("train.txt", lambda f: (f / "gt_sets/train.txt").unlink()),
+        "overlapping lists": ("00000", lambda f: (f / "gt_sets/test.txt").write_text("00000\n00010\n")),
+        "png beside jpeg": ("00001", lambda f: blank(f / "images/00001.png", "RGB")),
+        "png beside npy": ("00001", lambda f: blank(f / "depth/00001.png", "I;16", value=2000)),
+        "dangling link": ("nowhere", lambda f: (f / "depth/nowhere.npy").symlink_to(f / "gone")),
+        "twin": ("are the same", lambda f: shutil.copy(f / "images/00002.jpg", f / "images/00010.jpg")),
+        "twin of another kind": ("are the same", twin_of_another_kind),
+    },
+    "celebamask": {
+        "no masks": ("CelebAMaskHQ-mask", lambda f: shutil.rmtree(f / "CelebAMaskHQ-mask")),
+        "no mask": ("has no file for image 3", lambda f: (f / "CelebAMaskHQ-mask/3.png").unlink()),
+        "no part": ("has no file for image 00005_skin", parts),
+        "cut jpeg": ("3.jpg", lambda f: cut(f / "CelebA-HQ-img/3.jpg", 400)),
+        "cut png": ("3.png", lambda f: cut(f / "CelebAMaskHQ-mask/3.png", 60)),
+        "mask value": ("label 19", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "L", (32, 32), 19)),
+        "1-bit mask": ("3.png", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "1", (32, 32), 1)),
+        "mask size": ("32 x 24", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "L", (32, 24))),
+        "attributes of others": ("has no line of 0.jpg", attributes(lambda text: "1\nMale Smiling\n777.jpg 1 1\n")),
+        "a face without attributes": ("9.jpg", attributes(lambda text: text[: text.index("9.jpg")])),
+        "too many attributes": ("attribute-anno.txt", attributes(lambda text: text.replace("4.jpg", "4.jpg 0"))),
+        "attribute value": ("-1 or 1", attributes(lambda text: text.replace("-1", "0", 1))),
+        "attribute names": ("Smiling", attributes(lambda text: text.replace("Smiling", "Bald"))),
+        "no attributes": ("attribute-anno.txt", lambda f: (f / "CelebAMask-HQ-attribute-anno.txt").unlink()),
+        "binary attributes": ("anno.txt", lambda f: (f / "CelebAMask-HQ-attribute-anno.txt").write_bytes(bytes(256))),
+        "too few": ("too few", lambda f: [p.unlink() for p in list((f / "CelebA-HQ-img").iterdir())[2:]]),
+        "png beside jpeg": ("3.", lambda f: blank(f / "CelebA-HQ-img/3.png", "RGB")),
+        "twin": ("are the same", lambda f: shutil.copy(f / "CelebA-HQ-img/3.jpg", f / "CelebA-HQ-img/7.jpg")),
+    },
+    "eegmmidb": {
+        "missing runs": ("lacks S001R08.edf, S001R07.edf", runs_without(8, 7)),
+        "too few runs": ("too few ME recordings", runs_without(3, 7, 11), *MISSING),
+        "nothing": ("no recordings of eegmmidb S001", lambda f: shutil.rmtree(f / FOLDER)),
+        "unknown person": ("has no person 110: choose from 1 to 109", lambda f: None, "--subject", "110"),
+        "cut": ("run 4 is damaged", lambda f: cut(edf(f), edf(f).stat().st_size * 2 // 3)),
+        "empty": ("run 4 is damaged", lambda f: cut(edf(f), 0)),
+        "text": ("run 4 is damaged", lambda f: edf(f).write_bytes(b"word\n" * 99)),
+        "other channel": ("lacks: C3", lambda f: edf(f).write_bytes(edf(f).read_bytes().replace(b"C3.", b"D3.", 1))),
+        "millivolts": ("factor of 1000", lambda f: write_edf(edf(f), 4, scale=4000.0)),
+        **{f"{a} as {b}": ("under another name", again(a, b, "same")) for a, b in ((4, 8), (3, 4), (4, 3), (12, 7))},
+        **{f"{a} as {b} with another header": ("again: one recording has two names", again(a, b, "other"))
+           for a, b in ((4, 8), (3, 4))},
+        "list of checksums is text": ("no list of checksums", lambda f: (f / "SHA256SUMS.txt").write_text("word\n")),
+        "list of checksums is binary": ("no list of", lambda f: (f / "SHA256SUMS.txt").write_bytes(b"\xff\xfe")),
+        "link to nowhere": ("lacks S001R04.edf", replaced(edf, "link")),
+        "folder": ("lacks S001R04.edf", replaced(edf, "folder")),
+        "cut pack": ("S001.tar.xz is damaged", packed(size=100_000)),
+        **{
+            f"pack with {name} {link}": ("S001.tar.xz holds", packed((name, kind, link)))
+            for name, kind, link in (
+                ("../S001R03.edf", FILE, ""), ("/S001R03.edf", FILE, ""), ("S001/../../S001/S001R03.edf", FILE, ""),
+                ("S001/run.sh", FILE, ""), ("S002/S002R03.edf", FILE, ""), ("S001/S001R02.edf", LINK, "/etc/passwd"),
+                ("S001/S001R02.edf", tarfile.LNKTYPE, "S001/S001R03.edf"), ("S001", LINK, "/"),
+                ("S001/S001R02.edf", tarfile.FIFOTYPE, "pipe"),
+            )
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in SETS.items() for case in cases])
+def test_a_damaged_data_set(place, made, name, case):
+    expected, damage, *words = SETS[name][case]
+    damage(folder := Path(shutil.copytree(made(name), place / "data" / name)))
+    check(place, ("data", name, "--data-dir", str(folder), *words), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("nyuv2", "images"), ("nyuv2", "depth/00001.npy"), ("nyuv2", "gt_sets/train.txt"), ("celebamask", "CelebA-HQ-img"),
+     ("celebamask", "CelebAMask-HQ-attribute-anno.txt"), ("eegmmidb", HOME / "S001R04.edf")],
+)  # fmt: skip
+def test_an_unreadable_part_of_a_data_set(place, made, name, part):
+    case = ("data", name, "--data-dir", str(made(name)))
+    check(place, case, "Permission denied", unreadable=made(name) / part)
+
+
+# Method and records: what the line says -> a call
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+
+
+def net_under_prune():
+    model = net()
+    prune.ln_structured(model[0], "weight", 0.5, n=2, dim=1)
+    model(images())
+    return model
+
+
+def images():
+    return torch.randn(2, 3, 4, 4)
+
+
+def penalty(weight=(4, 3, 3, 3), **group):
+    weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(torch.ones(weight))
+    return ProxAdamW([{"params": [weight], "penalty": "group_lasso", "lam": 0.1} | group])
+
+
+def later(lam):
+    optimizer = penalty()
+    optimizer.param_groups[0]["lam"] = lam
+    optimizer.step()
+
+
+def parametrised(how):
+    return prunable(nn.Sequential(how(nn.Linear(3, 3))))
+
+
+CALLS = {
+    "lam is nan": lambda: penalty(lam=float("nan")),
+    "lam is -1": lambda: penalty(lam=-1),
+    "lam is '1'": lambda: penalty(lam="1"),
+    "lam is None": lambda: later(None),
+    "lam is inf": lambda: later(float("inf")),
+    "penalty 'l2'": lambda: penalty(penalty="l2"),
+    "complex64": lambda: penalty(nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))),
+    "needs": lambda: penalty((4,)),
+    "threshold must": lambda: prox_group_lasso(torch.ones(2, 2), -1.0),
+    "2 entries for 3 groups": lambda: prox_group_lasso(torch.ones(2, 3), torch.ones(2)),
+    "scale has shape": lambda: prox_group_lasso_scaled(torch.ones(2, 2), torch.ones(3), 0.1),
+    "sparsity 1.5": lambda: topk_mask({"a": torch.ones(3)}, 1.5),
+    "sparsity nan": lambda: topk_mask({"a": torch.ones(3)}, float("nan")),
+    "a: scores": lambda: topk_mask({"a": torch.tensor([1.0, float("nan")])}, 0.5),
+    "rule 'xor'": lambda: arbiter([{"a": torch.ones(2, dtype=torch.bool)}], "xor"),
+    "at least one task": lambda: budget_masks({}, 0.5),
+    "bool mask of shape": lambda: apply_masks(net(), {"0.weight": torch.ones(2)}),
+    "no Conv or Linear weight": lambda: apply_masks(net(), {"9.weight": torch.ones(2, dtype=torch.bool)}),
+    "prefix 'me'": lambda: sparsity_of({"mi.weight": torch.ones(2, dtype=torch.bool)}, "me"),
+    "weight_norm": lambda: parametrised(nn.utils.parametrizations.weight_norm),
+    "spectral_norm": lambda: parametrised(nn.utils.parametrizations.spectral_norm),
+    "loss is nan": lambda: snip(net(), lambda *_: torch.tensor(float("nan"), requires_grad=True), images(), None),
+    "NaN or infinite": lambda: snip(net(), cross_entropy, images() / 0, torch.tensor([0, 1])),
+    "scalar": lambda: snip(net(), lambda outputs, _: outputs, images(), None),
+    "no convolution": lambda: group_sparsity(nn.Linear(3, 3)),
+    "Conv2d does not take the example": lambda: compact(nn.Conv2d(3, 4, 3), torch.ones(1, 5, 8, 8)),
+    "Sequential cannot be copied": lambda: compact(net_under_prune(), images()),
+    "got n_times=20": lambda: DualTaskNet(3, 20, 2),
+    "'lr' is nan": lambda: RunSpec("toy2020", "quick", "normal", "mean", 0, {"lr": float("nan")}),
+    "study is": lambda: RunSpec("../up", "quick", "normal", "mean", 0, {}),
+    "not a run specification": lambda: RunSpec.from_dict([1]),
+    "not a JSON object": lambda: records.validate([1]),
+    "no option fmim": lambda: load("simulated-eeg", fmim=1),
+    "argument 'subject'": lambda: load("nyuv2", subject=1),
+    "fmin=50, fmax=38": lambda: load("simulated-eeg", fmin=50),
+    "channels='motor'": lambda: load("simulated-eeg", channels="motor"),
+    "channels=()": lambda: load("simulated-eeg", channels=()),
+    "channels=('C3', 'C3')": lambda: load("simulated-eeg", channels=("C3", "C3")),
+    "sfreq=nan": lambda: load("simulated-eeg", sfreq=float("nan")),
+    "tmax='4'": lambda: load("simulated-eeg", tmax="4"),
+    "tmin must be below tmax": lambda: load("simulated-eeg", tmin=4),
+    "shared='x'": lambda: load("simulated-eeg", shared="x"),
+    "no channel Q9": lambda: load("simulated-eeg", channels=("C3", "Q9"), trials_per_class=3),
+    "trials_per_class=2": lambda: load("simulated-eeg", trials_per_class=2),
+    "seed=-1, trials": lambda: load("simulated-eeg", seed=-1),
+    "no problem 'reaching'": lambda: load("simulated-eeg", problem="reaching"),
+    "n=2": lambda: load("rooms", n=2),
+    "size=0": lambda: load("faces", size=0),
+    "n=None, seed=-1": lambda: load("celebamask", seed=-1),
+    "border=0.6": lambda: load("nyuv2", border=0.6),
+    "holes='fill'": lambda: load("nyuv2", holes="fill"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expected", CALLS)
+def test_a_call_that_cannot_be(place, expected):
+    check(place, CALLS[expected], expected)
+
+
+# Commands: what the line says -> words. The working folder has a text file, a link to itself, and damaged records.
+
+COMMANDS = {
+    "unknown study 'toy2032': choose one of": ("list", "toy2032"),
+    "unknown profile 'huge': choose one of quick, small, full": ("list", "toy2020", "--profile", "huge"),
+    "unknown method 'mode': this grid has mean, median": ("run", "toy2020", "--method", "mean", "mode"),
+    "unknown seed -1: this grid has 0, 1, 2, 3, 4": ("run", "toy2020", "--seed", "-1"),
+    "unknown parameter 'subject': these runs have draws, shift": ("run", "toy2020", "--subject", "9"),
+    "--set shift=0.5": ("run", "toy2020", "--param", "shift=0.5"),
+    "unknown shift": ("run", "toy2020", "--param", "shift=nan"),
+    "draws is 0: it must be a whole number of 1 or more": ("run", "toy2020", "--set", "draws=0"),
+    "draws is True": ("run", "toy2020", "--set", "draws=true"),
+    "unknown parameter 'drawz'": ("run", "toy2020", "--set", "drawz=1"),
+    "unknown table 'table9': toy2020 has table1, medians": ("run", "toy2020", "--table", "table9"),
+    "cannot write file/runs": ("run", "toy2020", "--store", "file/runs"),
+    "workers is 0: at least 1": ("run", "toy2020", "--workers", "0"),
+    "unknown device 'tpu': choose cpu or cuda": ("run", "toy2020", "--device", "tpu"),
+    "give tcp://HOST:PORT, or local:N": ("run", "toy2020", "--scheduler", "here"),
+    "method median has no run with the other values": (
+        "run", "toy2020", "--method", "mean", "median", "--param", "shift=1.0"),
+    "unknown parameter 'foo': these runs have": ("list", "toy2020", "--param", "foo=1"),
+    "no run of this grid starts with ''": ("list", "toy2020", "--hash", ""),
+    "no run of this grid starts with 'zz'": ("list", "toy2020", "--hash", "zz"),
+    "no record starts with 'ffff' in results or runs": ("show", "ffff"),
+    "no record with these digits": ("diff", "ffff", "eeee"),
+    "no record of toy2020 at the profile": ("export", "toy2020", "a.jsonl"),
+    "absent.jsonl: cannot be read": ("import", "absent.jsonl"),
+    "file line 1: damaged": ("import", "file"),
+    "nested.jsonl line 1": ("import", "nested.jsonl"),
+    "changed.jsonl line 1": ("import", "changed.jsonl"),
+    "loop: ": ("import", "loop"),
+    "unknown data set 'eegmmdb': choose one of eegmmidb": ("data", "eegmmdb"),
+    "simulated-eeg has no person 0": ("data", "simulated-eeg", "--subject", "0"),
+    "no recordings of eegmmidb S001": ("data", "eegmmidb"),
+    "no folder given for nyuv2": ("data", "nyuv2"),
+    "no CelebA-HQ-img/ in absent": ("data", "celebamask", "--data-dir", "absent"),
+    "file: cannot be read": ("export", "toy2020", "a.jsonl", "--store", "file"),
+    "loop": ("export", "toy2020", "a.jsonl", "--store", "loop"),
+    "file/x": ("queue", "--results", "none", "--store", "file/x"),
+    "loop/x": ("show", "abc", "--store", "loop/x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expected", COMMANDS)
+def test_a_command_that_cannot_be(place, make_record, expected):
+    Path("file").write_text("not a record\n")
+    os.symlink("loop", "loop")
+    Path("nested.jsonl").write_text("[" * 10_000 + "\n")
+    write_jsonl("changed.jsonl", [make_record()])
+    Path("changed.jsonl").write_text(Path("changed.jsonl").read_text().replace('"value":0.5', '"value":0.6'))
+    check(place, COMMANDS[expected], expected)
+
+
+@pytest.mark.parametrize("words", [("show", "abc"), ("export", "toy2020", "a.jsonl")])
+def test_an_unreadable_store(place, words):
+    (place / "work" / "runs" / "toy2020").mkdir(parents=True)
+    check(place, words, "Permission denied", unreadable=place / "work" / "runs" / "toy2020")
+
+
+# Places
+
+
+@pytest.mark.parametrize("name", ["rooms", "faces", "simulated-eeg"])
+def test_a_cache_that_cannot_be_written(place, monkeypatch, name):
+    (place / "cache").write_text("a file")
+    check(place, ("data", name), "SPARSEMTL_CACHE")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [(("data", "rooms"), "SPARSEMTL_CACHE"), (("run", "toy2020"), "cannot write runs")]
+)
+def test_a_full_disk(place, words, expected):
+    """No file may have more than 64 bytes."""
+
+    def case():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        return main(list(words))
+
+    check(place, case, expected)
+
+
+def test_the_corpus_is_large_enough():
+    assert sum(map(len, (*SETS.values(), CALLS, COMMANDS))) >= 60
