@@ -99,8 +99,8 @@ def spoil(value, channel=5, times=slice(None)):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (spoil(np.nan, times=700), "run 8 holds NaN"),
-        (spoil(np.inf, times=700), "run 8 holds NaN or infinite"),
+        (spoil(np.nan, times=700), "run 8 has NaN"),
+        (spoil(np.inf, times=700), "run 8 has NaN or infinite"),
         (spoil(0.0), f"run 8 channel {ELECTRODES64[5]} is flat in 4 trials: pass channels="),
         (lambda: recording(8, names=ELECTRODES64[:63]), "has 63 channels, not 64 .*Iz"),
         (lambda: recording(8, names=(*ELECTRODES64[:63], "X1")), "lacks: Iz"),
