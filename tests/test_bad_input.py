@@ -136,7 +136,6 @@ def place(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "ROOT", tmp_path / "work")
     for name in ("SPARSEMTL_DATA", "SPARSEMTL_RUNS", "MNE_DATA", "MNE_DATASETS_EEGBCI_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GIT_OPTIONAL_LOCKS", "0")  # git, asked for the revision, leaves no lock if it may not write
     for name, folder in (("HOME", "home"), ("SPARSEMTL_CACHE", "cache"), ("TMPDIR", "tmp")):
         monkeypatch.setenv(name, str(tmp_path / folder))
     return tmp_path

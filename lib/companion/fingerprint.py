@@ -22,7 +22,8 @@ def revision():
     lib = Path(__file__).parents[1]
 
     def git(*words):
-        return subprocess.run(["git", "-C", lib, *words], capture_output=True, text=True, check=True).stdout
+        words = ["git", "--no-optional-locks", "-C", lib, *words]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
     try:
         git("ls-files", "--error-unmatch", "companion/engine.py")  # fails if installed inside another project
