@@ -16,7 +16,7 @@ from companion.data.nyuv2 import load_nyuv2
 from companion.data.rooms import write_rooms
 from harness import Mark, arguments, counts, report, seconds, take_turns, where_time_goes
 from papers.upadhyay2023.run import Training
-from papers.upadhyay2023.scores import STRIDE, _clipped
+from papers.upadhyay2023.scores import STRIDE, clipped
 from papers.upadhyay2023.study import ALL_NYU, START, specs
 from PIL import Image
 from prox import published
@@ -52,7 +52,7 @@ class Files(Dataset):
         return torch.from_numpy(image).permute(2, 0, 1) / 255, {
             "seg": at_features(torch.from_numpy(classes)[None])[0].to(torch.uint8),
             "normal": at_features(normals),
-            "depth": _clipped(at_features(depth), depth.max().clamp(min=1e-3)),
+            "depth": clipped(at_features(depth), depth.max().clamp(min=1e-3)),
         }
 
 

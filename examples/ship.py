@@ -16,8 +16,7 @@ from companion.engine import reproducible
 from companion.files import write_whole
 from companion.records import check_writable, repository_root
 from papers.upadhyay2023 import study as study
-from papers.upadhyay2023.run import Training, load_images, without_record
-from papers.upadhyay2023.run import _resized as resized
+from papers.upadhyay2023.run import Training, load_images, resized, without_record
 from sparsemtl.errors import SparseMTLError, SpecError, needs
 from sparsemtl.sparsity.compact import compact
 from torch import nn

@@ -23,7 +23,7 @@ from companion.spec import PROFILES
 
 def main(argv=None):
     """Run one command; returns the exit status: 0, 2 for a user's mistake or a failed run, 130 when stopped."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         status = args.command(args) or 0
@@ -67,7 +67,8 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
-def _parser():
+def command_parser():
+    """Parser of the whole command line; what it parses names the function to call in `command`."""
     parser = argparse.ArgumentParser(
         prog="sparsemtl", description="Re-run the tables and figures of two papers on sparse multitask learning."
     )
@@ -233,7 +234,7 @@ def _show(args):
     if not shown:
         if words := folder and find_set(args.hash, folder):
             print(f"record set {args.hash}: these runs; `sparsemtl list {words}`")
-            return _list(_parser().parse_args(["list", *words.split()]))
+            return _list(command_parser().parse_args(["list", *words.split()]))
         raise SpecError(f"no record starts with {args.hash!r} in {' or '.join(map(str, places))}: see `sparsemtl list`")
     for name, results in Counter(name for name, _ in shown).items():
         if results > 1:

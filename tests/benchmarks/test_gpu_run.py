@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from companion.__main__ import _parser
+from companion.__main__ import command_parser
 from companion.choose import chosen
 from companion.records import Store
 from gpu_run import Step, perform, plan
@@ -23,7 +23,7 @@ def test_every_step_of_the_plan_exists(tmp_path):
     assert (steps[0].name, steps[0].must) == ("smoke", True)
     for step in steps:
         if "companion" in step.command:
-            args = _parser().parse_args(step.command[step.command.index("companion") + 1 :])
+            args = command_parser().parse_args(step.command[step.command.index("companion") + 1 :])
             assert chosen(args)
         else:
             script = next(Path(word) for word in step.command if word.endswith(".py"))

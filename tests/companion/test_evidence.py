@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from companion import engine
-from companion.__main__ import _parser
+from companion.__main__ import command_parser
 from companion.choose import chosen as chosen_runs
 from companion.evidence import (
     Evidence,
@@ -160,7 +160,7 @@ def test_the_command_of_a_table_or_of_a_cell_names_exactly_its_runs(study, table
     whole = Evidence(study.NAME, "committed", "small", records, len(records), f"--table {table}")
     last = records[-1].spec
     for found in (whole, whole.only(method=last.method, seed=last.seed)):
-        args = _parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
+        args = command_parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
         assert {spec.hash for spec in chosen_runs(args)} == {record.hash for record in found.records}
 
 

@@ -205,7 +205,7 @@ class Training:
         functions = {"seg": segmentation, "normal": normal_loss, "depth": depth_loss}
         binary = partial(binary_loss, double_sigmoid=self.p.get("double_sigmoid", False))
         side = next((targets[t].shape[-1] for t in self.tasks if t in DENSE_TASKS), None)
-        return {t: functions.get(t, binary)(_resized(t, outputs[t], side), targets[t]) for t in self.tasks}
+        return {t: functions.get(t, binary)(resized(t, outputs[t], side), targets[t]) for t in self.tasks}
 
     def _loss(self, outputs, targets):
         losses = self._losses(outputs, targets)
@@ -234,7 +234,7 @@ class Training:
         for part in rows.split(self.p["batch"]):
             with self.context():
                 outputs = self.net(self.batches.images(part))
-            yield part, {t: _resized(t, p.float(), self.scorer.side) for t, p in outputs.items()}
+            yield part, {t: resized(t, p.float(), self.scorer.side) for t, p in outputs.items()}
 
     def _after_epoch(self, epoch):
         """Validate, keep weights, adapt lambda, write a checkpoint."""
@@ -374,7 +374,7 @@ class Training:
             return 1000 * Timer("net(example)", globals={"net": net, "example": example}).timeit(3).mean
 
 
-def _resized(task, p, side):
+def resized(task, p, side):
     """Dense predictions at a side, in float32, as a GPU sums its gradient in the type of its input."""
     if task not in DENSE_TASKS or p.shape[-1] == side:
         return p

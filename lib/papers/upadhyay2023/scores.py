@@ -48,7 +48,7 @@ class Scorer:
         if side != self.data.size:
             y = F.interpolate(y.float(), size=(side, side), mode="nearest-exact")
         if task == "depth" and (self.relative if relative is None else relative):
-            y = torch.stack([_clipped(one.float(), scale) for one, scale in zip(y, self.scale, strict=True)])
+            y = torch.stack([clipped(one.float(), scale) for one, scale in zip(y, self.scale, strict=True)])
         return y[:, 0].to(torch.uint8) if task == "seg" else y
 
     def scores(self, predict, rows):
@@ -168,7 +168,7 @@ def _median(y, by_position):
     return torch.cat(parts, 1).nan_to_num(float(middle))
 
 
-def _clipped(y, scale):
+def clipped(y, scale):
     """Depth (1, h, w) over `scale`, clipped to 0.1 and its 99th percentile where it is known (notes, item 4)."""
     known = y > 0
     if not known.any():
