@@ -48,14 +48,6 @@ def test_a_network_with_several_outputs_and_its_compacted_form(tmp_path, capfd):
     assert logging.root.manager.disable == logging.NOTSET
 
 
-def test_channels_last(tmp_path):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
-    model[2].weight.data[:, :4] = 0
-    x = noise(2, 3, 8, 8).to(memory_format=torch.channels_last)
-    net = compact(model.to(memory_format=torch.channels_last), x)
-    assert agree(net, to_onnx(net, x, tmp_path / "net.onnx"), x) == ["output"]
-
-
 @pytest.mark.parametrize("backbone", ["eegnet", "shallow", "deep4"])
 def test_trunk_and_head_of_eeg_networks(tmp_path, backbone):
     net = DualTaskNet(4, 441, 3, backbone=backbone)
@@ -70,21 +62,9 @@ class Branches(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class OneSize(nn.Module):
-    def forward(self, x):
-        return torch.stack(x.split([1] * len(x)))
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (Branches().eval(), "Branches cannot be exported"),
-        (OneSize().eval(), "OneSize cannot be exported"),
-    ],
-)
-def test_what_cannot_be_exported_is_named(tmp_path, model, message):
-    with pytest.raises(SpecError, match=message) as caught:
-        to_onnx(model, noise(2, 3), tmp_path / "net.onnx")
+def test_what_cannot_be_exported_is_named(tmp_path):
+    with pytest.raises(SpecError, match="Branches cannot be exported") as caught:
+        to_onnx(Branches().eval(), noise(2, 3), tmp_path / "net.onnx")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -39,13 +39,9 @@ def test_a_step_that_must_pass_stops_the_rest(tmp_path):
 
 def test_each_step_says_what_it_wrote_and_a_cut_keeps_the_steps_before(tmp_path):
     write = f"open({str(tmp_path / 'made.txt')!r}, 'w').write('x')"
-    steps = [
-        Step("writes", python(write), 60),
-        Step("hangs", python("import time; time.sleep(600)"), 1.0),
-        Step("never", python("pass"), 60),
-    ]
+    steps = [Step("writes", python(write), 60), Step("hangs", python("import time; time.sleep(600)"), 1.0)]
     start = time.monotonic()
-    entries = perform(steps[:2], tmp_path, 60)
+    entries = perform(steps, tmp_path, 60)
     assert time.monotonic() - start < 60
     assert [(e["step"], e["status"]) for e in entries] == [("writes", 0), ("hangs", "stopped")]
     assert entries[0]["wrote"] == ["made.txt"]
@@ -56,17 +52,8 @@ def test_each_step_says_what_it_wrote_and_a_cut_keeps_the_steps_before(tmp_path)
 @pytest.mark.slow
 def test_runs_are_kept_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(TOY))
-    words = (
-        sys.executable,
-        "-m",
-        "companion",
-        "run",
-        "toy2020",
-        "--profile",
-        "quick",
-        "--store",
-        str(tmp_path / "runs"),
-    )
+    store = str(tmp_path / "runs")
+    words = (sys.executable, *["-m", "companion", "run", "toy2020", "--profile", "quick", "--store"], store)
     (entry,) = perform([Step("table1", words, 120)], tmp_path, 120)
     assert entry["status"] == 0
     assert len(entry["wrote"]) == len(Store(tmp_path / "runs").all()[0]) == 15

@@ -29,11 +29,6 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
     assert committed_benchmarks(tmp_path) == {("made-up", "cpu"): record}
 
 
-def test_a_gpu_has_a_record_of_its_own(tmp_path):
-    record = Benchmark("made-up", made().sides, (), {}, {"device": "NVIDIA H100"})
-    assert record.write(tmp_path).name == "made-up-gpu.json"
-
-
 @given(TIMES)
 def test_the_ratio_and_its_quartiles_are_of_the_turns(times):
     record = made(slow=times, fast=times[::-1])
@@ -43,13 +38,10 @@ def test_the_ratio_and_its_quartiles_are_of_the_turns(times):
     assert low <= ratio <= high
 
 
-def test_sides_of_different_length_are_compared_by_their_medians():
+def test_sides_that_do_not_pair_are_compared_by_their_medians_and_gains_can_be_divided():
     record = made(slow=(2.0, 4.0, 3.0), fast=(1.0, 3.0))
     assert record.ratio(record.marks[0]) == (1.5, 1.5, 1.5)
-
-
-def test_a_gain_in_time_over_the_gain_in_operations():
-    record = made(over=("all", "few"))
+    record = made(over=("all", "few"))  # a gain in time over the gain in operations
     assert record.ratio(record.marks[0])[0] == pytest.approx(2.0 / 3.0)
 
 
@@ -76,16 +68,12 @@ def test_a_value_changed_by_hand_is_found(tmp_path, field):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "damaged"), ("[]", "damaged"), ('{"schema": 7}', "schema 7, this code reads schema 1"),
-        ('{"schema": 1}', "damaged"), ('{"schema": 1, "marks": [{"what": "x"}]}', "damaged"),
-    ],
-)  # fmt: skip
-def test_a_damaged_file_is_named(tmp_path, text, message):
+    "text", ["{", "[]", '{"schema": 7}', '{"schema": 1}', '{"schema": 1, "marks": [{"what": "x"}]}']
+)
+def test_a_damaged_file_is_named(tmp_path, text):
     path = tmp_path / "bad-cpu.json"
     path.write_text(text)
-    with pytest.raises(RecordError, match=rf"bad-cpu\.json: {message}"):
+    with pytest.raises(RecordError, match=r"bad-cpu\.json: (damaged|schema 7, this code reads)"):
         read(path)
 
 
@@ -94,5 +82,3 @@ def test_what_cannot_be_compared_is_refused():
         made(word="about")
     with pytest.raises(RecordError, match="no side 'gone'"):
         made(over=("gone", "few"))
-    with pytest.raises(RecordError, match=r"none-cpu\.json: no such file"):
-        read("none-cpu.json")

@@ -52,9 +52,3 @@ def test_masks_and_removal_are_told_as_shares_of_the_dense_networks_time():
     assert "takes 1.00 to 1.10 of the dense network's time with masks, and 0.50 to 1.05 of it" in told
     assert "(least: A, compacted 40 %, ONNX Runtime)" in told
     assert realtime.masks_against_removal([]) == "One decision: not run."
-
-
-def test_sizes_are_those_of_the_record():
-    table = realtime.sizes([latency()])
-    assert table.loc[("A", "masks 40 %"), "not zero"] == 6
-    assert realtime.sizes([]).empty

@@ -107,13 +107,6 @@ def test_with_that_number_of_units_simulated_intervals_decide_as_often_as_said()
         assert decided(draws.mean(1) - half, draws.mean(1) + half).mean() == pytest.approx(0.8, abs=0.03)
 
 
-@given(st.floats(0, 1e6), st.floats(-1, 1e6))
-def test_the_number_of_units_is_a_plan_or_none(sd, size):
-    n = units_to_decide(sd, size)
-    assert n is None or 2 <= n <= 2 * claims.MOST_UNITS
-    assert (n is None) or size > 0
-
-
 def test_no_spread_no_plan():
     assert units_to_decide(math.nan, 0.1) is None
     assert units_to_decide(1.0, 0.0) is None
