@@ -1,15 +1,18 @@
-"""Nothing is lost: killed engines, two engines on one store, a record cut in half."""
+"""Nothing is lost: killed engines, a full disk, lost permissions, two engines on one store, a record cut in half."""
 
 import random
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from commands import PATIENCE, living, run, wait_for, written
+from commands import PATIENCE, environment, living, run, wait_for, written
 from companion.records import Store
 
-pytestmark = pytest.mark.slow
-KILLS, TOTAL = 30, 180
+TOTALS = {"quick": 15, "small": 60, "full": 180}  # runs of the paper
 
 
 @pytest.fixture(scope="module")
@@ -28,38 +31,40 @@ def whole(store):
     return {record.hash: record.digest for record in records}
 
 
-def test_kills_at_random_moments_lose_no_finished_run_and_leave_no_worker(paper, tmp_path):
-    rng, store, kills = random.Random(0), tmp_path / "runs", 0
-    while kills < KILLS:
+@pytest.mark.parametrize(("kills", "profile"), [(1, "quick"), pytest.param(30, "full", marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_no_finished_run_and_leave_no_worker(paper, tmp_path, kills, profile):
+    rng, store = random.Random(0), tmp_path / "runs"
+    for _ in range(kills):
         before = bytes_of(store)
-        process = run(paper, store, "--profile", "full", "--workers", "2")
-        if rng.random() < 0.7:  # in the midst of runs, otherwise while it starts
+        process = run(paper, store, "--profile", profile, "--workers", "2")
+        if kills == 1 or rng.random() < 0.7:  # in the midst of runs, otherwise while it starts
             wait_for(store, process, len(before) + rng.randint(1, 4))
         time.sleep(rng.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
+        assert process.poll() is None, process.communicate()[1]
         process.send_signal(signal.SIGKILL)  # the parent alone
         process.communicate()
-        kills += 1
         assert living(process.pid) == []
         after = bytes_of(store)
         assert {name: after.get(name) for name in before} == before
         whole(store)
-    assert run(paper, store, "--profile", "full").wait(timeout=PATIENCE) == 0
-    untouched = run(paper, tmp_path / "untouched", "--profile", "full", "--workers", "2")
-    assert untouched.wait(timeout=PATIENCE) == 0
-    assert len(whole(store)) == TOTAL
-    assert whole(store) == whole(tmp_path / "untouched")
+    assert run(paper, store, "--profile", profile).wait(timeout=PATIENCE) == 0
+    assert len(whole(store)) == TOTALS[profile]
+    if kills > 1:
+        untouched = run(paper, tmp_path / "untouched", "--profile", profile, "--workers", "2")
+        assert untouched.wait(timeout=PATIENCE) == 0
+        assert whole(store) == whole(tmp_path / "untouched")
 
 
+@pytest.mark.slow
 def test_two_engines_on_one_store_write_one_record_for_each_run(paper, tmp_path):
     store = tmp_path / "runs"
     engines = [run(paper, store, "--profile", "small", "--workers", "2") for _ in range(2)]
     errors = [process.communicate(timeout=PATIENCE)[1] for process in engines]
     assert [process.returncode for process in engines] == [0, 0], errors
-    assert len(whole(store)) == 60
+    assert len(whole(store)) == TOTALS["small"]
 
 
+@pytest.mark.slow
 def test_a_record_that_was_cut_in_half_is_made_again(paper, tmp_path):
     store = tmp_path / "runs"
     assert run(paper, store).wait(timeout=PATIENCE) == 0
@@ -71,3 +76,44 @@ def test_a_record_that_was_cut_in_half_is_made_again(paper, tmp_path):
     assert path.name in errors
     assert "1 runs executed" in errors
     assert whole(store) == digests
+
+
+# A disk of 100 kB, which is full after some runs, and one that becomes read-only in the midst of them
+FULL = """
+mount -t tmpfs -o size=100k none disk || exit 77
+"$@" 2> first; echo $? > status
+cp -r disk/runs before; mount -o remount,size=9m disk
+"""
+READ_ONLY = """
+mount -t tmpfs -o size=9m none disk || exit 77
+"$@" 2> first & process=$!
+while kill -0 $process && [[ $(find disk -name '[0-9a-f]*.json' | wc -l) -lt 5 ]]; do sleep 0.05; done
+until mount -o remount,ro disk; do :; done
+wait $process; echo $? > status
+cp -r disk/runs before; mount -o remount,rw disk
+"""
+AGAIN = '"$@" 2> second; code=$?; cp -r disk/runs after; exit $code'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs Linux's name spaces")
+@pytest.mark.parametrize(
+    ("script", "cause"), [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system")], ids=["full", "ro"]
+)
+def test_a_disk_that_fails_in_the_midst_is_one_line_and_the_same_command_goes_on(paper, tmp_path, script, cause):
+    (tmp_path / "disk").mkdir()
+    words = [sys.executable, *shlex.split("-m companion run slow2020 --profile small --workers 2 --store disk/runs")]
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script + AGAIN, "bash", *words]
+    done = subprocess.run(inside, cwd=tmp_path, env=environment(paper), capture_output=True, text=True, check=False)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("this user may mount nothing")
+    assert done.returncode == 0, (tmp_path / "second").read_text()
+    errors = (tmp_path / "first").read_text()
+    assert (tmp_path / "status").read_text().strip() == "2"
+    (line,) = [line for line in errors.splitlines() if line and "run/s" not in line and "s/run" not in line]
+    assert line.startswith("sparsemtl: cannot write disk/runs")
+    assert cause in line
+    before, after = bytes_of(tmp_path / "before"), bytes_of(tmp_path / "after")
+    assert 0 < len(before) < TOTALS["small"] == len(whole(tmp_path / "after"))
+    whole(tmp_path / "before")
+    assert {name: after[name] for name in before} == before
