@@ -473,6 +473,7 @@ COMMANDS = {
     "give tcp://HOST:PORT, or local:N": ("run", "toy2020", "--scheduler", "here"),
     "method median has no run with the other values": (
         "run", "toy2020", "--method", "mean", "median", "--param", "shift=1.0"),
+    "none of the people asked for is in this grid": ("list", "toy2020", "--people", "1-9"),
     "unknown parameter 'foo': these runs have": ("list", "toy2020", "--param", "foo=1"),
     "no run of this grid starts with ''": ("list", "toy2020", "--hash", ""),
     "no run of this grid starts with 'zz'": ("list", "toy2020", "--hash", "zz"),

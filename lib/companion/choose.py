@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import sys
 from dataclasses import replace
 
 from sparsemtl.errors import SpecError
@@ -24,6 +25,8 @@ def add_arguments(sub, study=None, profile="quick"):
     sub.add_argument("--profile", default=profile, help=text)
     sub.add_argument("--method", **SOME, help="these methods only")
     sub.add_argument("--subject", **SOME, type=int, help="these subjects only")
+    text = "of these subjects, such as 1-109, the ones that the grid has; the others are named"
+    sub.add_argument("--people", **SOME, type=_range, metavar="FIRST-LAST", help=text)
     sub.add_argument("--seed", **SOME, type=int, help="these seeds only")
     sub.add_argument("--sparsity", **SOME, type=float, help="these sparsities only")
     sub.add_argument("--problem", **SOME, help="these classification problems only")
@@ -32,6 +35,14 @@ def add_arguments(sub, study=None, profile="quick"):
     pair = {**SOME, "metavar": "NAME=VALUE", "type": _pair, "default": []}
     sub.add_argument("--param", **pair, help="runs with these values of a parameter only, such as lam=1e-5")
     sub.add_argument("--set", **pair, help="give parameters other values: other runs, which no table of the book shows")
+
+
+def _range(text):
+    """The numbers of "3" or "1-109" (range)."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a range such as 1-109")
+    return range(int(first), int(last or first) + 1)
 
 
 def _pair(text):
@@ -60,7 +71,14 @@ def chosen(args, specs=None):
     if not specs:
         what, place = "run" if given is None else "record", "".join(f" in {name}" for name in args.table or ())
         raise SpecError(f"no {what} of {study.NAME} at the profile {args.profile or 'quick, small or full'}{place}")
-    wanted = {name: getattr(args, name) or [] for name in ("method", "subject", "seed", "sparsity", "problem")}
+    wanted = {name: list(getattr(args, name) or ()) for name in ("method", "subject", "seed", "sparsity", "problem")}
+    if args.people:
+        asked, have = sorted({n for part in args.people for n in part}), {_value(s, "subject") for s in specs}
+        wanted["subject"] += [n for n in asked if n in have]
+        if not wanted["subject"]:
+            raise SpecError(f"none of the people asked for is in this grid: --profile {args.profile} has others")
+        if lacking := [n for n in asked if n not in have]:
+            print(f"not in this grid, left out: {', '.join(map(str, lacking))}", file=sys.stderr)
     for name, value in args.param:
         wanted[name] = [*wanted.get(name, []), value]
     for name, values in wanted.items():

@@ -204,3 +204,10 @@ def test_show_says_that_this_code_does_not_know_a_method(capsys, make_record, st
     status, out, err = call(capsys, "show", record.hash)
     assert (status, err) == (0, [])
     assert f"run it again: not with this code, which does not know the method novel of {study_name}" in out
+
+
+def test_a_range_of_people_takes_those_that_the_grid_has(capsys):
+    assert main(["list", "shin2023", "--profile", "small", "--table", "trunks", "--people", "1-2", "42"]) == 0
+    out, err = capsys.readouterr()
+    assert {line.split("subject=")[1].split()[0] for line in out.splitlines() if "subject=" in line} == {"1", "42"}
+    assert "left out: 2" in err
