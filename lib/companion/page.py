@@ -22,7 +22,6 @@ import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from IPython.display import HTML
@@ -30,7 +29,7 @@ from matplotlib.figure import Figure
 
 from companion import claims as rules
 from companion.evidence import Evidence, provenance
-from companion.records import set_hash
+from companion.records import RunRecord, set_hash
 from companion.statistics import NOT_RUN
 from companion.style import LOOK, still, svg
 
@@ -45,13 +44,6 @@ MARKS = {
     rules.REPRODUCED: "✔", rules.SMALLER: "◑", rules.CONTRADICTED: "✘", rules.NO_EFFECT: "∅", rules.UNDECIDED: "◌",
     rules.NOT_TESTED: "⊘", NOT_RUN: "○", "met": "☑", "missed": "☒",
 }  # fmt: skip
-
-
-@runtime_checkable
-class Benchmark(Protocol):
-    """A benchmark record: see `benchmarks/measured.py`."""
-
-    sides: dict
 
 
 def marked(word):
@@ -189,8 +181,8 @@ class Page:
     def foot(self):
         """The one panel with the data and runs, the commands and the citation of the page."""
         evidences = [e for e in self.behind if isinstance(e, Evidence)]
-        machines = dict.fromkeys(_machine(b) for b in self.behind if isinstance(b, Benchmark))
-        records = [r for r in self.runs.values() if not isinstance(r, Benchmark)]
+        machines = dict.fromkeys(_machine(b) for b in self.behind if not isinstance(b, Evidence))
+        records = [r for r in self.runs.values() if isinstance(r, RunRecord)]
         known = provenance(records).to_dict("index") if records else {}
         runs = {name: known.get(name) or {"what": _machine(r)} for name, r in self.runs.items()}
         given = {"profile": evidences[0].profile, **self.parameters} if evidences else self.parameters
@@ -220,7 +212,7 @@ class Page:
 
     def _line(self, name, caption, behind, *links):
         """The line under a table or figure; keeps what is behind it for the foot."""
-        behind = [behind] if isinstance(behind, Evidence | Benchmark) else list(behind)
+        behind = list(behind) if isinstance(behind, list | tuple) else [behind]
         self.behind += behind
         self.shown[name] = caption
         place = self._set(*behind) if behind else ""
@@ -230,7 +222,7 @@ class Page:
     def _set(self, *behind):
         """Place of a set of records among those of the page."""
         records = [r for e in behind if isinstance(e, Evidence) for r in e.records]
-        measured = {b.digest[:16]: b for b in behind if isinstance(b, Benchmark)}
+        measured = {b.digest[:16]: b for b in behind if not isinstance(b, Evidence)}
         key = set_hash(records) if records or not measured else next(iter(measured))
         commands = "\n".join(dict.fromkeys(map(_command, behind)))
         if (key, commands) not in self.sets:
@@ -246,7 +238,7 @@ class Page:
             re.sub(r"([#$%&_])", r"\\\1", text)
             for text in (f"{TITLE}: {self.title or self.notebook}", f"notebooks/{self.notebook}.html@ANCHOR")
         )
-        ended = [(r.environment if isinstance(r, Benchmark) else r.run)["ended"] for r in self.runs.values()]
+        ended = [(r.run if isinstance(r, RunRecord) else r.environment)["ended"] for r in self.runs.values()]
         return (
             f"@misc{{sparsemtl-{self.notebook.replace('_', '-')}@KEY,\n  author = {{{{{AUTHOR}}}}},\n"
             f"  title  = {{{title}@WHAT}},\n  year   = {{{max(ended, default=YEAR)[:4]}}},\n"
@@ -256,7 +248,7 @@ class Page:
 
 def _command(behind):
     """The command that makes an evidence or a benchmark again."""
-    if isinstance(behind, Benchmark):
+    if not isinstance(behind, Evidence):
         e = behind.environment
         return f"{BIN}python benchmarks/{e['script']}.py {e['arguments']}" + " --device cuda" * (behind.kind != "cpu")
     device = next(filter(None, (r.device_option for r in behind.records)), "")

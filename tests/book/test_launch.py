@@ -89,9 +89,8 @@ def test_a_notebook_gets_buttons_that_lead_to_it_and_a_page_in_markdown_gets_non
     assert launched(page) == []
 
 
-def test_without_an_address_there_are_no_buttons(tmp_path):
-    notebook, page = built(tmp_path / "unknown", None)
-    assert "launch-buttons" not in notebook + page
+def test_without_an_address_there_are_no_buttons(launch):
+    assert launch.theme_options({"launch_buttons": {}, "repository_url": ""}, {}) == {}
 
 
 def test_binder_installs_what_environment_yml_pins_and_then_the_library():

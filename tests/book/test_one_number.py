@@ -79,13 +79,6 @@ def test_the_cell_and_its_trials_are_those_of_the_records(shown, commit, make_re
     assert f"`{record.digest}`" in text
 
 
-def test_another_record_gives_another_cell(shown, commit, make_record):
-    specs = eeg_cell()
-    commit([eeg_record(s, make_record, RIGHT | {"mi": 1 if s.params["subject"] == 1 else 3}) for s in specs])
-    people = {s.params["subject"] for s in specs}
-    assert f"| motor imagery | 0.645 | {(0.25 + 0.75 * (len(people) - 1)) / len(people):.3f} ± " in shown()
-
-
 def test_a_part_of_the_records_is_shown_as_a_part(shown, commit, make_record):
     specs = eeg_cell()
     commit([eeg_record(specs[0], make_record)])
