@@ -29,9 +29,6 @@ def degrees(a, b):
     return np.degrees(np.arccos(np.clip((a * b).sum(-1), -1, 1)))
 
 
-# Normals from depth
-
-
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("normal", [(0, 0, -1), (0.5, 0, -0.9), (0.1, -0.7, -0.6), (-0.6, 0.5, -0.5)])
 def test_normals_of_a_plane_are_exact_up_to_the_border(size, normal):
@@ -71,9 +68,6 @@ def test_normals_are_zero_where_there_is_no_depth_or_no_neighbour():
     depth = np.zeros((16, 16))
     depth[8, 8] = 1.0
     assert not normals_from_depth(depth, intrinsics(16)).any()
-
-
-# Reading the layout
 
 
 def test_arrays_are_those_on_disk(folder):
