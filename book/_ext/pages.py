@@ -90,7 +90,8 @@ def _assets(app, exception):
 
         static, vega = Path(app.outdir) / "_static", Path(app.outdir).parent / "vega.js"
         if not vega.exists():  # takes seconds
-            vega.write_text(vl_convert.javascript_bundle("window.companionVega = vegaEmbed;"), encoding="utf-8")
+            bundle = vl_convert.javascript_bundle("window.companionVega = vegaEmbed;")
+            vega.write_text(f"(() => {{\n{bundle}\n}})();\n", encoding="utf-8")  # its names are no page's
         shutil.copy(vega, static)
         table = flat(committed(Path(app.srcdir) / "results"))
         mixed = [name for name in table if table[name].dtype == object]

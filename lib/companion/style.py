@@ -87,7 +87,9 @@ def label_ends(ax, labels, gap=0.045):
         last = max(y, last + gap * (high - low))
         colour = INK if line.get_color() == MUTED else line.get_color()
         place = {"xytext": (line.get_xdata()[-1], last), "va": "center", "fontsize": 9, "annotation_clip": False}
-        ax.annotate(f"  {labels[line]}", (line.get_xdata()[-1], y), color=colour, **place)
+        ax.annotate(
+            f"\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}{labels[line]}", (line.get_xdata()[-1], y), color=colour, **place
+        )
 
 
 def percent(share, digits=0):

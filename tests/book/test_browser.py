@@ -114,6 +114,7 @@ def faults(name, shown):
     rules = ["scrollable-region-focusable", "meta-viewport", "link-in-text-block"]
     yield "axe on a phone", grave(page, runOnly=rules)
     yield "text in figures on a phone", page.evaluate(SMALL)
+    look(page, SHEET, "dark")  # first: the theme hears one change at a time
     look(page, SHEET, "dark", "print")
     yield "wider than paper", page.evaluate(STICKS_OUT)
     sides = page.locator(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article")

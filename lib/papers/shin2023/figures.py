@@ -79,7 +79,7 @@ def explore(records):
         .encode(
             x=altair.X("sparsity", title="realised sparsity").axis(format="%"),
             y=altair.Y("accuracy", title="accuracy on unseen trials").scale(zero=False),
-            color=altair.Color("method", title="method (click to choose)").scale(scheme="tableau20"),
+            color=altair.Color("method", title="method (click)").scale(scheme="tableau20"),
             opacity=altair.when(method).then(altair.value(1)).otherwise(altair.value(0.12)),
             tooltip=["method", "sparsity", "accuracy"],
         )
