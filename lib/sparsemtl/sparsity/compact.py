@@ -24,9 +24,10 @@ from torch.utils import _pytree as pytree
 from sparsemtl.errors import SpecError, one_line
 from sparsemtl.models.eeg import BACKBONES, DualTaskNet
 from sparsemtl.sparsity.layers import CONVS, NORMS, exact_convolutions, indices, sliced, sliced_norm
-from sparsemtl.sparsity.steps import AVOID, Recorder, Tracer
+from sparsemtl.sparsity.steps import AVOID, Recorder, Tracer, Watch
 
 
+@torch.inference_mode(False)  # in which tensors do not count their changes in place
 def compact(model: nn.Module, example: Any) -> nn.Module:
     """The same function with smaller tensors: zero groups are gone, and all that led to them alone.
 
@@ -51,7 +52,7 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     ------
     SpecError
         The model does not take the example, cannot be traced or copied, changes a tensor in place that it reads later,
-        reads a weight beside its module, or gives other outputs for the example once compacted.
+        or gives other outputs for the example once compacted, labels and what they are made of included.
     """
     args, name = example if isinstance(example, tuple) else (example,), type(model).__name__
 
@@ -86,7 +87,7 @@ def _doubled(value):
 
 
 def _compact_graph(net, args):
-    steps = list(Recorder(net, args).steps.values())
+    steps = list((recorder := Recorder(net, args)).steps.values())
     for step in steps:
         step.const = step.constant()
         if not step.node.users and step.node.op != "placeholder":  # the output, and what only works in place
@@ -108,6 +109,9 @@ def _compact_graph(net, args):
     net.delete_all_unused_submodules()
     net.graph.lint()
     net.recompile()
+    found = Watch(net, args).seen if recorder.seen else {}  # labels may agree by chance: so must what they are made of
+    if not _agree([recorder.seen[step] for step in found], list(found.values())):
+        raise SpecError(f"compact: {type(net).__name__} makes its labels of other values when compacted: {AVOID}")
     return net.eval()
 
 
@@ -161,6 +165,6 @@ def _same(a, b):
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.is_floating_point() and a.numel():
-        tolerance = 10 * torch.finfo(a.dtype).eps ** 0.5 * max(1e-2, float(a.abs().max()))
+        tolerance = 10 * torch.finfo(a.dtype).eps ** 0.5 * max(1e-2, float(a.nan_to_num(0, 0, 0).abs().max()))
         return torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True)
     return (a != b).sum() <= 1e-3 * a.numel()  # labels: rounding decides near-ties

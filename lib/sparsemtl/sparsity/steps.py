@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from sparsemtl.errors import SpecError
 from sparsemtl.sparsity.layers import CONVS, NORMS, Pick, free_name, indices, pads, sliced, sliced_norm
 
-AVOID = "avoid in-place operations in it, and weights that are read beside their module"
+AVOID = "avoid in-place operations in it"
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Upsample)
 MAPS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Dropout, nn.Identity)
@@ -48,16 +48,32 @@ class Tracer(fx.Tracer):
         return isinstance(m, Pick) or super().is_leaf_module(m, module_qualified_name)
 
 
-class Recorder(fx.Interpreter):
-    """Runs the example through the traced network and makes a step of each node, inputs first."""
+class Watch(fx.Interpreter):
+    """Runs a traced network; `seen` is what its steps that make labels or conditions read, by name."""
 
     def __init__(self, net, args):
         super().__init__(net, garbage_collect_values=False)
-        self.extra_traceback, self.steps = False, {}
-        owners = [(id(p), module) for module in net.modules() for p in module._parameters.values() if p is not None]
-        shared = {key for key, count in Counter(key for key, _ in owners).items() if count > 1}
-        self.tied = {module for key, module in owners if key in shared}
+        self.extra_traceback, self.seen = False, {}
         self.run(*copy.deepcopy(args))
+
+    def run_node(self, node):
+        """Result of a node."""
+        result = super().run_node(node)
+        if any(isinstance(t, Tensor) and not t.is_floating_point() for t in pytree.tree_leaves(result)):
+            self.seen[node.name] = copy.deepcopy([self.env[x] for x in node.all_input_nodes])
+        return result
+
+
+class Recorder(Watch):
+    """Runs the example through the traced network and makes a step of each node, inputs first."""
+
+    def __init__(self, net, args):
+        uses = Counter(p for m in net.modules() for p in m.parameters(recurse=False))
+        self.steps, self.tied = {}, {m for m in net.modules() if any(uses[p] > 1 for p in m.parameters(recurse=False))}
+        for node in net.graph.nodes:
+            if node.op == "get_attr" and any(user.args[1:] not in (("dtype",), ("device",)) for user in node.users):
+                self.tied.add(net.get_submodule(node.target.rpartition(".")[0]))
+        super().__init__(net, args)
 
     def run_node(self, node):
         """Result of a node, of which a step is made."""
@@ -70,7 +86,7 @@ class Recorder(fx.Interpreter):
         shape = result.shape if isinstance(result, Tensor) and result.ndim > 1 else ()
         kind = _kind(node, module, shape, {x: self.steps[x].shape for x in node.all_input_nodes})
         if module in self.tied or (kind is _Sum and not all(self.steps[x].given for x in node.args)):
-            kind = _Step  # weights that another module has as well; a learned constant, which broadcasts
+            kind = _Step  # weights that are used elsewhere as well; a learned constant, which broadcasts
         read = {_Sum: node.args, _Concatenation: node.args[0] if node.args else ()}.get(kind, node.all_input_nodes)
         self.steps[node] = kind(self, node, module, result, shape, [self.steps[x] for x in read])
         return result
@@ -106,11 +122,12 @@ def _kind(node, module, shape, shapes):
     flatten = isinstance(module, nn.Flatten) and [module.start_dim, module.end_dim] == [1, -1]
     flatten |= module is None and node.target in (torch.flatten, "flatten") and rest == [1] and not node.kwargs
     rest = rest[:1] if not node.kwargs and node.target in SUMS and isinstance(rest[0], fx.Node) else []
+    dims = "".join(filter(str.isdigit, type(module).__name__)) or "2"  # 2-D pooling of (C, H, W) mixes dimension 1
     kinds = {
         _Mix: isinstance(module, (*CONVS, nn.Linear)) and rank == module.weight.ndim,
         _Norm: isinstance(module, NORMS) and module.running_mean is not None,
         _Map: isinstance(module, MAPS) or (node.target in MAP_FUNCTIONS and len(shapes) == 1),
-        _Pool: isinstance(module, POOLS + AVERAGES) or node.target in POOL_FUNCTIONS,
+        _Pool: (isinstance(module, POOLS + AVERAGES) or node.target in POOL_FUNCTIONS) and dims == str(rank - 2),
         _Flatten: flatten,
         _Sum: any(shapes[x] == shapes[other] for other in rest),
     }
@@ -221,7 +238,7 @@ class _Sum(_Step):
 
     def fixed(self):
         fixed = [source for source in self.sources if not source.const[self.need].isnan().any()]
-        return fixed[0] if len(fixed) == 1 else None
+        return fixed[0] if len(fixed) == 1 and 1 not in self.shape[2:] else None  # 1: the other may broadcast
 
     def asks(self):
         return [(source, self.need) for source in self.sources if source is not self.fixed()]
@@ -291,9 +308,9 @@ class _Mix(_Layer):
         weight = weight.reshape(*weight.shape[:2], -1)
         self.bias = torch.zeros(self.width).double() if layer.bias is None else layer.bias.double().cpu()
         self.live = (weight != 0).any(2)  # (outputs, inputs of a group): the output depends on the input channel
-        # One bias cannot serve the constants of several calls.
+        # One bias cannot serve the constants of several calls, and a new one may outweigh the only channel.
         if self.groups == 1 and len(self.calls) == 1:
-            movable = value == 0 if pads(layer) else ~value.isnan()
+            movable = value == 0 if pads(layer) or (layer.bias is None and len(value) == 1) else ~value.isnan()
             self.bias = self.bias + weight.sum(2)[:, movable] @ value[movable]
             self.live &= ~movable
         return torch.where(self.live.any(1), torch.nan, self.bias)
