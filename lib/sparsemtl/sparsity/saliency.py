@@ -151,7 +151,7 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     """
     _check_finite(inputs)
     ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)
-    flat = copy.deepcopy(model).double().eval().requires_grad_(True)
+    flat = _copied(model).double().eval()
     for tensor in [*flat.parameters(), *flat.buffers()]:
         if tensor.is_floating_point():  # a mask in place is a buffer too
             tensor.data.abs_()
@@ -185,17 +185,20 @@ def random_scores(model: nn.Module, seed: int | torch.Generator = 0) -> dict[str
     }
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy that learns; what a hook computes in it (a bias under torch.nn.utils.prune) is a value until it runs."""
+    tensors = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+    return copy.deepcopy(model, {id(t): t.detach() for t in tensors}).requires_grad_(True)
+
+
 def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> tuple[Tensor, dict[str, nn.Parameter]]:
     """Loss of a copy of the model, and the copy's weights."""
     _check_finite(inputs)
-    prunable(model)  # refuses what cannot be copied
-    net = copy.deepcopy(model)
+    net = _copied(model)
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
     weights = prunable(net)
-    for weight in weights.values():
-        weight.requires_grad_(True)
     with _random_state_kept(model):
         loss = loss_fn(net(inputs), targets)
     if loss.numel() != 1:
@@ -207,11 +210,10 @@ def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> tuple[T
 
 def _grads(value: Tensor, weights: Mapping[str, nn.Parameter], create_graph: bool = False) -> list[Tensor]:
     """d value / d weight for each weight, zeros where `value` does not depend on it."""
-    params = list(weights.values())
     if not value.requires_grad:
-        return [torch.zeros_like(p) for p in params]
-    grads = torch.autograd.grad(value, params, create_graph=create_graph, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+        return [torch.zeros_like(p) for p in weights.values()]
+    grads = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(weights.values(), grads, strict=True)]
 
 
 def _check_finite(inputs: Any) -> None:
