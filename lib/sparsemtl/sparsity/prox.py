@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsemtl.errors import SpecError
+from sparsemtl.sparsity.saliency import prunable
 
 OWN = ("penalty", "lam", "dim", "corrected_metric")  # what a param group has beside AdamW's settings
 MOST = 2**26  # entries solved side by side on a GPU, for its memory in float64
@@ -239,6 +240,7 @@ def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -
     list of dict
         Groups of the convolutions, of the transposed ones, and of all other parameters, without the empty ones.
     """
+    prunable(model)  # refuses weights that are computed
     convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
     by_dim = {dim: [m.weight for m in convs if m.transposed == (dim == 0)] for dim in (1, 0)}
     penalised = {id(p) for params in by_dim.values() for p in params}
@@ -248,14 +250,14 @@ def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -
 
 
 def _check_penalty(group: dict) -> None:
-    """Raise SpecError for a param group that the step cannot honour; its "lam" becomes a float."""
+    """Raise SpecError for a param group that the step cannot honour; what numpy made of its settings becomes plain."""
     penalty, lam, dim = group["penalty"], group["lam"], group["dim"]
-    if penalty not in ("group_lasso", "l1", None):
+    if not isinstance(penalty, str | None) or penalty not in ("group_lasso", "l1", None):
         raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
     lam = lam.item() if getattr(lam, "ndim", None) == 0 else lam
-    if isinstance(lam, bool) or not isinstance(lam, Real) or not 0 <= lam < math.inf:
+    if isinstance(lam, bool) or not isinstance(lam, Real) or not 0 <= lam <= torch.finfo(torch.float64).max:
         raise SpecError(f"ProxAdamW: lam is {lam!r}; it must be a number, zero or positive, and finite")
-    group["lam"] = float(lam)
+    group.update(lam=float(lam), penalty=penalty and str(penalty), corrected_metric=bool(group["corrected_metric"]))
     if penalty is not None and group.get("differentiable"):
         raise SpecError("ProxAdamW: the proximal step has no gradient; use differentiable=False")
     for p in group["params"] if penalty is not None else ():

@@ -18,6 +18,8 @@ from sparsemtl.sparsity import prox, prox_cpu
 from sparsemtl.sparsity.measure import channels_per_layer
 from sparsemtl.sparsity.prox import ProxAdamW, penalty_groups, prox_group_lasso, prox_group_lasso_scaled, prox_l1
 from sparsemtl.sparsity.prox_cpu import compiled
+from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils.prune import l1_unstructured
 
 
 def bisection(theta, scale, threshold):
@@ -355,8 +357,26 @@ def test_a_number_of_any_kind_is_a_strength_and_checkpoints_stay_plain(lam):
     assert saved(optimizer.state_dict())["param_groups"][0]["lam"] == float(lam)
 
 
-REFUSED = [{"lam": lam} for lam in (math.nan, math.inf, -1e-6, "0.1", None, True, np.ones(2))]
-REFUSED += [{"penalty": "l2"}, {"differentiable": True}, {"dim": 4}, {"dim": None}]
+@pytest.mark.parametrize("setting", [{"penalty": np.str_("l1")}, {"corrected_metric": np.False_}], ids=str)
+def test_settings_from_numpy_leave_checkpoints_plain(setting):
+    optimizer = ProxAdamW([network()[0].weight], lam=0.1)
+    optimizer.param_groups[0].update(setting)
+    assert saved(optimizer.state_dict())["param_groups"][0].items() >= setting.items()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compute", [weight_norm, spectral_norm, partial(l1_unstructured, name="weight", amount=0.5)])
+def test_computed_weights_cannot_be_penalised(compute):
+    net = network()
+    compute(net[2])
+    with torch.no_grad():
+        net(torch.ones(1, 3, 6, 6))  # leaves a weight that looks like one that can be trained
+    with pytest.raises(SpecError, match=r"^2: "):
+        penalty_groups(net, 0.1)
+
+
+REFUSED = [{"lam": lam} for lam in (math.nan, math.inf, 10**400, -1e-6, "0.1", None, True, np.ones(2))]
+REFUSED += [{"penalty": "l2"}, {"penalty": np.array(["l1"])}, {"differentiable": True}, {"dim": 4}, {"dim": None}]
 
 
 @pytest.mark.parametrize("change", REFUSED, ids=str)
