@@ -21,6 +21,7 @@ TITLES = {
     "step": "the optimiser's step",
     "compaction": "removal of dead channels",
     "eeg_batch": "EEG networks trained in one batch",
+    "eeg_classifier": "EEG networks by braindecode's EEGClassifier and by a run",
     "training": "training of the dense models",
     "latency": "decoding one trial",
     "book": "the book's own time",
