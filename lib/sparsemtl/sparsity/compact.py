@@ -69,11 +69,10 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
         with contextlib.suppress(Exception):  # a batch of one hides what broadcasts
             twice = pytree.tree_map(_doubled, args)
             cases.append((twice, net(*copy.deepcopy(twice))))
-        if isinstance(net, DualTaskNet) and isinstance(net.shared, tuple(BACKBONES.values())):
+        if type(net) is DualTaskNet and type(net.shared) in BACKBONES.values():
             small = _compact_dual(net)
         else:
-            advice = "its forward must not branch on its inputs"
-            graph = tried("cannot be traced by torch.fx", advice, lambda: Tracer().trace(net))
+            graph = tried("cannot be traced by torch.fx", "branch on no input", lambda: Tracer().trace(net))
             small = _compact_graph(fx.GraphModule(net, graph, name), args)
         for given, expected in cases:
             if not _agree(expected, tried("does not run when compacted", AVOID, small, *given)):
@@ -143,9 +142,11 @@ def _compact_dual(net):
             outputs = kept[name] if layer.groups == 1 else torch.arange(layer.out_channels).view(layer.groups, -1)[have]
             small, have = sliced(layer, outputs.flatten(), have), outputs.flatten()
         net.shared.set_submodule(name, small)
-    columns = torch.arange(channels * steps).view(channels, steps)[have].flatten()
+    columns, tied = torch.arange(channels * steps).view(channels, steps)[have].flatten(), {}
     for task, head in zip(net.tasks, heads, strict=True):
-        net.set_submodule(task, sliced(head, torch.arange(head.out_features), columns))
+        small = sliced(head, torch.arange(head.out_features), columns)
+        small._parameters = {name: tied.setdefault(getattr(head, name), p) for name, p in small._parameters.items()}
+        net.set_submodule(task, small)
     net.shared.n_features = len(columns)
     return net
 

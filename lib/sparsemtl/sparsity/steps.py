@@ -248,9 +248,8 @@ class _Sum(_Step):
         for source in self.sources:
             if source is fixed:
                 name = free_name(self.net, f"constant_{self.node.name}")
-                self.net.register_buffer(
-                    name, source.const[kept].to(self.result).view(-1, *[1] * (len(self.shape) - 2))
-                )
+                vector = source.const[kept].to(self.result).view(-1, *[1] * (len(self.shape) - 2))
+                self.net.register_buffer(name, vector)
                 with self.net.graph.inserting_before(self.node):
                     operands.append(self.net.graph.get_attr(name))
                 self.node.target = operator.add  # not into the constant

@@ -289,6 +289,22 @@ def test_dual_task_net(backbone, n_times):
         assert (len(small.shared.temporal.weight), small.shared.separable_depth.groups) == (6, 12)
 
 
+@pytest.mark.parametrize("names", [["weight"], ["weight", "bias"]])
+def test_tied_heads_stay_tied(names):
+    model = settled(DualTaskNet(4, 160, 3, backbone="shallow"))
+    for name in names:
+        setattr(model.me, name, model.mi.get_parameter(name))
+    small = compacted(model, {"mi": noise(3, 4, 160), "me": noise(2, 4, 160, seed=1)})
+    assert n_parameters(small) == n_parameters(model)
+
+
+class Labels(DualTaskNet):
+    """A network of its own, which only looks like ours."""
+
+    def forward(self, x):
+        return {task: (y > self.shared.spatial.weight.shape[1]).long() for task, y in super().forward(x).items()}
+
+
 @pytest.mark.parametrize("divisor", [None, 1, 7])
 def test_an_average_with_a_divisor_of_its_own_is_no_map_of_constants(divisor):
     torch.manual_seed(0)
@@ -350,6 +366,7 @@ def under_prune():
         *((kept(f), noise(1, 3, 8, 8), "in place") for f in (operator.iadd, operator.imul, lambda y, z: y.add_(z))),
         (kept(through_a_view), noise(1, 3, 8, 8), "in place"),
         (DualTaskNet(3, 8, 2, backbone=OtherTrunk()), {"mi": noise(1, 3, 8)}, "DualTaskNet cannot be traced"),
+        (Labels(4, 160, 3, backbone="shallow"), {"mi": noise(1, 4, 160)}, "Labels cannot be traced"),
         (under_prune(), noise(1, 3, 8, 8), "Sequential cannot be copied"),
         (nn.Conv2d(3, 4, 3), noise(1, 5, 8, 8), "Conv2d does not take the example"),
     ],
