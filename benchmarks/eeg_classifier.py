@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from companion.data import load
 from companion.data.eeg import stratified_folds
-from harness import Mark, arguments, report, seconds, take_turns
+from harness import Mark, arguments, report, seconds, take_turns, where_time_goes
 from papers.shin2023.run import EPOCH_OPTIONS, aligned, trained
 from papers.shin2023.study import specs
 from sparsemtl.models.power import PowerNet
@@ -50,7 +50,9 @@ def main():
         sides[ours] = partial(trained, spec, data, folds, (TASK,), args.device)
         marks.append(Mark(f"networks trained in the same time, {trunk}", theirs, ours, "at least", 8.0))
         details[trunk] = {"epochs": p["epochs"], "trials": len(data.mi.y), "weights": weights_of(p, data)}
-    report("eeg_classifier", seconds(take_turns(sides, args)), marks, args, details)
+    found = seconds(take_turns(sides, args))
+    details["profile"] = {mark.against: where_time_goes(sides[mark.against], args.device) for mark in marks}
+    report("eeg_classifier", found, marks, args, details)
 
 
 def network(p, data):
