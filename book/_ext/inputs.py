@@ -1,14 +1,17 @@
 """Sphinx extension: executes again what depends on something that changed, and nothing else.
 
 Executed pages are kept by their own code alone. What else goes into a page are the library, the locked packages and
-the committed records: pages that are named after a study read that study's, all others may read any.
+the committed records: pages that are named after a study read that study's, all others may read any. Notebooks are
+executed side by side before the pages are read, as MyST-NB would execute them one after another.
 """
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
 
 NOTED = "inputs.json"  # beside the cache: {page: digest of its inputs when it was last built}
 
@@ -41,6 +44,20 @@ def forget(cache_folder, root, pages):
             cache.remove_cache(record.pk)
 
 
+def execute(cache_folder, root, pages, timeout):
+    """Execute the notebooks of some pages that the cache lacks, one a core; one that fails is left to MyST-NB.
+
+    timeout: seconds for a cell.
+    """
+    cache = get_cache(str(cache_folder))
+    notebooks = [path for page in pages if (path := root / f"{page}.ipynb").is_file()]
+    lacking = {str(path): cache.add_nb_to_project(str(path)).pk for path in notebooks}
+    lacking = [pk for pk in lacking.values() if cache.get_cached_project_nb(pk) is None]
+    if lacking:
+        executor = load_executor("local-parallel", cache, logging.getLogger(__name__))
+        executor.run_and_cache(filter_pks=lacking, timeout=timeout)
+
+
 def _outdated(app, env, added, changed, removed):
     noted, cache = _places(app)
     before = json.loads(noted.read_text()) if noted.exists() else {}
@@ -48,6 +65,8 @@ def _outdated(app, env, added, changed, removed):
     stale = [page for page, digest in app.inputs.items() if before.get(page) != digest]
     if cache.exists():
         forget(cache, Path(app.srcdir), stale)
+    if app.config.nb_execution_mode == "cache":
+        execute(cache, Path(app.srcdir), sorted(env.found_docs), app.config.nb_execution_timeout)
     return stale
 
 

@@ -30,7 +30,7 @@ def checkout(tmp_path):
 
 def build(checkout, exception=None):
     """Pages that a build reads again."""
-    config = SimpleNamespace(nb_execution_cache_path="")
+    config = SimpleNamespace(nb_execution_cache_path="", nb_execution_mode="off")
     app = SimpleNamespace(srcdir=str(checkout), outdir=str(checkout / "_build/html"), config=config)
     stale = inputs._outdated(app, SimpleNamespace(found_docs=set(PAGES)), set(), set(), set())
     inputs._note(app, exception)
@@ -78,3 +78,12 @@ def test_a_build_that_failed_does_not_count(checkout):
     (checkout / "lib/a.py").write_text("other")
     assert build(checkout, RuntimeError("stopped")) == PAGES
     assert build(checkout) == PAGES
+
+
+def test_what_the_cache_lacks_is_executed_ahead(checkout):
+    cache = get_cache(str(checkout / "_build/.jupyter_cache"))
+    path = checkout / "notebooks/scorecard.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")]), path)
+    inputs.execute(checkout / "_build/.jupyter_cache", checkout, ["book/index", "notebooks/scorecard"], 60)
+    found = cache.match_cache_notebook(nbformat.read(path, 4))
+    assert cache.get_cache_bundle(found.pk).nb.cells[0].outputs[0].text == "42\n"
