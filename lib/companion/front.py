@@ -4,7 +4,7 @@ import html
 
 from companion import scorecard
 from companion.page import VERSION, show_figure
-from companion.papers import study
+from companion.papers import part, study
 from companion.statistics import NOT_RUN
 from companion.style import use_style
 
@@ -21,11 +21,11 @@ def front(results=None):
     judged = scorecard.judged_of_all(evidences)
     cards = "".join(_card(name, found) for name, found in judged.items())
     figure = show_figure(scorecard.forest(judged, 10.1, 0.195), "front", scorecard.CAPTION).data
-    found = "".join(
-        f"<li>{html.escape(f'{j.claim.sentence} {scorecard.in_words(j)}.')}</li>"
-        for j in scorecard.surprises(judged, most=2)
-    )
-    surprises = f'<h2>What surprises</h2><ul class="surprises">{found}</ul>' if found else ""
+    found = [f"{j.claim.sentence} {scorecard.in_words(j)}." for j in scorecard.surprises(judged, most=2)]
+    own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "") for name in judged}
+    found += [f"{scorecard.title(name)}: {said}" for name, say in own.items() if (said := say(evidences[name]))]
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
+    surprises = f'<h2>What surprises</h2><ul class="surprises">{items}</ul>' if found else ""
     buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
     return (
         f'<div class="front"><p class="buttons">{buttons}</p><div class="cards">{cards}</div>{surprises}{figure}'
@@ -59,9 +59,11 @@ def _trust(judged, evidences):
             share = f"{len(evidence.records):,} of {evidence.expected:,}"
             runs = "" if evidence.complete else f", so far {share} planned runs"
             words.append(f"{scorecard.title(name)}: {study(name).PROFILE_WORDS[profile]}{runs}")
+        if all(j.verdict == NOT_RUN for j in found):
+            words.append(f"{scorecard.title(name)}: its networks were not trained here yet")
     return (
         "<strong>Why believe it.</strong> The plan was fixed before the runs; every number opens the runs behind it; "
         f"one command makes them again (version {VERSION}).<br><strong>Why not.</strong> "
-        + html.escape("; ".join(words) or "Nothing was run yet").replace("`", "")
+        + html.escape("; ".join(words)).replace("`", "")
         + "."
     )

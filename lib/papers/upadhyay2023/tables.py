@@ -219,6 +219,12 @@ def shown(evidences):
     return ours, next((e for e in evidences if e.profile == "full"), ours)
 
 
+def surprise(evidences):
+    """What the blind control says of the published scores, for the landing page (sentence, "" if not run)."""
+    said = eyes_sentence(shown(evidences)[1])
+    return "" if NOT_RUN in said else said.replace("blind.", "a predictor that gives every image the same answer.")
+
+
 def claim_sentence(evidence, claim):
     """The verdict on a claim with its effect and interval (sentence)."""
     judged = judge(next(c for c in CLAIMS if c.id == claim), EFFECTS[claim](evidence))
