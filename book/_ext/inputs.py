@@ -8,6 +8,7 @@ executed side by side before the pages are read, as MyST-NB would execute them o
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 
 from jupyter_cache import get_cache
@@ -54,6 +55,7 @@ def execute(cache_folder, root, pages, timeout):
     lacking = {str(path): cache.add_nb_to_project(str(path)).pk for path in notebooks}
     lacking = [pk for pk in lacking.values() if cache.get_cached_project_nb(pk) is None]
     if lacking:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores slow each other down
         executor = load_executor("local-parallel", cache, logging.getLogger(__name__))
         executor.run_and_cache(filter_pks=lacking, timeout=timeout)
 
