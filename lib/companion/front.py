@@ -21,7 +21,7 @@ def front(results=None):
     judged = scorecard.judged_of_all(evidences)
     cards = "".join(_card(name, found) for name, found in judged.items())
     figure = show_figure(scorecard.forest(judged, 10.1, 0.195), "front", scorecard.CAPTION).data
-    found = [f"{j.claim.sentence} {scorecard.in_words(j)}." for j in scorecard.surprises(judged, most=2)]
+    found = [f"“{j.claim.sentence[:-1]}”: {scorecard.in_words(j)}." for j in scorecard.surprises(judged, most=2)]
     own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "") for name in judged}
     found += [f"{scorecard.title(name)}: {said}" for name, say in own.items() if (said := say(evidences[name]))]
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
@@ -40,7 +40,8 @@ def _card(name, judged):
     arxiv = getattr(module, "ARXIV", "")
     link = f' <a href="https://arxiv.org/abs/{arxiv}">arXiv {arxiv}</a>' if arxiv else ""
     limit = headline.effects.not_tested or headline.effects.limits
-    limits = f"<p><strong>Limit.</strong> {html.escape(limit)}</p>" if limit else ""
+    few = f"{headline.n} {headline.claim.units}. " if headline.n else ""
+    limits = f"<p><strong>Limit.</strong> {html.escape(few + limit)}</p>" if limit else ""
     return (
         f'<section><img src="../_static/{name}.svg" alt="Sketch of the method" width="84" height="84">'
         f"<h2>{html.escape(scorecard.title(name))}{link}</h2>"

@@ -333,5 +333,6 @@ CLAIMS = (
 TITLE, ARXIV, HEADLINE = "Shin et al. 2023", "2312.05828", "shin-sparse-beats-dense"
 ABOUT = (
     f"At {PUBLISHED_SPARSITY:.0%} sparsity one network decodes imagined and executed movements in EEG better than "
-    f"dense networks do: {PUBLISHED['mi', 'accuracy']:.1%} and {PUBLISHED['me', 'accuracy']:.1%} accuracy."
+    f"dense networks do: {PUBLISHED['mi', 'accuracy']:.1%} (imagined) and {PUBLISHED['me', 'accuracy']:.1%} "
+    "(executed)."
 ).replace("%", " %")

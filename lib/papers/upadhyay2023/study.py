@@ -391,5 +391,5 @@ CLAIMS = (
 TITLE, ARXIV, HEADLINE = "Upadhyay et al. 2023", "2308.12114", "upadhyay-sparse-beats-dense-nyu"
 ABOUT = (
     f"With about {100 * GOAL:.0f} % of its channel groups switched off, one network predicts segmentation, surface "
-    f"normals and depth better than its dense twin: {100 * _SPARSE_NYU:+.0f} % on average."
+    f"normals and depth better than its dense twin: {100 * _SPARSE_NYU:+.0f} % in score on average."
 )

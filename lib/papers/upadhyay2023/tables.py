@@ -222,7 +222,11 @@ def shown(evidences):
 def surprise(evidences):
     """What the blind control says of the published scores, for the landing page (sentence, "" if not run)."""
     said = eyes_sentence(shown(evidences)[1])
-    return "" if NOT_RUN in said else said.replace("blind.", "a predictor that gives every image the same answer.")
+    return (
+        ""
+        if NOT_RUN in said
+        else said.replace("blind.", "a predictor that gives every image the same answer. So the dense side is weak.")
+    )
 
 
 def claim_sentence(evidence, claim):

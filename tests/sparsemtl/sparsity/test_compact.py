@@ -446,7 +446,9 @@ BESIDE = {  # what a forward reads of a weight that its module uses as well
 
 
 @pytest.mark.parametrize("beside", BESIDE)
-@pytest.mark.parametrize("labels", [lambda y: y, lambda y: y.argmax(1), lambda y: y.mean((2, 3)) > 0], ids=str)
+@pytest.mark.parametrize(
+    "labels", [lambda y: y, lambda y: y.argmax(1), lambda y: y.mean((2, 3)) > 0], ids=("values", "classes", "yes")
+)
 def test_a_weight_that_is_read_beside_its_module_stays(beside, labels):
     model = two(lambda net, x: labels(BESIDE[beside](net, x))).eval()
     small, x = compact(model, noise(1, 3, 8, 8)), noise(64, 3, 8, 8, seed=1)
