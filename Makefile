@@ -13,7 +13,7 @@ JOBS ?= $(if $(filter cpu,$(DEVICE)),$(shell getconf _NPROCESSORS_ONLN),1)
 
 BIN := .venv/bin
 # .venv belongs to one Python and one place: another Python, a copy or a moved checkout gets its own.
-INSTALLED := .venv/.installed-$(shell { $(PYTHON) --version; pwd; } 2>&1 | cksum | tr -cd 0-9)
+INSTALLED := .venv/.installed-$(shell { "$(PYTHON)" --version; pwd; } 2>&1 | cksum | tr -cd 0-9)
 export JUPYTER_PREFER_ENV_PATH := 1
 
 # Stamps of the build are named by the content of what goes in: a touched file rebuilds nothing, a deleted one does.
@@ -74,8 +74,8 @@ clean: ## remove what was built; .venv, records and caches of data stay
 # The lock holds uv itself: pip installs it from there, then uv installs the rest, which takes a quarter of pip's time.
 # The path to the library is relative, so that it needs no encoding and no other checkout.
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer: name one, such as PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv --clear .venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer: name one, such as PYTHON=python3.12" >&2; exit 2; }
+	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --require-hashes -r <(awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
