@@ -20,7 +20,7 @@ def front(results=None):
     evidences = scorecard.evidence_of_all(results)
     judged = scorecard.judged_of_all(evidences)
     cards = "".join(_card(name, found) for name, found in judged.items())
-    figure = show_figure(scorecard.forest(judged, 10.1, 0.195), "front", scorecard.CAPTION).data
+    figure = show_figure(scorecard.forest(judged, 10.1, 0.165), "front", scorecard.CAPTION).data
     found = [f"“{j.claim.sentence[:-1]}”: {scorecard.in_words(j)}." for j in scorecard.surprises(judged, most=2)]
     own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "") for name in judged}
     found += [f"{scorecard.title(name)}: {said}" for name, say in own.items() if (said := say(evidences[name]))]
