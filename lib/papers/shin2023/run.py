@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 from companion.data import load
-from companion.data.eeg import stratified_folds
+from companion.data.eeg import recording_folds, stratified_folds
 from companion.spec import check_values
 from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, PROPOSED, PUBLISHED_SPARSITY, RULES, TASKS
 from scipy.special import logsumexp
@@ -49,7 +49,10 @@ def run(spec, root=None, device="cpu"):
         raise SpecError(f"sparsity is {p['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
     data = relabelled(load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p}), spec)
     repeats = p.get("repeats", 1)
-    folds = [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
+    if p["problem"] == "four-class":  # its classes do not share their recordings: each is held out whole
+        folds = recording_folds(data) * repeats
+    else:
+        folds = [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
     if spec.method in CLASSICAL:
         decode = partial(decoded, spec.method, len(data.classes))
         outcomes = [{"logits": {t: decode(getattr(data, t), *rows) for t, rows in fold.items()}} for fold in folds]
