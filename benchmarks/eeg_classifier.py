@@ -39,7 +39,7 @@ class OnSignals(nn.Module):
 def main():
     """Measure and write `eeg_classifier-*.json`."""
     args = arguments(__doc__.splitlines()[0], threads=1, repeats=5)
-    sides, marks, details = {}, [], {"folds": 5}
+    sides, marks, details = {}, [], {}
     for trunk in ("power", "shallow"):
         (spec,) = specs("small", "left-right", ("dense-single",), (1,), (0,), trunk=trunk)
         p = spec.params
@@ -49,7 +49,12 @@ def main():
         sides[theirs] = partial(by_classifier, p, data, folds, args.device)
         sides[ours] = partial(trained, spec, data, folds, (TASK,), args.device)
         marks.append(Mark(f"networks trained in the same time, {trunk}", theirs, ours, "at least", 8.0))
-        details[trunk] = {"epochs": p["epochs"], "trials": len(data.mi.y), "weights": weights_of(p, data)}
+        details[trunk] = {
+            "folds": len(folds),
+            "epochs": p["epochs"],
+            "trials": len(data.mi.y),
+            "weights": weights_of(p, data),
+        }
     found = seconds(take_turns(sides, args))
     details["profile"] = {mark.against: where_time_goes(sides[mark.against], args.device) for mark in marks}
     report("eeg_classifier", found, marks, args, details)

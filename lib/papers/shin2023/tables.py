@@ -242,7 +242,7 @@ def decodable_sentence(table):
     shares = table.drop(columns="p (Holm)").stack()
     problem, person, what = shares.idxmin()
     lowest = f"{100 * shares.min():.1f} % (S{person:03d}, {PROBLEMS[problem]}, {what})"
-    return f"A classical decoder beats chance in {listed(parts)}. The lowest accuracy is {lowest}; guessing gives 50 %."
+    return f"A classical decoder beats chance in {listed(parts)}. The lowest accuracy is {lowest}."
 
 
 def claims_otherwise(records):
