@@ -103,3 +103,19 @@ def make_record(tiny_spec):
         return RunRecord(spec or tiny_spec(), {"value": 0.5} if result is None else result, RUN | run)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Name of a real data set -> folder with a small one in its layout, written once."""
+    import small_sets  # and with it what writes recordings, which most tests do without
+
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp("made") / name
+            getattr(small_sets, name)(folders[name])
+        return folders[name]
+
+    return folder

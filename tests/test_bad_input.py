@@ -17,7 +17,6 @@ import numpy as np
 import pandas  # noqa: F401  imported here, so that no child has to
 import pytest
 import scipy.signal  # noqa: F401
-import small_sets
 import torch
 from companion import records
 from companion.__main__ import main
@@ -105,20 +104,6 @@ def called(case):
     except SparseMTLError as error:
         print(error, file=sys.stderr)
         return 2
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Name of a data set -> folder with a small one, written once."""
-    folders = {}
-
-    def folder(name):
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp("made") / name
-            getattr(small_sets, name)(folders[name])
-        return folders[name]
-
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)

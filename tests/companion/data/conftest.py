@@ -4,26 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import small_sets
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """Name of a real data set -> folder with a small one in its layout, written once."""
-    folders = {}
-
-    def folder(name):
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp("made") / name
-            getattr(small_sets, name)(folders[name])
-        return folders[name]
-
-    return folder
 
 
 @pytest.fixture
