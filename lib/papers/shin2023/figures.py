@@ -157,7 +157,8 @@ def vote_agreement(records):
     for ax, what in ((left, "IoU of the kept weights"), (right, "share of weights kept")):
         ax.set(ylabel=what, ylim=(0, 1.02), xlim=(-0.5, len(layers) - 0.5))
         ax.set_xticks(range(len(layers)), layers)
-        ax.legend(fontsize="x-small", loc="lower left")
+    left.legend(fontsize="x-small", loc="lower left")
+    right.legend(fontsize="x-small", loc="upper right", ncols=3)  # above the bars
     return fig
 
 

@@ -230,7 +230,8 @@ def claim_sentence(evidence, claim):
     judged = judge(next(c for c in CLAIMS if c.id == claim), EFFECTS[claim](evidence))
     unit = {"percent": "%", "points": "points"}[judged.claim.unit]
     limits, word = judged.effects.not_tested or judged.effects.limits, judged.verdict.capitalize()
-    return f"{judged.claim.sentence} **{word}**: {judged.interval()} {unit}. {limits}"
+    found = f": {judged.interval()} {unit}" if judged.n else ""
+    return f"“{judged.claim.sentence[:-1]}”: **{word}**{found}. {limits}"
 
 
 def takeaway(evidence, paper_size):
