@@ -492,10 +492,17 @@ def test_a_command_that_cannot_be(place, make_record, expected):
     check(place, COMMANDS[expected], expected)
 
 
-@pytest.mark.parametrize("words", [("list", "toy2020"), ("show", "abc"), ("export", "toy2020", "a.jsonl")])
+@pytest.mark.parametrize("words", [("show", "abc"), ("export", "toy2020", "a.jsonl")])
 def test_an_unreadable_store(place, words):
     (place / "work" / "runs" / "toy2020").mkdir(parents=True)
     check(place, words, "Permission denied", unreadable=place / "work" / "runs" / "toy2020")
+
+
+@pytest.mark.parametrize("word", ["list", "run"])
+def test_a_store_that_cannot_be_entered_does_not_count_as_empty(place, word):
+    (place / "work" / "runs").mkdir(parents=True)
+    (place / "work" / "runs" / "toy2020").symlink_to("toy2020")
+    check(place, (word, "toy2020"), "symbolic links")
 
 
 # Places

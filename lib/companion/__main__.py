@@ -17,7 +17,16 @@ from companion.choose import SOME, add_arguments, chosen
 from companion.files import write_whole
 from companion.lookup import described, differences, find, find_set
 from companion.papers import label, names, study
-from companion.records import Store, committed, merge, read_jsonl, repository_root, set_hash, write_jsonl
+from companion.records import (
+    Store,
+    UnreadableRecord,
+    committed,
+    merge,
+    read_jsonl,
+    repository_root,
+    set_hash,
+    write_jsonl,
+)
 from companion.spec import PROFILES
 
 
@@ -162,6 +171,8 @@ def _list(args):
         try:
             record = shipped.get(spec.hash) or store.read(spec)
             state = "missing" if record is None else "committed" if spec.hash in shipped else "done"
+        except UnreadableRecord:  # nothing is known of the other runs either
+            raise
         except RecordError:
             record, state = None, "damaged"
         found += [record] if record else []

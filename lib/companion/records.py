@@ -178,8 +178,14 @@ class Store:
         Raises `RecordError` for one that does not validate, `UnreadableRecord` for one that may be whole.
         """
         path = self.path(spec)
-        record = read_record(path) if os.path.exists(path) else None
-        if record and record.hash != spec.hash:
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            pass  # it may be there: the reader says what is wrong
+        record = read_record(path)
+        if record.hash != spec.hash:
             raise RecordError(f"{path}: holds run {record.hash}; {MADE_HERE}")
         return record
 
