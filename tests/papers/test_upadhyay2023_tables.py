@@ -75,7 +75,8 @@ def test_segmentation_alone_is_not_mixed_over_the_data_sets(full):
 def test_without_records_every_claim_is_not_run_and_every_sentence_says_so():
     for claim in study.CLAIMS:
         assert judge(claim, tables.EFFECTS[claim.id](EMPTY)).verdict == "not run"
-    for say in (tables.eyes_sentence, tables.times_sentence, tables.decay_sentence, tables.gap_sentence):
+    for say in (tables.eyes_sentence, tables.times_sentence, tables.decay_sentence, tables.gap_sentence,
+                tables.protocol_sentence):  # fmt: skip
         assert "not run" in say(EMPTY)
 
 
@@ -159,6 +160,8 @@ def test_protocols_show_every_switch_and_what_it_changes(full):
     assert nyu.loc["paper", "change"] == 0
     assert nyu.loc["paper, dense_decay=0.1", "change"] > 0
     assert "dense_decay=0.1" in tables.gap_sentence(full)
+    said = tables.protocol_sentence(full)
+    assert all(f"{nyu.loc[name, 'sparse over dense, %']:+.0f} %" in said for name in study.PROTOCOLS)
     assert set(tables.switches().name) == set(study.SWITCHES)
 
 
@@ -186,9 +189,10 @@ def test_figures_draw_the_numbers(full):
     np.testing.assert_allclose(lines[-1].get_ydata(), [0, 1])
     bars = figures.sight(full, full).axes[0].patches
     assert bars[0].get_height() == 0.2171
-    assert bars[2].get_height() == pytest.approx(
-        claims.cell(claims.frame(full.records), study.ALL_NYU, "seg_iou", level=0.0).mean()
-    )
+    table = claims.frame(full.records)
+    for bar, protocol in ((bars[2], "released"), (bars[4], "paper")):
+        shown = claims.cell(table, study.ALL_NYU, "seg_iou", level=0.0, protocol=protocol)
+        assert bar.get_height() == pytest.approx(shown.mean())
     assert len(figures.performance(full).axes) == len(figures.slopes(full).axes) / 2 == 3
     assert figures.inference_time(full).axes[0].get_ylim()[0] == 0
     for draw in (figures.control_path, figures.decay_course, figures.protocol_effects, figures.lambda_by_width):

@@ -19,24 +19,28 @@ STYLES, MARKS = ("-", "--", "-.", ":", (0, (1, 4)), (0, (6, 1, 1, 1)), (0, (3, 3
 
 
 def sight(paper_size, ours):
-    """Published dense and sparse, blind, and ours on the three tasks of NYU-v2 (the chapter's first figure).
+    """Dense and sparse on the three tasks of NYU-v2: published, ours as released and as written; blind (a line).
 
     paper_size, ours: `Evidence` with the blind control at the paper's size, and with our runs and theirs.
     """
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.4))
     rows, table = {row["lambda"]: row for row in published(1) if row["tasks"] == ALL_NYU}, frame(ours.records)
+    said = blind_metrics(paper_size, "nyuv2") or {}
     for ax, (task, column, label, _) in zip(axes, scores_of(ALL_NYU), strict=True):
-        for x, (lam, word) in enumerate({0.0: "published\ndense", START: "published\nsparse"}.items()):
-            ax.bar(x, rows[lam][f"{column}_mean"], yerr=rows[lam][f"{column}_std"], color=MUTED, capsize=3)
-            ax.text(x, 0, word, ha="center", va="bottom", fontsize="small", color="white")
-        for x, (level, word) in enumerate({0.0: "our\ndense", GOAL: "our 70 %\nsparse"}.items(), 2):
-            e = estimate(cell(table, ALL_NYU, column, level=level))
-            ax.bar(x, e.mean if e.n else 0, yerr=e.sd if e.n > 1 else 0, color=TASK_COLOURS[task], capsize=3)
-            ax.text(x, 0, word if e.n else NOT_RUN, ha="center", va="bottom", fontsize="small")
-        for evidence, span in ((paper_size, (-0.5, 1.5)), (ours, (1.5, 3.5))):
-            if blind := blind_metrics(evidence, "nyuv2"):
-                ax.plot(span, [blind[column]] * 2, color=HIGHLIGHT, lw=2)
-        ax.set(title=TASKS[task], ylabel=label, xticks=[])
+        bars = [(rows[lam][f"{column}_mean"], rows[lam][f"{column}_std"]) for lam in (0.0, START)]
+        lines = [said.get(column, np.nan)]
+        for protocol in ("released", "paper"):
+            found = [estimate(cell(table, ALL_NYU, column, level=k, protocol=protocol)) for k in (0.0, GOAL)]
+            bars += [(e.mean if e.n else 0.0, e.sd if e.n > 1 else 0.0) for e in found]
+            lines.append(cell(table, ALL_NYU, f"blind_{column}", level=0.0, protocol=protocol).mean())
+        for x, (height, spread) in enumerate(bars):
+            ax.bar(x, height, yerr=spread, color=MUTED if x < 2 else TASK_COLOURS[task], capsize=3)
+            word = ("dense", "sparse")[x % 2] if height else NOT_RUN
+            ax.text(x, 0, word, ha="center", va="bottom", fontsize="small", color="white" if x < 2 else "black")
+        for k, height in enumerate(lines):
+            ax.plot((2 * k - 0.5, 2 * k + 1.5), [height] * 2, color=HIGHLIGHT, lw=2)
+        ax.set(title=TASKS[task], ylabel=label)
+        ax.set_xticks((0.5, 2.5, 4.5), ("published", "ours, as\nreleased", "ours, as\nwritten"))
     fig.legend(axes[0].plot([], [], color=HIGHLIGHT, lw=2), ["sees no image"], loc="outside lower center")
     return fig
 
