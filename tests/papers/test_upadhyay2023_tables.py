@@ -187,12 +187,12 @@ def test_figures_draw_the_numbers(full):
     lines = figures.sparsity(full).axes[1].lines
     assert len(lines) == len(study.LAMBDAS)
     np.testing.assert_allclose(lines[-1].get_ydata(), [0, 1])
-    bars = figures.sight(full, full).axes[0].patches
-    assert bars[0].get_height() == 0.2171
+    points = [c.lines[0].get_ydata()[0] for c in figures.sight(full, full).axes[0].containers]
+    assert points[0] == 0.2171
     table = claims.frame(full.records)
-    for bar, protocol in ((bars[2], "released"), (bars[4], "paper")):
+    for height, protocol in ((points[2], "released"), (points[4], "paper")):
         shown = claims.cell(table, study.ALL_NYU, "seg_iou", level=0.0, protocol=protocol)
-        assert bar.get_height() == pytest.approx(shown.mean())
+        assert height == pytest.approx(shown.mean())
     assert len(figures.performance(full).axes) == len(figures.slopes(full).axes) / 2 == 3
     assert figures.inference_time(full).axes[0].get_ylim()[0] == 0
     for draw in (figures.control_path, figures.decay_course, figures.protocol_effects, figures.lambda_by_width):

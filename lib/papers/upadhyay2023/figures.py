@@ -25,22 +25,24 @@ def sight(paper_size, ours):
     """
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.4))
     rows, table = {row["lambda"]: row for row in published(1) if row["tasks"] == ALL_NYU}, frame(ours.records)
-    said = blind_metrics(paper_size, "nyuv2") or {}
+    said, names = blind_metrics(paper_size, "nyuv2") or {}, ("published", "ours, as\nreleased", "ours, as\nwritten")
     for ax, (task, column, label, _) in zip(axes, scores_of(ALL_NYU), strict=True):
-        bars = [(rows[lam][f"{column}_mean"], rows[lam][f"{column}_std"]) for lam in (0.0, START)]
+        points = [(rows[lam][f"{column}_mean"], rows[lam][f"{column}_std"]) for lam in (0.0, START)]
         lines = [said.get(column, np.nan)]
         for protocol in ("released", "paper"):
             found = [estimate(cell(table, ALL_NYU, column, level=k, protocol=protocol)) for k in (0.0, GOAL)]
-            bars += [(e.mean if e.n else 0.0, e.sd if e.n > 1 else 0.0) for e in found]
+            points += [(e.mean, e.sd if e.n > 1 else 0.0) for e in found]
             lines.append(cell(table, ALL_NYU, f"blind_{column}", level=0.0, protocol=protocol).mean())
-        for x, (height, spread) in enumerate(bars):
-            ax.bar(x, height, yerr=spread, color=MUTED if x < 2 else TASK_COLOURS[task], capsize=3)
-            word = ("dense", "sparse")[x % 2] if height else NOT_RUN
-            ax.text(x, 0, word, ha="center", va="bottom", fontsize="small", color="white" if x < 2 else "black")
-        for k, height in enumerate(lines):
-            ax.plot((2 * k - 0.5, 2 * k + 1.5), [height] * 2, color=HIGHLIGHT, lw=2)
-        ax.set(title=TASKS[task], ylabel=label)
-        ax.set_xticks((0.5, 2.5, 4.5), ("published", "ours, as\nreleased", "ours, as\nwritten"))
+        for x, (height, spread) in enumerate(points):
+            look = {"color": MUTED if x < 2 else TASK_COLOURS[task], "mfc": None if x % 2 else "white"}
+            ax.errorbar(x, height, spread, fmt="o", ms=8, capsize=3, **look)
+        for k, (height, name) in enumerate(zip(lines, names, strict=True)):
+            ax.plot((2 * k - 0.4, 2 * k + 1.4), [height] * 2, color=HIGHLIGHT, lw=2)
+            run = k == 0 or np.isfinite(points[2 * k][0])
+            ax.text(2 * k + 0.5, -0.12, name if run else f"{name}:\n{NOT_RUN}", ha="center", va="top",
+                    transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.set_xticks(range(6), ["dense", "sparse"] * 3, fontsize="x-small")
+        ax.set(title=TASKS[task], ylabel=label, xlim=(-0.6, 5.6))
     fig.legend(axes[0].plot([], [], color=HIGHLIGHT, lw=2), ["sees no image"], loc="outside lower center")
     return fig
 

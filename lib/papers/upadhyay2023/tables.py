@@ -171,13 +171,13 @@ def decay(evidence):
 
 
 def decay_sentence(evidence):
-    """From which coupled decay on the three-task network misses a task, and all of them."""
+    """From which coupled decay on the three-task network misses a task that it sees without, and all of them."""
     table = decay(evidence)
-    if table.empty or ALL_NYU not in table.index.get_level_values(0):
+    strengths = table[:0] if table.empty or ALL_NYU not in table.index else table.loc[ALL_NYU]
+    if len(strengths) < 2:
         return f"Coupled decay: {NOT_RUN}."
-    seen, words = table.loc[ALL_NYU, "sees"], []
-    all_tasks = listed(TASKS[t] for t in ALL_NYU.split("+"))
-    for what, which in (("at least one task", seen != all_tasks), ("every task", seen == "nothing")):
+    seen, words = strengths.sees, []
+    for what, which in (("at least one task", seen != seen.iloc[0]), ("every task", seen == "nothing")):
         first = next(iter(seen.index[which]), None)
         words.append(f"{what} is lost " + (f"from a decay of {first} on" if first else "at no decay that was run"))
     return f"The dense three-task network under coupled decay: {listed(words)}."
