@@ -167,8 +167,11 @@ def test_protocols_show_every_switch_and_what_it_changes(full):
 
 def test_decay_by_strength(full):
     table = tables.decay(full)
-    assert list(table.loc[study.ALL_NYU].index) == ["0", "0.0001", "0.001", "0.01", "0.1"]
-    assert table.loc[(study.ALL_NYU, "0.1"), "decay in the gradient, %"] == 50
+    steps = ["none", "coupled, 0.0001", "coupled, 0.001", "coupled, 0.01", "coupled, 0.1"]
+    others = ["coupled, 0.1, backbone alone", "as released", "decoupled"]
+    assert list(table.loc[study.ALL_NYU].index) == steps + others
+    assert table.loc[(study.ALL_NYU, "coupled, 0.1"), "decay in the gradient, %"] == 50
+    assert all(f"({name})" in tables.decay_sentence(full) for name in steps + others)
 
 
 def test_savings_and_blind_predictors_are_in_the_tables(full):

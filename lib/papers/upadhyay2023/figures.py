@@ -8,7 +8,7 @@ from companion.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, percen
 from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
 
 from papers.upadhyay2023.study import (  # isort: skip
-    ALL, ALL_NYU, DECAYS, FIG3_SETS, GOAL, LAMBDAS, LEVELS, START, TASKS, published, scientific,
+    ALL, ALL_NYU, FIG3_SETS, GOAL, LAMBDAS, LEVELS, START, TASKS, published, scientific,
 )  # fmt: skip
 from papers.upadhyay2023.tables import TABLE_OF, blind_metrics, decayed, protocols
 
@@ -55,7 +55,7 @@ def slopes(evidence, number=1):
     for (above, below), (task, column, label, _) in zip(axes.T, scores_of(ALL[data]), strict=True):
         for ax in (above, below):
             ax.set(xticks=[0, 1], xticklabels=["dense", "sparse"], xlim=(-0.2, 1.2))
-        above.set(title=TASKS[task], ylabel=f"published\n{label}")
+        above.set(title=TASKS[task], ylabel=f"published, λ = 1e-5\n{label}")
         below.set_ylabel(f"ours\n{label}")
         for n, tasks in enumerate(s for s in dict.fromkeys(t for t, _ in rows) if task in s.split("+")):
             said = [rows[tasks, lam][f"{column}_mean"] for lam in (0.0, START)]
@@ -149,7 +149,7 @@ def explore(evidence):
 def _courses(axes, names, runs, title):
     """Entries of histories by epoch, a panel for each of `names` {entry: label}; runs: label -> histories."""
     for k, (label, histories) in enumerate(runs.items()):
-        look = {"color": plt.get_cmap("cividis")(k / max(1, len(runs) - 1) * 0.95), "ls": STYLES[k]}
+        look = {"color": plt.get_cmap("cividis")(k / max(1, len(runs) - 1) * 0.95), "ls": STYLES[k % len(STYLES)]}
         for ax, name in zip(axes, names, strict=True):
             if len(histories):
                 line = np.mean([h[name] for h in histories], axis=0)
@@ -200,14 +200,13 @@ def control_path(evidence):
 
 
 def decay_course(evidence):
-    """Coupled decay by epoch: share of the gradient that is decay, norm of the weights, train loss (first seed)."""
+    """Dense networks by weight decay: decay's share of the gradient, norm of the weights, train loss (first seed)."""
     table, (fig, axes) = frame(evidence.records), plt.subplots(1, 3, figsize=(11, 3.6))
-    runs = {}
-    for strength in DECAYS:
-        first = cell(table, ALL_NYU, "history", **decayed(strength))[:1]
-        runs[f"{strength:g}"] = [h | {"loss": [np.mean(list(v.values())) for v in h["train"]]} for h in first]
+    runs = {words: cell(table, ALL_NYU, "history", **choice)[:1] for words, choice in decayed().items()}
+    runs = {words: [h | {"loss": [np.mean(list(v.values())) for v in h["train"]]} for h in first]
+            for words, first in runs.items() if len(first)}  # fmt: skip
     names = {"decay_share": "share of decay in the gradient", "weight_norm": "norm of the weights"}
-    _courses(axes, names | {"loss": "mean train loss"}, runs, "coupled decay")
+    _courses(axes, names | {"loss": "mean train loss"}, runs, "weight decay")
     axes[1].set_yscale("log")
     return fig
 

@@ -141,46 +141,48 @@ def times_sentence(evidence):
     last = table.iloc[-1]
     zeros, compact = (f"{last[f'{name}: {SAVED}']:.0f} %" for name in SAVERS.values())
     return (
-        f"With {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save {zeros} of a dense network's "
+        f"With {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save {zeros} of a dense backbone's "
         f"time; removing the dead channels saves {compact}."
     )
 
 
-def decayed(strength):
-    """Choice, for `cell`, of the dense networks under one strength of coupled decay."""
-    return {"flipped": f"dense_decay={short(strength)}, head_decay={short(strength)}" * bool(strength), "level": 0.0}
+def decayed():
+    """Dense networks by their weight decay: words -> choice for `cell`."""
+    dense = {"level": 0.0}
+    flips = {0.0: ""} | {d: f"dense_decay={short(d)}, head_decay={short(d)}" for d in DECAYS if d}
+    found = {f"coupled, {short(d)}" if d else "none": dense | {"flipped": flip} for d, flip in flips.items()}
+    alone = f"coupled, {short(DECAYS[-1])}, backbone alone"
+    found[alone] = dense | {"flipped": f"dense_decay={short(DECAYS[-1])}"}
+    return found | {"as released": dense | {"protocol": "released"}, "decoupled": dense | {"protocol": "corrected"}}
 
 
 def decay(evidence):
-    """Dense networks by strength of coupled decay (DataFrame): losses, scores, norms, share of the gradient, sight."""
+    """Dense networks by weight decay (DataFrame): losses, scores, norms, share of the gradient, sight."""
     table, rows = frame(evidence.records), {}
-    for tasks, strength in ((s, d) for s in NYU_SETS[-1:] + NYU_SETS[:3] for d in DECAYS):
-        at = {"tasks": tasks} | decayed(strength)
+    for tasks, (words, choice) in ((s, d) for s in NYU_SETS[-1:] + NYU_SETS[:3] for d in decayed().items()):
+        at = {"tasks": tasks} | choice
         ends = [{k: v[-1] for k, v in history.items()} for history in cell(table, column="history", **at)]
         if ends:
             gain = [cell(table, column=f"gain_{c}", **at) / cell(table, column=f"blind_{c}", **at).mean()
                     for _, c, *_ in scores_of(tasks)]  # fmt: skip
             seen = [TASKS[t] for t in tasks.split("+") if sees(table, task=t, **at)]
-            rows[tasks, short(strength)] = {
+            rows[tasks, words] = {
                 "train loss": np.mean([np.mean(list(end["train"].values())) for end in ends]),
                 "norm of weights": np.mean([end["weight_norm"] for end in ends]),
                 "decay in the gradient, %": 100 * np.mean([end["decay_share"] for end in ends]),
                 "over blind, %": 100 * mean_of(gain).mean(), "sees": listed(seen) if seen else "nothing",
             }  # fmt: skip
-    return table_of(rows, "tasks", "coupled decay")
+    return table_of(rows, "tasks", "decay")
 
 
 def decay_sentence(evidence):
-    """From which coupled decay on the three-task network misses a task that it sees without, and all of them."""
+    """What the dense three-task network sees without decay, and under each other one (sentence)."""
     table = decay(evidence)
-    strengths = table[:0] if table.empty or ALL_NYU not in table.index else table.loc[ALL_NYU]
-    if len(strengths) < 2:
-        return f"Coupled decay: {NOT_RUN}."
-    seen, words = strengths.sees, []
-    for what, which in (("at least one task", seen != seen.iloc[0]), ("every task", seen == "nothing")):
-        first = next(iter(seen.index[which]), None)
-        words.append(f"{what} is lost " + (f"from a decay of {first} on" if first else "at no decay that was run"))
-    return f"The dense three-task network under coupled decay: {listed(words)}."
+    seen = {} if table.empty or ALL_NYU not in table.index else table.loc[ALL_NYU, "sees"].to_dict()
+    if len(seen) < 2:
+        return f"Weight decay: {NOT_RUN}."
+    words = [f"{what} ({name})" for name, what in seen.items()]
+    return f"What the dense three-task network sees, by its weight decay: {'; '.join(words)}."
 
 
 def switches():
@@ -242,11 +244,14 @@ def takeaway(evidence, paper_size):
 
 
 def protocol_sentence(evidence):
-    """What 70 % sparsity changes under each protocol (sentence)."""
-    means = protocols(evidence)["sparse over dense, %"]
-    settings = {"released": "with the released code's settings", "paper": "with the text's",
-                "corrected": "with one optimiser and one decay for both"}  # fmt: skip
-    words = [f"{means[name]:+.0f} % {setting}" for name, setting in settings.items() if np.isfinite(means[name])]
+    """What 70 % sparsity changes under each protocol, and what the dense network sees there (sentence)."""
+    table, means, words = frame(evidence.records), protocols(evidence)["sparse over dense, %"], []
+    settings = {"released": "the released code's settings", "paper": "the text's",
+                "corrected": "weight decay on both sides"}  # fmt: skip
+    for name, setting in settings.items():
+        if np.isfinite(means[name]):
+            seen = [TASKS[t] for t in ALL_NYU.split("+") if sees(table, ALL_NYU, t, level=0.0, protocol=name)]
+            words.append(f"{means[name]:+.0f} % with {setting} (dense sees {listed(seen) if seen else 'nothing'})")
     return f"Our {percent(GOAL)} sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
 
@@ -258,6 +263,6 @@ def gap_sentence(evidence):
         return f"The gap between the protocols: {NOT_RUN}."
     most = alone.abs().idxmax()
     return (
-        f"With the released settings sparse over dense moves by {table['released']:+.1f} points; the switch that moves "
-        f"it most alone, “{most.removeprefix('paper, ')}”, moves it by {alone[most]:+.1f}."
+        f"With the released settings sparse over dense moves by {table['released']:+.1f} points. Of the {len(FLIPPED)} "
+        f"switches {len(alone)} ran alone; “{most.removeprefix('paper, ')}” moves it most, by {alone[most]:+.1f}."
     )
