@@ -251,8 +251,10 @@ def protocol_sentence(evidence):
     for name, setting in settings.items():
         if np.isfinite(means[name]):
             seen = [TASKS[t] for t in ALL_NYU.split("+") if sees(table, ALL_NYU, t, level=0.0, protocol=name)]
-            words.append(f"{means[name]:+.0f} % with {setting} (dense sees {listed(seen) if seen else 'nothing'})")
-    return f"Our {percent(GOAL)} sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
+            zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=name).mean())
+            dense = f"dense sees {listed(seen) if seen else 'nothing'}"
+            words.append(f"{means[name]:+.0f} % with {setting} ({zero} of the groups zero; {dense})")
+    return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
 
 def gap_sentence(evidence):
