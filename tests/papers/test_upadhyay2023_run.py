@@ -14,7 +14,8 @@ from papers.upadhyay2023 import study as study
 from papers.upadhyay2023.run import Training, finished, load_images, predictions
 from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 
-LONGER = {"n": 400, "width": 8, "epochs": 12, "lr": 3e-3, "batch": 16}  # whether a mouth smiles is a small thing
+# Whether a mouth smiles is a small thing, that crops cut off: without them every seed learns it, on any processor
+LONGER = {"n": 400, "width": 8, "epochs": 24, "lr": 3e-3, "batch": 16, "crop": 1.0, "flip": False}
 TINY = {"n": 20, "size": 24, "epochs": 4, "batch": 4, "crop": 1.0, "flip": False, "schedule": "constant"}
 
 
@@ -195,7 +196,8 @@ def test_bfloat16_rounds_the_forward_pass_and_nothing_else():
         assert 1e-5 < gap < 0.1  # 8 bits of mantissa: a half step is 0.002 in each operation
     rounded.fit()
     assert {w.dtype for w in rounded.net.parameters()} == {torch.float32}
-    assert rounded.history["val"][-1]["depth"] < rounded.history["val"][0]["depth"]
+    losses = [sum(of_task.values()) for of_task in rounded.history["train"]]
+    assert losses[-1] < losses[0]
     rounded.checkpoint.unlink(missing_ok=True)
 
 
