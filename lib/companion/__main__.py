@@ -17,17 +17,11 @@ from companion.choose import SOME, add_arguments, chosen
 from companion.files import write_whole
 from companion.lookup import described, differences, find, find_set
 from companion.papers import label, names, study
-from companion.records import (
-    Store,
-    UnreadableRecord,
-    committed,
-    merge,
-    read_jsonl,
-    repository_root,
-    set_hash,
-    write_jsonl,
-)
 from companion.spec import PROFILES
+
+from companion.records import (  # isort: skip
+    Store, UnreadableRecord, committed, merge, read_jsonl, repository_root, set_hash, write_jsonl,
+)  # fmt: skip
 
 
 def main(argv=None):

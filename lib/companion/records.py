@@ -179,12 +179,11 @@ class Store:
         """
         path = self.path(spec)
         try:
-            os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError:
-            pass  # it may be there: the reader says what is wrong
-        record = read_record(path)
+            record = read_record(path)
+        except UnreadableRecord as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return None
+            raise
         if record.hash != spec.hash:
             raise RecordError(f"{path}: holds run {record.hash}; {MADE_HERE}")
         return record

@@ -55,7 +55,7 @@ def slopes(evidence, number=1):
     for (above, below), (task, column, label, _) in zip(axes.T, scores_of(ALL[data]), strict=True):
         for ax in (above, below):
             ax.set(xticks=[0, 1], xticklabels=["dense", "sparse"], xlim=(-0.2, 1.2))
-        above.set(title=TASKS[task], ylabel=f"published, λ = 1e-5\n{label}")
+        above.set(title=TASKS[task], ylabel=f"published\n{label}")
         below.set_ylabel(f"ours\n{label}")
         for n, tasks in enumerate(s for s in dict.fromkeys(t for t, _ in rows) if task in s.split("+")):
             said = [rows[tasks, lam][f"{column}_mean"] for lam in (0.0, START)]

@@ -8,11 +8,11 @@ from companion.statistics import NOT_RUN, estimate, mean_sd
 from companion.style import listed, percent, table_of
 
 from papers.upadhyay2023.claims import (  # isort: skip
-    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, scores_of, sees,
+    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, scores_of, seen, sees,
 )  # fmt: skip
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, BLIND, CLAIMS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
-    TASKS, published, scientific, short, switch_levels,
+    published, scientific, short, switch_levels,
 )  # fmt: skip
 
 __all__ = ["EFFECTS"]  # that the machinery reads from here
@@ -148,12 +148,11 @@ def times_sentence(evidence):
 
 def decayed():
     """Dense networks by their weight decay: words -> choice for `cell`."""
-    dense = {"level": 0.0}
-    flips = {0.0: ""} | {d: f"dense_decay={short(d)}, head_decay={short(d)}" for d in DECAYS if d}
-    found = {f"coupled, {short(d)}" if d else "none": dense | {"flipped": flip} for d, flip in flips.items()}
-    alone = f"coupled, {short(DECAYS[-1])}, backbone alone"
-    found[alone] = dense | {"flipped": f"dense_decay={short(DECAYS[-1])}"}
-    return found | {"as released": dense | {"protocol": "released"}, "decoupled": dense | {"protocol": "corrected"}}
+    strengths = list(map(short, DECAYS[1:]))
+    found = {"none": {}} | {f"coupled, {d}": {"flipped": f"dense_decay={d}, head_decay={d}"} for d in strengths}
+    found[f"coupled, {strengths[-1]}, backbone alone"] = {"flipped": f"dense_decay={strengths[-1]}"}
+    found |= {"as released": {"protocol": "released"}, "decoupled": {"protocol": "corrected"}}
+    return {words: choice | {"level": 0.0} for words, choice in found.items()}
 
 
 def decay(evidence):
@@ -165,12 +164,11 @@ def decay(evidence):
         if ends:
             gain = [cell(table, column=f"gain_{c}", **at) / cell(table, column=f"blind_{c}", **at).mean()
                     for _, c, *_ in scores_of(tasks)]  # fmt: skip
-            seen = [TASKS[t] for t in tasks.split("+") if sees(table, task=t, **at)]
             rows[tasks, words] = {
                 "train loss": np.mean([np.mean(list(end["train"].values())) for end in ends]),
                 "norm of weights": np.mean([end["weight_norm"] for end in ends]),
                 "decay in the gradient, %": 100 * np.mean([end["decay_share"] for end in ends]),
-                "over blind, %": 100 * mean_of(gain).mean(), "sees": listed(seen) if seen else "nothing",
+                "over blind, %": 100 * mean_of(gain).mean(), "sees": seen(table, **at),
             }  # fmt: skip
     return table_of(rows, "tasks", "decay")
 
@@ -178,10 +176,10 @@ def decay(evidence):
 def decay_sentence(evidence):
     """What the dense three-task network sees without decay, and under each other one (sentence)."""
     table = decay(evidence)
-    seen = {} if table.empty or ALL_NYU not in table.index else table.loc[ALL_NYU, "sees"].to_dict()
-    if len(seen) < 2:
+    found = {} if table.empty or ALL_NYU not in table.index else table.loc[ALL_NYU, "sees"].to_dict()
+    if len(found) < 2:
         return f"Weight decay: {NOT_RUN}."
-    words = [f"{what} ({name})" for name, what in seen.items()]
+    words = [f"{what} ({name})" for name, what in found.items()]
     return f"What the dense three-task network sees, by its weight decay: {'; '.join(words)}."
 
 
@@ -250,10 +248,9 @@ def protocol_sentence(evidence):
                 "corrected": "weight decay on both sides"}  # fmt: skip
     for name, setting in settings.items():
         if np.isfinite(means[name]):
-            seen = [TASKS[t] for t in ALL_NYU.split("+") if sees(table, ALL_NYU, t, level=0.0, protocol=name)]
             zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=name).mean())
-            dense = f"dense sees {listed(seen) if seen else 'nothing'}"
-            words.append(f"{means[name]:+.0f} % with {setting} ({zero} of the groups zero; {dense})")
+            dense = seen(table, ALL_NYU, level=0.0, protocol=name)
+            words.append(f"{means[name]:+.0f} % with {setting} ({zero} of the groups zero; dense sees {dense})")
     return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
 
