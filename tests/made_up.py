@@ -26,7 +26,8 @@ def made_up_record(spec, make_record):
     p = spec.params
     metrics = {name: value_of(spec, name.partition("_")[0]) for name in names}
     group = p["target"] or (1.0 if p["lam"] >= 1e-3 else 0.15 if p["lam"] else 0.0)
-    alive = {name: [8 if name.startswith(("conv1", "layer1")) else round(8 * (1 - group)), 8] for name in LAYERS}
+    layers = ["conv1.0", "conv1.3", *LAYERS[1:]] if p["stem"] == "deep" else list(LAYERS)
+    alive = {name: [8 if name.startswith(("conv1", "layer1")) else round(8 * (1 - group)), 8] for name in layers}
     gain = {}
     for task in tasks:
         name, _, sign = study.SCORES[task]
@@ -36,7 +37,7 @@ def made_up_record(spec, make_record):
     result = {
         "metrics": metrics, "blind": dict.fromkeys(metrics, BLIND), "constant": dict.fromkeys(metrics, 0.25),
         "gain": gain, "images": {name: study.packed(np.full(IMAGES, metrics[name])) for name in gain},
-        "channels": alive, "layers": list(LAYERS), "epochs": {"run": 2, "sum": 1}, "history": history,
+        "channels": alive, "layers": layers, "epochs": {"run": 2, "sum": 1}, "history": history,
         "sparsity": {"group": group, "parameter": group, "zero": group},
         "backbone": {n: {"parameters": 100, "flops": 100 - 50 * (n == "compact")} for n in ("zeros", "compact")},
     }  # fmt: skip

@@ -74,7 +74,7 @@ def channels(evidence):
     runs = {s: list(cell(table, s, "channels", "nyuv2", level=GOAL)) for s in FIG3_SETS}
     if not any(runs.values()):
         return empty_figure(f"Fig. 3, {evidence.origin}")
-    layers = table.layers.iloc[0]
+    layers = next(layers for s in FIG3_SETS for layers in cell(table, s, "layers", "nyuv2", level=GOAL))
     fig, axes = plt.subplots(2, 2, figsize=(11, 6), sharex=True, sharey=True)
     for ax, (tasks, found) in zip(axes.flat, runs.items(), strict=True):
         ax.set_title(tasks if found else f"{tasks}: {NOT_RUN}", fontsize="medium")
