@@ -21,9 +21,10 @@ def front(results=None):
     judged = scorecard.judged_of_all(evidences)
     cards = "".join(_card(name, found) for name, found in judged.items())
     figure = show_figure(scorecard.forest(judged, 10.1, 0.165), "front", scorecard.CAPTION).data
-    found = [f"“{j.claim.sentence[:-1]}”: {scorecard.in_words(j)}." for j in scorecard.surprises(judged, most=2)]
-    own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "") for name in judged}
-    found += [f"{scorecard.title(name)}: {said}" for name, say in own.items() if (said := say(evidences[name]))]
+    own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "")(evidences[name]) for name in judged}
+    others = {name: found for name, found in judged.items() if not own[name]}
+    found = [f"“{j.claim.sentence[:-1]}”: {scorecard.in_words(j)}." for j in scorecard.surprises(others, most=1)]
+    found += [f"{scorecard.title(name)}: {said}" for name, said in own.items() if said]
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
     surprises = f'<h2>What surprises</h2><ul class="surprises">{items}</ul>' if found else ""
     buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
@@ -40,8 +41,7 @@ def _card(name, judged):
     arxiv = getattr(module, "ARXIV", "")
     link = f' <a href="https://arxiv.org/abs/{arxiv}">arXiv {arxiv}</a>' if arxiv else ""
     limit = headline.effects.not_tested or headline.effects.limits
-    few = f"{headline.n} {headline.claim.units}. " if headline.n else ""
-    limits = f"<p><strong>Limit.</strong> {html.escape(few + limit)}</p>" if limit else ""
+    limits = f"<p><strong>Limit.</strong> {html.escape(limit.partition(' (')[0])}</p>" if limit else ""
     return (
         f'<section><img src="../_static/{name}.svg" alt="Sketch of the method" width="84" height="84">'
         f"<h2>{html.escape(scorecard.title(name))}{link}</h2>"
@@ -63,8 +63,8 @@ def _trust(judged, evidences):
         if all(j.verdict == NOT_RUN for j in found):
             words.append(f"{scorecard.title(name)}: its networks were not trained here yet")
     return (
-        "<strong>Why believe it.</strong> The plan was fixed before the runs; every number opens the runs behind it; "
-        f"one command makes them again (version {VERSION}).<br><strong>Why not.</strong> "
+        "<strong>Why believe it.</strong> The plan came before the runs; every number opens its runs; one command "
+        f"repeats them (version {VERSION}).<br><strong>Why not.</strong> "
         + html.escape("; ".join(words)).replace("`", "")
         + "."
     )

@@ -19,8 +19,8 @@ from companion.style import INK, MUTED, VERDICT_STYLE, listed
 FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
 UNIT = {"points": "points", "percent": "%"}
 CAPTION = (
-    "Effects with 95 % intervals; right of zero: as claimed. Green triangle: reproduced. Orange square: no "
-    "such effect. Red triangle: contradicted. Grey: undecided. Diamond: published. Italic: our controls."
+    "95 % intervals; right of zero: as claimed. Triangles: reproduced (green), contradicted (red). "
+    "Orange square: no such effect. Grey: undecided. Diamond: published. Italic: our controls."
 )
 HEADS = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
 AXIS = {"points": "points of accuracy, or of a share", "percent": "% of the other network's score"}

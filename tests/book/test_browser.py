@@ -173,7 +173,8 @@ def test_pages_are_light_and_hashes_are_not_in_the_search(book):
     index = (book / "searchindex.js").read_text()
     stores = [json.loads(path.read_text()[14:-3])["runs"] for path in book.glob("notebooks/files/*.runs.js")]
     assert stores
-    assert not [h for runs in stores for h in list(runs)[:20] if h in index]
+    named = (book / "book" / "one_number.html").read_text()  # whose words are the hashes of two cells, on purpose
+    assert not [h for runs in stores for h in list(runs)[:20] if h in index and h not in named]
 
 
 def test_the_scorecard_filters_without_a_server(visit, book):

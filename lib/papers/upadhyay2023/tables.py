@@ -223,7 +223,7 @@ def surprise(evidences):
     """What the blind control and the protocols show, for the landing page (sentences, "" if not run)."""
     ours, paper_size = shown(evidences)
     said = eyes_sentence(paper_size, blind="a predictor that gives every image the same answer")
-    return " ".join(sentence for sentence in (said, protocol_sentence(ours)) if NOT_RUN not in sentence)
+    return " ".join(sentence for sentence in (said, protocol_sentence(ours, brief=True)) if NOT_RUN not in sentence)
 
 
 def claim_sentence(evidence, claim):
@@ -241,8 +241,8 @@ def takeaway(evidence, paper_size):
     return f"{eyes_sentence(paper_size)} **{protocol_sentence(evidence)}** {limits}"
 
 
-def protocol_sentence(evidence):
-    """What 70 % sparsity changes under each protocol, and what the dense network sees there (sentence)."""
+def protocol_sentence(evidence, brief=False):
+    """What 70 % sparsity changes under each protocol; unless brief, also what the dense network sees (sentence)."""
     table, means, words = frame(evidence.records), protocols(evidence)["sparse over dense, %"], []
     settings = {"released": "the released code's settings", "paper": "the text's",
                 "corrected": "weight decay on both sides"}  # fmt: skip
@@ -250,7 +250,8 @@ def protocol_sentence(evidence):
         if np.isfinite(means[name]):
             zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=name).mean())
             dense = seen(table, ALL_NYU, level=0.0, protocol=name)
-            words.append(f"{means[name]:+.0f} % with {setting} ({zero} of the groups zero; dense sees {dense})")
+            more = "" if brief else f" ({zero} of the groups zero; dense sees {dense})"
+            words.append(f"{means[name]:+.0f} % with {setting}{more}")
     return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
 
