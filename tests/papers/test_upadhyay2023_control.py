@@ -108,3 +108,18 @@ def test_lambda_follows_the_sparsity_of_training_and_is_in_the_record():
         assert path[epoch + 1] == pytest.approx(controller.next(epoch, path[epoch], zeros[epoch]))
     assert len(set(path)) > 2
     assert result["target"]["reached"] == result["sparsity"]["group"]
+
+
+def test_released_networks_are_tested_at_the_best_epoch_that_is_roughly_at_the_target_or_else_the_last():
+    spec = study.at_levels("quick", (study.ALL_NYU,), (0.7,), protocol="released", seeds=(1,), **TINY | {"epochs": 3})[0]
+
+    def kept(*zeros):
+        run = Training(spec, load_images(spec))
+        for epoch, share in enumerate(zeros):
+            run._zeros = lambda share=share: share
+            run._keep(epoch, {"sum": (1.0, 3.0, 2.0)[epoch]})
+        return run.best["sum"]["epoch"]
+
+    assert kept(0.5, 0.65, 0.79) == 2
+    assert kept(0.65, 0.79, 0.9) == 0
+    assert kept(0.5, 0.59, 0.9) == 2

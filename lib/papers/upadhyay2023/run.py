@@ -18,7 +18,7 @@ from companion.data.images import random_split, sha256_of
 from companion.engine import origin, reproducible
 from companion.spec import check_values
 from papers.upadhyay2023.batches import Batches, start_at_mean
-from papers.upadhyay2023.control import Controller
+from papers.upadhyay2023.control import ROUGHLY, Controller
 from papers.upadhyay2023.scores import Scorer
 from papers.upadhyay2023.study import BLIND, RULES
 from sparsemtl.errors import DataError, SparseMTLError, SpecError
@@ -263,9 +263,14 @@ class Training:
     def _keep(self, epoch, losses):
         """Keep the weights that may be tested, by name of a loss: of the last epoch, or of the best.
 
-        With a target, epochs before its lambda is held do not count: their network is not yet sparse.
+        With a target, epochs before its lambda is held do not count: their network is not yet sparse. With "only_near"
+        those count that are roughly at the target, or else the last.
         """
-        if self.controller and epoch < self.controller.held:
+        if self.p.get("only_near"):
+            last = epoch + 1 == self.p["epochs"] and not self.best
+            if abs(self._zeros() - self.p["target"]) > ROUGHLY and not last:
+                return
+        elif self.controller and epoch < self.controller.held:
             return
         for name, loss in losses.items():
             if self.p["stopping"] == "last" or name not in self.best or loss < self.best[name]["loss"]:
