@@ -111,7 +111,8 @@ def test_lambda_follows_the_sparsity_of_training_and_is_in_the_record():
 
 
 def test_released_networks_are_tested_at_the_best_epoch_that_is_roughly_at_the_target_or_else_the_last():
-    spec = study.at_levels("quick", (study.ALL_NYU,), (0.7,), protocol="released", seeds=(1,), **TINY | {"epochs": 3})[0]
+    shape = TINY | {"epochs": 3}
+    spec = study.at_levels("quick", (study.ALL_NYU,), (0.7,), protocol="released", seeds=(1,), **shape)[0]
 
     def kept(*zeros):
         run = Training(spec, load_images(spec))
