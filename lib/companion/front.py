@@ -3,7 +3,7 @@
 import html
 
 from companion import scorecard
-from companion.page import VERSION, show_figure
+from companion.page import show_figure
 from companion.papers import part, study
 from companion.statistics import NOT_RUN
 from companion.style import use_style
@@ -24,7 +24,7 @@ def front(results=None):
     own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "")(evidences[name]) for name in judged}
     others = {name: found for name, found in judged.items() if not own[name]}
     found = [f"“{j.claim.sentence[:-1]}”: {scorecard.in_words(j)}." for j in scorecard.surprises(others, most=1)]
-    found += [f"{scorecard.title(name)}: {said}" for name, said in own.items() if said]
+    found += [f"{_short(name)}: {said}" for name, said in own.items() if said]
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
     surprises = f'<h2>What surprises</h2><ul class="surprises">{items}</ul>' if found else ""
     buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
@@ -51,6 +51,11 @@ def _card(name, judged):
     )
 
 
+def _short(name):
+    """The first author of a paper."""
+    return scorecard.title(name).split()[0]
+
+
 def _trust(judged, evidences):
     """Why to believe it and why not, with the share of the planned runs that the verdicts have (HTML)."""
     words = []
@@ -58,13 +63,13 @@ def _trust(judged, evidences):
         for profile in sorted({j.profile for j in found if j.verdict != NOT_RUN}):
             evidence = next(e for e in evidences[name] if e.profile == profile)
             share = f"{len(evidence.records):,} of {evidence.expected:,}"
-            runs = "" if evidence.complete else f", so far {share} planned runs"
-            words.append(f"{scorecard.title(name)}: {study(name).PROFILE_WORDS[profile]}{runs}")
+            runs = "" if evidence.complete else f", {share} planned runs"
+            words.append(f"{_short(name)}: {study(name).PROFILE_WORDS[profile]}{runs}")
         if all(j.verdict == NOT_RUN for j in found):
-            words.append(f"{scorecard.title(name)}: its networks were not trained here yet")
+            words.append(f"{_short(name)}: its networks were not trained here yet")
     return (
-        "<strong>Why believe it.</strong> The plan came before the runs; every number opens its runs; one command "
-        f"repeats them (version {VERSION}).<br><strong>Why not.</strong> "
+        "<strong>Why believe it.</strong> Plans came before runs; every number opens its runs; one command repeats "
+        "them.<br><strong>Why not.</strong> "
         + html.escape("; ".join(words)).replace("`", "")
         + "."
     )

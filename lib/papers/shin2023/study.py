@@ -332,7 +332,6 @@ CLAIMS = (
 # For the landing page: the paper's name, number and claim with its published values, and the claim that stands for it
 TITLE, ARXIV, HEADLINE = "Shin et al. 2023", "2312.05828", "shin-sparse-beats-dense"
 ABOUT = (
-    f"At {PUBLISHED_SPARSITY:.0%} sparsity one network decodes imagined and executed movements in EEG better than "
-    f"dense networks do: {PUBLISHED['mi', 'accuracy']:.1%} (imagined) and {PUBLISHED['me', 'accuracy']:.1%} "
-    "(executed)."
+    f"At {PUBLISHED_SPARSITY:.0%} sparsity one network decodes imagined ({PUBLISHED['mi', 'accuracy']:.1%}) and "
+    f"executed ({PUBLISHED['me', 'accuracy']:.1%}) movements in EEG better than dense networks do."
 ).replace("%", " %")

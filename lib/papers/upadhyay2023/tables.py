@@ -222,7 +222,7 @@ def shown(evidences):
 def surprise(evidences):
     """What the blind control and the protocols show, for the landing page (sentences, "" if not run)."""
     ours, paper_size = shown(evidences)
-    said = eyes_sentence(paper_size, blind="a predictor that gives every image the same answer")
+    said = eyes_sentence(paper_size, blind="giving every image the same answer")
     return " ".join(sentence for sentence in (said, protocol_sentence(ours, brief=True)) if NOT_RUN not in sentence)
 
 
@@ -242,15 +242,21 @@ def takeaway(evidence, paper_size):
 
 
 def protocol_sentence(evidence, brief=False):
-    """What 70 % sparsity changes under each protocol; unless brief, also what the dense network sees (sentence)."""
+    """What 70 % sparsity changes under each protocol; unless brief, also whether the dense network sees (sentence)."""
     table, means, words = frame(evidence.records), protocols(evidence)["sparse over dense, %"], []
-    settings = {"released": "the released code's settings", "paper": "the text's",
-                "corrected": "weight decay on both sides"}  # fmt: skip
-    for name, setting in settings.items():
-        if np.isfinite(means[name]):
-            zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=name).mean())
-            dense = seen(table, ALL_NYU, level=0.0, protocol=name)
-            more = "" if brief else f" ({zero} of the groups zero; dense sees {dense})"
+    coupled = f"dense_decay={SWITCHES['dense_decay'].released}"
+    settings = {
+        "released": ("the released code's settings", ""), "paper": ("the text's", ""),
+        f"paper, {coupled}": ("the text's but the released decay of the dense one", coupled),
+        "corrected": ("weight decay on both sides", ""),
+    }  # fmt: skip
+    for name, (setting, flip) in settings.items():
+        if np.isfinite(means.get(name, np.nan)) and not (brief and name == "corrected"):
+            protocol = name.partition(",")[0]
+            zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=protocol).mean())
+            dense = seen(table, ALL_NYU, level=0.0, protocol=protocol, flipped=flip)
+            blind = "; the dense network sees nothing" if dense == "nothing" else ""
+            more = "" if brief else f" ({zero} of the groups zero{blind})"
             words.append(f"{means[name]:+.0f} % with {setting}{more}")
     return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
