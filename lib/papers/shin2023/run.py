@@ -26,6 +26,7 @@ from sparsemtl.training.fit import fit_stack
 from sparsemtl.training.metrics import accuracy, confusion_matrix, macro_f1
 from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CURVES = ("dense-multi", PROPOSED)  # methods whose records keep the losses along the training
@@ -164,9 +165,9 @@ def trained(spec, data, folds, tasks, device):
     curve = {"epochs": [], "train": [], "test": []}
 
     def after_epoch(epoch):
-        if spec.method in CURVES and epoch in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
+        if spec.method in CURVES and epoch + 1 in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
             losses = (mean_loss(nets, x, wanted) for x, wanted in ((seen, y), (unseen, y_test)))
-            for name, value in zip(curve, (epoch, *losses), strict=True):
+            for name, value in zip(curve, (epoch + 1, *losses), strict=True):
                 curve[name].append(value)
 
     train = partial(_train, data=(seen, y), fewest=fewest, steps=steps, p=p, seed=seeds[0], after_epoch=after_epoch)
@@ -201,7 +202,9 @@ def crops(x, p):
     size = round(p["crop"] * p["sfreq"]) or x.shape[2]
     starts = range(0, x.shape[2] - size + 1, max(1, round(HOP * p["sfreq"])))
     parts = [x[..., start : start + size] for start in starts]
-    return [lag_moments(part, p["options"]["taps"]) for part in parts] if p["trunk"] in POWER else parts
+    if p["trunk"] not in POWER:
+        return parts
+    return [lag_moments(part, p["options"]["taps"], mixed=p["trunk"] == "mixed") for part in parts]
 
 
 def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, after_epoch):
@@ -209,33 +212,31 @@ def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, after
 
     A fold with a trial more than another leaves one out in each epoch, drawn by chance, as all folds train together.
     """
-    rng = np.random.default_rng(seed)
+    rng, each = np.random.default_rng(seed), torch.arange(len(nets))[:, None]
+    x = {t: [pad_sequence(crop, True) for crop in zip(*(own[t] for own in data[0]), strict=True)] for t in fewest}
+    y = {t: pad_sequence([own[t] for own in data[1]], True) for t in fewest}  # zeros that are never dealt
 
     def batches(epoch):
-        dealt = [
-            {t: np.array_split(rng.permutation(len(own[t]))[:n], steps) for t, n in fewest.items()} for own in data[1]
-        ]
+        dealt = [{t: rng.permutation(len(own[t]))[:n] for t, n in fewest.items()} for own in data[1]]
+        rows = {t: np.array_split([own[t] for own in dealt], steps, axis=1) for t in fewest}
         for i in range(steps):
-            step = []
-            crop = rng.integers(len(next(iter(data[0][0].values()))))
-            for x, y, rows in zip(*data, dealt, strict=True):
-                chosen = {t: torch.as_tensor(rows[t][i], device=y[t].device) for t in fewest}
-                step.append(({t: x[t][crop][r] for t, r in chosen.items()}, {t: y[t][r] for t, r in chosen.items()}))
-            yield step
+            crop = rng.integers(len(next(iter(x.values()))))
+            chosen = {t: (each, torch.as_tensor(rows[t][i])) for t in fewest}
+            yield {t: x[t][crop][where] for t, where in chosen.items()}, {t: y[t][where] for t, where in chosen.items()}
 
     def optimizer(parameters):
-        made = torch.optim.AdamW(parameters, lr=p["lr"], weight_decay=p["weight_decay"])
+        made = torch.optim.AdamW(parameters, lr=p["lr"], weight_decay=p["weight_decay"], fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps * epochs)
         made.register_step_post_hook(lambda *_: schedule.step())
         return made
 
     def after(number, step):
-        if after_step is not None:
-            after_step(number, step)
-        if (number + 1) % steps == 0:
-            after_epoch((number + 1) // steps)
+        after_step(number, [tuple({t: own[k] for t, own in part.items()} for part in step) for k in range(len(nets))])
 
-    return fit_stack(nets, batches, multitask_loss, optimizer, epochs, seed=seed, after_step=after)
+    return fit_stack(
+        nets, batches, multitask_loss, optimizer, epochs, seed=seed, after_step=after_step and after,
+        after_epoch=after_epoch, stacked=True,
+    )  # fmt: skip
 
 
 def mean_loss(nets, x, y):
