@@ -208,7 +208,8 @@ def _results(specs, workers, root, device):
     """Yield (spec, record, failure) as runs end, in this process or in local ones."""
     groups = {}
     for spec in specs:
-        groups.setdefault(getattr(part(spec.study, "run"), "together", lambda spec: None)(spec) or spec, []).append(spec)
+        together = getattr(part(spec.study, "run"), "together", lambda spec: None)
+        groups.setdefault(together(spec) or spec, []).append(spec)
     groups = list(groups.values())
     if workers == 1 or len(groups) < 2:
         for group in groups:

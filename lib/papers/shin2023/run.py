@@ -51,7 +51,7 @@ def together(spec):
     A step of small networks takes as long for five as for ten. With dropout a network would depend on the others.
     """
     p = spec.params
-    if spec.method in CLASSICAL or p["trunk"] not in POWER or p["options"].get("dropout"):
+    if spec.method in CLASSICAL or p.get("trunk") not in POWER or "dropout" in p.get("options", ()):
         return None
     return canonical_json(spec.to_dict() | {"seed": None})
 
@@ -64,7 +64,8 @@ def run_all(specs, root=None, device="cpu"):
     check_values(p, RULES)
     if p["sparsity"] and not METHODS[spec.method].sparse:
         raise SpecError(f"sparsity is {p['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
-    loaded, repeats = load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p}), p.get("repeats", 1)
+    loaded = load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p})
+    repeats = p.get("repeats", 1)
     data = [relabelled(loaded, own) for own in specs]
     folds = [folds_of(own, spec, repeats) for own, spec in zip(data, specs, strict=True)]
     if spec.method in CLASSICAL:
@@ -199,7 +200,9 @@ def trained(specs, data, folds, tasks, device):
                 for name, value in zip(curve, (epoch + 1, *losses), strict=True):
                     curve[name].append(value)
 
-    train = partial(_train, data=(seen, y), fewest=fewest, steps=steps, p=p, seeds=seeds[::size], after_epoch=after_epoch)
+    train = partial(
+        _train, data=(seen, y), fewest=fewest, steps=steps, p=p, draws=seeds[::size], after_epoch=after_epoch
+    )
     PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
     for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
         curve = curves[k // size]
@@ -237,21 +240,25 @@ def crops(x, p):
     return [lag_moments(part, p["options"]["taps"], mixed=p["trunk"] == "mixed") for part in parts]
 
 
-def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seeds, after_epoch):
+def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, after_epoch):
     """AdamW with a cosine schedule; every batch has trials of all tasks, and each step takes one crop of them all.
 
     A fold with a trial more than another leaves one out in each epoch, drawn by chance, as all folds train together.
-    seeds: of the draws, one for as many networks each.
+    draws: seeds of what is drawn, each for as many networks.
     """
-    rngs, folds, each = [np.random.default_rng(seed) for seed in seeds], len(nets) // len(seeds), torch.arange(len(nets))
+    rngs, each = [np.random.default_rng(seed) for seed in draws], torch.arange(len(nets))
+    folds = len(nets) // len(rngs)
     sizes = [{t: len(own[t]) for t in fewest} for own in data[1]]
     x = {t: [pad_sequence(crop, True) for crop in zip(*(own[t] for own in data[0]), strict=True)] for t in fewest}
     x = {t: torch.stack(own) for t, own in x.items()}  # (crops, networks, trials, ...)
     y = {t: pad_sequence([own[t] for own in data[1]], True) for t in fewest}  # zeros that are never dealt
 
     def batches(epoch):
-        dealt = [{t: rngs[k // folds].permutation(own[t])[:n] for t, n in fewest.items()} for k, own in enumerate(sizes)]
-        rows = {t: np.array_split(np.stack([own[t] for own in dealt]), steps, axis=1) for t in fewest}
+        dealt = {t: [] for t in fewest}
+        for k, own in enumerate(sizes):
+            for t, n in fewest.items():
+                dealt[t].append(rngs[k // folds].permutation(own[t])[:n])
+        rows = {t: np.array_split(np.stack(own), steps, axis=1) for t, own in dealt.items()}
         for i in range(steps):
             crop = torch.tensor([rng.integers(len(next(iter(x.values())))) for rng in rngs]).repeat_interleave(folds)
             chosen = {t: (each[:, None], torch.as_tensor(rows[t][i])) for t in fewest}
@@ -270,7 +277,7 @@ def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seeds, afte
         after_step(number, [tuple({t: own[k] for t, own in part.items()} for part in step) for k in range(len(nets))])
 
     return fit_stack(
-        nets, batches, multitask_loss, optimizer, epochs, seed=seeds[0], after_step=after_step and after,
+        nets, batches, multitask_loss, optimizer, epochs, seed=draws[0], after_step=after_step and after,
         after_epoch=after_epoch, stacked=True,
     )  # fmt: skip
 

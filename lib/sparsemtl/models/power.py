@@ -21,7 +21,7 @@ def lag_moments(x: Tensor, taps: int = 3, *, mixed: bool = False) -> Tensor:
         Samples K of a window.
     mixed : bool
         For a network of mixed filters, which needs the moments of all pairs of the K * E samples of a window. A filter
-        that is one in time times one in space gives those of pairs (k, e) and (l, f), and (k, f) and (l, e), the same
+        that is one in time times one in space gives those of pairs (k, e) and (m, f), and (k, f) and (m, e), the same
         weight: their mean is enough.
 
     Returns
@@ -35,8 +35,8 @@ def lag_moments(x: Tensor, taps: int = 3, *, mixed: bool = False) -> Tensor:
         windows = windows.flatten(1, 2)[:, None]
     flat, shape = windows.flatten(1, 2), windows.shape[1:3]
     second = (flat @ flat.mT / flat.shape[2]).unflatten(2, shape).unflatten(1, shape).transpose(2, 3)
-    (k, l), (e, f) = (torch.triu_indices(n, n) for n in shape)
-    second = ((second + second.mT) / 2)[:, k, l][:, :, e, f]
+    (k, m), (e, f) = (torch.triu_indices(n, n) for n in shape)
+    second = ((second + second.mT) / 2)[:, k, m][:, :, e, f]
     return torch.cat([second.flatten(1), flat.mean(2)], 1)[:, None]
 
 

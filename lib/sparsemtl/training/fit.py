@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SparseMTLError, SpecError
-from sparsemtl.sparsity.masks import MASK, enforce_masks
+from sparsemtl.sparsity.masks import MASK
 
 Batch = tuple[Any, Any]  # (inputs, targets): tensors, or dicts of tensors
 
@@ -121,14 +121,13 @@ def fit_stack(
     """
     histories: list[list[float]] = [[] for _ in models]
     stack = _Stack(models, loss_fn)
-    # most stacks have no masks, and to look for them takes long where a network is small
-    masked = [m for m in models if after_step or any(MASK in module._buffers for module in m.modules())]
+    stack.read_masks()
 
     def after(number, _, step):
-        for model in masked:
-            enforce_masks(model)
+        stack.enforce_masks()
         if after_step is not None:
             after_step(number, step)
+            stack.read_masks()
 
     def end(epoch):
         for history, mean in zip(histories, torch.stack(stack.losses).mean(0).tolist(), strict=True):
@@ -161,6 +160,7 @@ class _Stack(nn.Module):
             raise SpecError("fit_stack: the networks differ in architecture; give networks of one")
         self.losses: list[Tensor] = []
         self._whole: dict[str, Tensor] = {}
+        self._pruned: dict[str, Tensor] = {}
         for name, own in self._parts[0].items():
             whole = torch.stack([part[name].detach() for part in self._parts])
             for part, view in zip(self._parts, whole, strict=True):
@@ -184,6 +184,22 @@ class _Stack(nn.Module):
         found = torch.vmap(loss, randomness="different")(self._whole, batch)
         self.losses.append(found.detach())
         return found
+
+    def read_masks(self) -> None:
+        """Note which weights are pruned: to ask every network in every step takes longer than small ones train."""
+        self._pruned = {}
+        for k, (model, part) in enumerate(zip(self._models, self._parts, strict=True)):
+            names = {tensor: name for name, tensor in part.items()}
+            for module in (module for module in model.modules() if MASK in module._buffers):
+                name = names[module._parameters["weight"]]
+                none = torch.zeros_like(self._whole[name], dtype=torch.bool)
+                self._pruned.setdefault(name, none)[k] = module._buffers[MASK]
+
+    @torch.no_grad()
+    def enforce_masks(self) -> None:
+        """Set the pruned weights of all networks to zero again."""
+        for name, pruned in self._pruned.items():
+            self._whole[name].masked_fill_(pruned, 0)
 
     def part(self) -> None:
         """Give the networks tensors of their own again."""
