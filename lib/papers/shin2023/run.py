@@ -129,8 +129,9 @@ def aligned(train, test, how):
     elif how == "euclidean":
         values, vectors = np.linalg.eigh(np.einsum("net,nft->ef", x, x) / (x.shape[0] * x.shape[2]))
         matrix = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max())) @ vectors.T
-    scale = (matrix @ (x - shift)).std()
-    return tuple((matrix @ (part - shift) / scale).astype(np.float32) for part in (train, test))
+    made = matrix @ (x - shift)
+    scale = made.std()
+    return (made / scale).astype(np.float32), (matrix @ (test - shift) / scale).astype(np.float32)
 
 
 def decoded(method, n_classes, trials, train, test):

@@ -72,7 +72,7 @@ class PowerNet(nn.Module):
         dropout: float = 0.0, bn_momentum: float = 1.0,
     ):  # fmt: skip
         super().__init__()
-        self.n_features, groups = filters * depth, 1 if mixed else filters
+        self.n_features, self.mixed, groups = filters * depth, mixed, 1 if mixed else filters
         self.temporal = nn.Conv2d(1, filters, (1, taps), bias=False)
         self.spatial = nn.Conv2d(filters, self.n_features, (n_channels, 1), groups=groups, bias=False)
         self.norm = nn.BatchNorm1d(self.n_features, momentum=bn_momentum)
@@ -80,25 +80,28 @@ class PowerNet(nn.Module):
         self.register_buffer("time_pairs", _pairs(1 if mixed else taps), persistent=False)
         self.register_buffer("space_pairs", _pairs(n_channels * taps if mixed else n_channels), persistent=False)
 
-    def filters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Temporal and spatial filters as one, (filters * depth, K * E), and its factors in time and in space."""
-        time, space = self.temporal.weight[:, 0, 0], self.spatial.weight[..., 0]  # (F, K) and (S, F or 1, E)
-        if self.spatial.groups == 1:  # one sum of products, which has no factors
-            whole = (time.mT @ space).flatten(1)
-            return whole, torch.ones_like(whole[:1, :1]), whole
-        each = time.repeat_interleave(self.n_features // len(time), 0)
-        return (each[:, :, None] * space).flatten(1), time, space[:, 0]
+    def filters(self) -> tuple[Tensor, Tensor]:
+        """Filters in time (F, K), and in space (S, E); if they are mixed, as one: (1, 1), and (S, K * E)."""
+        time, space = self.temporal.weight[:, 0, 0], self.spatial.weight[..., 0]
+        if not self.mixed:
+            return time, space[:, 0]
+        whole = (time.mT @ space).flatten(1)
+        return torch.ones_like(whole[:1, :1]), whole
 
     def forward(self, moments: Tensor) -> Tensor:
         """Features (n, filters * depth) of `lag_moments`."""
-        (whole, time, space), norm = self.filters(), self.norm
+
+        def filtered(parts, time, space):  # in time first: what the filters in space then take is small
+            parts = parts.unflatten(1, (time.shape[1], space.shape[1]))
+            seen = (time @ parts.transpose(0, 1).flatten(1)).unflatten(1, (len(parts), -1))
+            return (seen @ space.unflatten(0, (len(time), -1)).mT).transpose(0, 1).flatten(1)
+
+        (time, space), norm = self.filters(), self.norm
         (time_a, time_b), (space_a, space_b) = time @ self.time_pairs, space @ self.space_pairs
-        second, means = moments[:, 0].split([moments.shape[2] - whole.shape[1], whole.shape[1]], 1)
-        second = second.unflatten(1, (time_a.shape[1], -1)).transpose(0, 1)  # (Q, n, P)
-        offset = means @ whole.mT  # mean of each filter's output over a trial
-        # the filters in time first: second moments over the electrodes (., n, P) are all that those in space need
-        seen = (time_a * time_b @ second.flatten(1)).unflatten(1, second.shape[1:])
-        power = (seen @ (space_a * space_b).unflatten(0, (len(time), -1)).mT).transpose(0, 1).flatten(1)
+        n_means = time.shape[1] * space.shape[1]
+        second, means = moments[:, 0].split([moments.shape[2] - n_means, n_means], 1)
+        offset = filtered(means, time, space)  # mean of each filter's output over a trial
+        power = filtered(second, time_a * time_b, space_a * space_b)
         mean, var = norm.running_mean, norm.running_var
         if norm.training:
             mean = offset.mean(0)
