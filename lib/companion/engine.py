@@ -2,7 +2,9 @@
 
 A paper's module `run` has a function `run(spec, root, device)` that returns a result dict. Its entry "timings", which
 differs from run to run, and "precision", which the device may choose, go into the record's `run`. The module may also
-have `begun(spec)`, whether a checkpoint of the run exists, and `finished(spec)`, called when its record is safe.
+have `begun(spec)`, whether a checkpoint of the run exists, and `finished(spec)`, called when its record is safe; and
+`run_all(specs, root, device)`, the results of runs whose `together(spec)`, a string, is the same: made side by side in
+less time, each to the bit that of `run`.
 """
 
 import contextlib
@@ -38,7 +40,7 @@ def run(spec, root=None, device="cpu"):
     root: folder of the data sets (default: SPARSEMTL_DATA). Raises the run's `SparseMTLError`.
     """
     before = begun(spec)
-    record = _made(spec, root, device)
+    (record,) = _made([spec], root, device)
     if not before:  # otherwise the checkpoint belongs to a run whose record is still to be written
         finish(spec)
     return record
@@ -54,15 +56,22 @@ def finish(spec):
     getattr(part(spec.study, "run"), "finished", lambda spec: None)(spec)
 
 
-def _made(spec, root, device):
+def _made(specs, root, device):
+    """Records of specs that run together, or of one."""
+    paper = part(specs[0].study, "run")
     started, clock = datetime.now(UTC), time.perf_counter()
     where = environment(device)  # before the run: the code that runs, not what is edited meanwhile
     with reproducible(device):
-        result = compact_numbers(part(spec.study, "run").run(spec, root=root, device=device))
-    extra = {name: found for name in ("timings", "precision") if (found := result.pop(name, None))}
-    seconds = round(time.perf_counter() - clock, 3) + extra.get("timings", {}).get("resumed_seconds", 0)
+        results = paper.run_all(specs, root, device) if specs[1:] else [paper.run(specs[0], root=root, device=device)]
     when = [moment.isoformat(timespec="seconds") for moment in (started, datetime.now(UTC))]
-    return RunRecord(spec, result, {"started": when[0], "ended": when[1], "seconds": seconds} | where | extra)
+    took, records = (time.perf_counter() - clock) / len(specs), []
+    for spec, result in zip(specs, map(compact_numbers, results), strict=True):
+        extra = {name: found for name in ("timings", "precision") if (found := result.pop(name, None))}
+        seconds = round(took, 3) + extra.get("timings", {}).get("resumed_seconds", 0)
+        records.append(
+            RunRecord(spec, result, {"started": when[0], "ended": when[1], "seconds": seconds} | where | extra)
+        )
+    return records
 
 
 @contextlib.contextmanager
@@ -197,13 +206,20 @@ def _usable(store, spec, device):
 
 def _results(specs, workers, root, device):
     """Yield (spec, record, failure) as runs end, in this process or in local ones."""
-    if workers == 1 or len(specs) < 2:
-        yield from (attempt(spec, root, device) for spec in specs)
+    groups = {}
+    for spec in specs:
+        together = getattr(part(spec.study, "run"), "together", lambda spec: None)
+        groups.setdefault(together(spec) or spec, []).append(spec)
+    groups = list(groups.values())
+    if workers == 1 or len(groups) < 2:
+        for group in groups:
+            yield from _attempts(group, root, device)
         return
-    jobs = (delayed(_attempt_in_worker)(os.getpid(), spec, root, device) for spec in specs)
+    jobs = (delayed(_attempt_in_worker)(os.getpid(), group, root, device) for group in groups)
     try:
-        n_jobs = min(workers, len(specs))
-        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs)
+        n_jobs = min(workers, len(groups))
+        for ended in Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs):
+            yield from ended
     except TerminatedWorkerError:
         raise SparseMTLError(
             "a worker process was killed (out of memory?): finished records are kept; run again with fewer workers"
@@ -213,16 +229,24 @@ def _results(specs, workers, root, device):
 def attempt(spec, root, device):
     """(spec, record, None) of one run, or (spec, None, what went wrong in one line)."""
     try:
-        return spec, _made(spec, root, device), None
+        return spec, *_made([spec], root, device), None
     except SparseMTLError as error:
         return spec, None, str(error)
     except Exception as error:  # a fault of the library: the other runs go on
         return spec, None, f"{type(error).__name__}: {one_line(error, 300)}"
 
 
-def _attempt_in_worker(parent, spec, root, device):
+def _attempts(specs, root, device):
+    """As `attempt`, of specs that run together."""
+    if specs[1:]:
+        with contextlib.suppress(Exception):  # of one of them, which must not fail the others
+            return [(record.spec, record, None) for record in _made(specs, root, device)]
+    return [attempt(spec, root, device) for spec in specs]
+
+
+def _attempt_in_worker(parent, specs, root, device):
     _end_with(parent)
-    return attempt(spec, root, device)
+    return _attempts(specs, root, device)
 
 
 @cache

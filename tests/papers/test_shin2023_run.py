@@ -62,7 +62,9 @@ def test_nothing_of_the_test_fold_gets_into_masks_alignment_or_training(spec_of,
         x, y = trials.x.copy(), trials.y.copy()
         x[test], y[test] = 1e3 * rng.normal(7, 1, x[test].shape), 0
         garbage[task] = replace(trials, x=x, y=y)
-    (before,), (after,) = (motor.trained(spec, own, folds, tasks, "cpu") for own in (data, replace(data, **garbage)))
+    ((before,),), ((after,),) = (
+        motor.trained([spec], [own], [folds], tasks, "cpu") for own in (data, replace(data, **garbage))
+    )
     assert not np.array_equal(before["logits"]["mi"], after["logits"]["mi"])  # the test did see the other trials
     for key in ("train", "sparsity", "weights"):
         assert before[key] == after[key]
@@ -146,6 +148,16 @@ def test_same_spec_same_bytes(spec_of, given):
     given(person())
     first, again = (engine.run(spec_of("rigl", crop=0.5, options={"taps": 3, "dropout": 0.5})) for _ in range(2))
     assert first.digest == again.digest
+
+
+@pytest.mark.parametrize("method", ["dense-single", "or", "rigl", "lottery"])
+def test_runs_in_one_stack_are_those_made_alone(spec_of, given, method):
+    given(person())
+    specs = [spec_of(method, seed=seed, labels="shuffled", crop=0.5) for seed in range(3)]
+    assert len({motor.together(spec) for spec in specs}) == 1
+    stacked = {spec: record for spec, record, _ in engine.made(specs, progress=False)}
+    assert [stacked[spec].digest for spec in specs] == [engine.run(spec).digest for spec in specs]
+    assert motor.together(spec_of(method, options={"taps": 3, "dropout": 0.5})) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from companion.data import load
 from companion.data.eeg import recording_folds, stratified_folds
-from companion.spec import check_values
+from companion.spec import canonical_json, check_values
 from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, PROPOSED, PUBLISHED_SPARSITY, RULES, TASKS
 from scipy.special import logsumexp
 from sparsemtl.errors import DataError, SpecError, needs
@@ -26,6 +26,7 @@ from sparsemtl.training.fit import fit_stack
 from sparsemtl.training.metrics import accuracy, confusion_matrix, macro_f1
 from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 SINGLE = ("dense-single", "snip-single")  # one network for each task
 CURVES = ("dense-multi", PROPOSED)  # methods whose records keep the losses along the training
@@ -41,26 +42,51 @@ def run(spec, root=None, device="cpu"):
 
     Raises `SpecError` for a spec that cannot run, `DataError` for recordings that do not fit it.
     """
+    return run_all([spec], root, device)[0]
+
+
+def together(spec):
+    """The same for specs whose networks train in one stack, as they differ in their seed alone; None for no such specs.
+
+    A step of small networks takes as long for five as for ten. With dropout a network would depend on the others.
+    """
     p = spec.params
+    if spec.method in CLASSICAL or p.get("trunk") not in POWER or "dropout" in p.get("options", ()):
+        return None
+    return canonical_json(spec.to_dict() | {"seed": None})
+
+
+def run_all(specs, root=None, device="cpu"):
+    """Results of specs that are run `together` (list), each as `run` gives it."""
+    spec, p = specs[0], specs[0].params
     if spec.method not in CLASSICAL and spec.method not in PROCEDURES:
         raise SpecError(f"unknown method {spec.method!r}: choose one of {', '.join(METHODS)}")
     check_values(p, RULES)
     if p["sparsity"] and not METHODS[spec.method].sparse:
         raise SpecError(f"sparsity is {p['sparsity']}: {spec.method} has no masks, it runs at 0 alone")
-    data = relabelled(load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p}), spec)
+    loaded = load(spec.data, root, **{k: p[k] for k in (*EPOCH_OPTIONS, *OWN_OPTIONS) if k in p})
     repeats = p.get("repeats", 1)
-    if p["problem"] == "four-class":  # its classes do not share their recordings: each is held out whole
-        folds = recording_folds(data) * repeats
-    else:
-        folds = [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
+    data = [relabelled(loaded, own) for own in specs]
+    folds = [folds_of(own, spec, repeats) for own, spec in zip(data, specs, strict=True)]
     if spec.method in CLASSICAL:
-        decode = partial(decoded, spec.method, len(data.classes))
-        outcomes = [{"logits": {t: decode(getattr(data, t), *rows) for t, rows in fold.items()}} for fold in folds]
+        decode = partial(decoded, spec.method, len(data[0].classes))
+        outcomes = [
+            [{"logits": {t: decode(getattr(own, t), *rows) for t, rows in fold.items()}} for fold in parts]
+            for own, parts in zip(data, folds, strict=True)
+        ]
     else:
-        groups = [(task,) for task in data.tasks] if spec.method in SINGLE else [data.tasks]
-        found = [trained(spec, data, folds, tasks, device) for tasks in groups]
-        outcomes = [joined(parts) for parts in zip(*found, strict=True)]
-    return assembled(outcomes, data, folds, repeats)
+        groups = [(task,) for task in loaded.tasks] if spec.method in SINGLE else [loaded.tasks]
+        found = [trained(specs, data, folds, tasks, device) for tasks in groups]
+        outcomes = [[joined(parts) for parts in zip(*own, strict=True)] for own in zip(*found, strict=True)]
+    return [assembled(*each, repeats) for each in zip(outcomes, data, folds, strict=True)]
+
+
+def folds_of(data, spec, repeats):
+    """The folds of a spec, drawn by its seed; as many trials are in each fold of one number whatever the seed."""
+    p = spec.params
+    if p["problem"] == "four-class":  # its classes do not share their recordings: each is held out whole
+        return recording_folds(data) * repeats
+    return [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
 
 
 def joined(parts):
@@ -103,8 +129,9 @@ def aligned(train, test, how):
     elif how == "euclidean":
         values, vectors = np.linalg.eigh(np.einsum("net,nft->ef", x, x) / (x.shape[0] * x.shape[2]))
         matrix = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max())) @ vectors.T
-    scale = (matrix @ (x - shift)).std()
-    return tuple((matrix @ (part - shift) / scale).astype(np.float32) for part in (train, test))
+    made = matrix @ (x - shift)
+    scale = made.std()
+    return (made / scale).astype(np.float32), (matrix @ (test - shift) / scale).astype(np.float32)
 
 
 def decoded(method, n_classes, trials, train, test):
@@ -136,42 +163,50 @@ def decoded(method, n_classes, trials, train, test):
     return np.log(out)
 
 
-def trained(spec, data, folds, tasks, device):
-    """Train one network a fold, side by side, on some tasks, and test each: list of outcomes (dicts), one a fold."""
-    p, labels = spec.params, {t: torch.as_tensor(getattr(data, t).y, device=device) for t in tasks}
-    seeds = [1000 * spec.seed + k for k in range(len(folds))]
-    seen, unseen = [], []  # for each fold: task -> crops of the trials, as the network takes them
-    for fold in folds:
-        parts = {t: aligned(*(getattr(data, t).x[rows] for rows in fold[t]), p["align"]) for t in tasks}
-        seen.append({t: crops(torch.as_tensor(train, device=device), p) for t, (train, _) in parts.items()})
-        unseen.append({t: crops(torch.as_tensor(test, device=device), p) for t, (_, test) in parts.items()})
-    y, y_test = ([{t: labels[t][fold[t][part]] for t in tasks} for fold in folds] for part in (0, 1))
+def trained(specs, data, folds, tasks, device):
+    """Train one network a fold, side by side, on some tasks, and test each: for each spec its outcomes (dicts) by fold.
+
+    data, folds: of each spec. The specs differ in their seeds alone.
+    """
+    spec, p, size = specs[0], specs[0].params, len(folds[0])
+    seeds = [1000 * own.seed + k for own in specs for k in range(size)]
+    seen, unseen, y, y_test = [], [], [], []  # for each network: task -> crops of the trials, as it takes them; labels
+    for trials, fold in ((own, fold) for own, parts in zip(data, folds, strict=True) for fold in parts):
+        parts = {t: aligned(*(getattr(trials, t).x[rows] for rows in fold[t]), p["align"]) for t in tasks}
+        for k, (xs, ys) in enumerate(((seen, y), (unseen, y_test))):
+            xs.append({t: crops(torch.as_tensor(part[k], device=device), p) for t, part in parts.items()})
+            ys.append({t: torch.as_tensor(getattr(trials, t).y[fold[t][k]], device=device) for t in tasks})
     fewest = {t: min(len(own[t]) for own in y) for t in tasks}
     steps = max(-(-n // p["batch"]) for n in fewest.values())
     if steps > min(fewest.values()):
         raise SpecError(f"batch is {p['batch']}: some of {steps} batches would lack a task; take a larger one")
-    make = partial(built, p, data, tasks, seen[0][tasks[0]][0].shape[1:])
+    make = partial(built, p, data[0], tasks, seen[0][tasks[0]][0].shape[1:])
     nets = [make(seed).to(device) for seed in seeds]
     jobs = [
         Job({t: own[t][len(own[t]) // 2] for t in tasks}, wanted, multitask_loss, p["epochs"], steps * p["epochs"],
             p["sparsity"], seed)
         for own, wanted, seed in zip(seen, y, seeds, strict=True)
     ]  # fmt: skip
-    outcomes = [{} for _ in folds]
+    outcomes = [{} for _ in nets]
     if spec.method == PROPOSED and p["sparsity"] == PUBLISHED_SPARSITY and p["labels"] == "true":
         for outcome, net, job in zip(outcomes, nets, jobs, strict=True):
             outcome["votes"] = vote_analysis(net, job, make(job.seed + 500).to(device))
-    curve = {"epochs": [], "train": [], "test": []}
+    curves = [{"epochs": [], "train": [], "test": []} for _ in specs]
 
     def after_epoch(epoch):
-        if spec.method in CURVES and epoch in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
-            losses = (mean_loss(nets, x, wanted) for x, wanted in ((seen, y), (unseen, y_test)))
-            for name, value in zip(curve, (epoch, *losses), strict=True):
-                curve[name].append(value)
+        if spec.method in CURVES and epoch + 1 in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
+            for k, curve in enumerate(curves):
+                own = slice(k * size, (k + 1) * size)
+                losses = (mean_loss(nets[own], x[own], wanted[own]) for x, wanted in ((seen, y), (unseen, y_test)))
+                for name, value in zip(curve, (epoch + 1, *losses), strict=True):
+                    curve[name].append(value)
 
-    train = partial(_train, data=(seen, y), fewest=fewest, steps=steps, p=p, seed=seeds[0], after_epoch=after_epoch)
+    train = partial(
+        _train, data=(seen, y), fewest=fewest, steps=steps, p=p, draws=seeds[::size], after_epoch=after_epoch
+    )
     PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
     for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
+        curve = curves[k // size]
         kept = {name: weight != 0 for name, weight in prunable(net).items()}
         before, test = predicted(net, seen[k]), predicted(net, unseen[k])
         parts = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in tasks}
@@ -182,7 +217,7 @@ def trained(spec, data, folds, tasks, device):
             "sparsity": {part: sparsity_of(kept, start) for part, start in parts.items()},
             "weights": sum(mask.numel() for mask in kept.values()),
         } | ({"curve": curve} if curve["epochs"] else {})  # fmt: skip
-    return outcomes
+    return [outcomes[first : first + size] for first in range(0, len(nets), size)]
 
 
 def built(p, data, tasks, shape, seed):
@@ -201,41 +236,51 @@ def crops(x, p):
     size = round(p["crop"] * p["sfreq"]) or x.shape[2]
     starts = range(0, x.shape[2] - size + 1, max(1, round(HOP * p["sfreq"])))
     parts = [x[..., start : start + size] for start in starts]
-    return [lag_moments(part, p["options"]["taps"]) for part in parts] if p["trunk"] in POWER else parts
+    if p["trunk"] not in POWER:
+        return parts
+    return [lag_moments(part, p["options"]["taps"], mixed=p["trunk"] == "mixed") for part in parts]
 
 
-def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, seed, after_epoch):
+def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, after_epoch):
     """AdamW with a cosine schedule; every batch has trials of all tasks, and each step takes one crop of them all.
 
     A fold with a trial more than another leaves one out in each epoch, drawn by chance, as all folds train together.
+    draws: seeds of what is drawn, each for as many networks.
     """
-    rng = np.random.default_rng(seed)
+    rngs, each = [np.random.default_rng(seed) for seed in draws], torch.arange(len(nets))
+    folds = len(nets) // len(rngs)
+    sizes = [{t: len(own[t]) for t in fewest} for own in data[1]]
+    x = {t: [pad_sequence(crop, True) for crop in zip(*(own[t] for own in data[0]), strict=True)] for t in fewest}
+    x = {t: torch.stack(own) for t, own in x.items()}  # (crops, networks, trials, ...)
+    y = {t: pad_sequence([own[t] for own in data[1]], True) for t in fewest}  # zeros that are never dealt
 
     def batches(epoch):
-        dealt = [
-            {t: np.array_split(rng.permutation(len(own[t]))[:n], steps) for t, n in fewest.items()} for own in data[1]
-        ]
+        dealt = {t: [] for t in fewest}
+        for k, own in enumerate(sizes):
+            for t, n in fewest.items():
+                dealt[t].append(rngs[k // folds].permutation(own[t])[:n])
+        rows = {t: np.array_split(np.stack(own), steps, axis=1) for t, own in dealt.items()}
         for i in range(steps):
-            step = []
-            crop = rng.integers(len(next(iter(data[0][0].values()))))
-            for x, y, rows in zip(*data, dealt, strict=True):
-                chosen = {t: torch.as_tensor(rows[t][i], device=y[t].device) for t in fewest}
-                step.append(({t: x[t][crop][r] for t, r in chosen.items()}, {t: y[t][r] for t, r in chosen.items()}))
-            yield step
+            crop = torch.tensor([rng.integers(len(next(iter(x.values())))) for rng in rngs]).repeat_interleave(folds)
+            chosen = {t: (each[:, None], torch.as_tensor(rows[t][i])) for t in fewest}
+            yield (
+                {t: x[t][crop[:, None], *where] for t, where in chosen.items()},
+                {t: y[t][where] for t, where in chosen.items()},
+            )
 
     def optimizer(parameters):
-        made = torch.optim.AdamW(parameters, lr=p["lr"], weight_decay=p["weight_decay"])
+        made = torch.optim.AdamW(parameters, lr=p["lr"], weight_decay=p["weight_decay"], fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps * epochs)
         made.register_step_post_hook(lambda *_: schedule.step())
         return made
 
     def after(number, step):
-        if after_step is not None:
-            after_step(number, step)
-        if (number + 1) % steps == 0:
-            after_epoch((number + 1) // steps)
+        after_step(number, [tuple({t: own[k] for t, own in part.items()} for part in step) for k in range(len(nets))])
 
-    return fit_stack(nets, batches, multitask_loss, optimizer, epochs, seed=seed, after_step=after)
+    return fit_stack(
+        nets, batches, multitask_loss, optimizer, epochs, seed=draws[0], after_step=after_step and after,
+        after_epoch=after_epoch, stacked=True,
+    )  # fmt: skip
 
 
 def mean_loss(nets, x, y):

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SparseMTLError, SpecError
-from sparsemtl.sparsity.masks import MASK, enforce_masks
+from sparsemtl.sparsity.masks import MASK
 
 Batch = tuple[Any, Any]  # (inputs, targets): tensors, or dicts of tensors
 
@@ -78,9 +78,10 @@ def diverged(loss: float, epoch: int) -> SparseMTLError:
 
 
 def fit_stack(
-    models: Sequence[nn.Module], batches: Callable[[int], Iterable[Sequence[Batch]]],
+    models: Sequence[nn.Module], batches: Callable[[int], Iterable[Sequence[Batch] | Batch]],
     loss_fn: Callable[[Any, Any], Tensor], make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-    epochs: int, *, seed: int = 0, after_step: Callable[[int, Sequence[Batch]], object] | None = None,
+    epochs: int, *, seed: int = 0, after_step: Callable[[int, Any], object] | None = None,
+    after_epoch: Callable[[int], object] | None = None, stacked: bool = False,
 ) -> list[list[float]]:  # fmt: skip
     """Train networks of one architecture side by side, each on its own data, in place.
 
@@ -103,6 +104,10 @@ def fit_stack(
         Number of epochs; seed of the networks' random draws (dropout), which differ.
     after_step : callable, optional
         Called with (step number, the step's batches) after every optimizer step; it may put new masks on `models`.
+    after_epoch : callable, optional
+        Called with the epoch's number; training ends when it returns True.
+    stacked : bool
+        A step is one (inputs, targets) for all networks, whose tensors have a first axis more: the networks.
 
     Returns
     -------
@@ -116,26 +121,28 @@ def fit_stack(
     """
     histories: list[list[float]] = [[] for _ in models]
     stack = _Stack(models, loss_fn)
+    stack.read_masks()
 
-    def after(number, step, _):
-        for model in models:
-            enforce_masks(model)
+    def after(number, _, step):
+        stack.enforce_masks()
         if after_step is not None:
             after_step(number, step)
+            stack.read_masks()
 
-    def after_epoch(_):
+    def end(epoch):
         for history, mean in zip(histories, torch.stack(stack.losses).mean(0).tolist(), strict=True):
             history.append(mean)
         stack.losses.clear()
+        return after_epoch is not None and after_epoch(epoch)
 
     def steps(epoch):
-        return ((step, None) for step in batches(epoch))
+        return ((step if stacked else _joined(step), step) for step in batches(epoch))
 
     optimizer = make_optimizer([p for p in stack.parameters() if p.requires_grad])
     with torch.random.fork_rng({p.device for p in stack.parameters() if p.device.type == "cuda"}):
         torch.manual_seed(seed)
         try:
-            fit(stack, steps, lambda losses, _: losses.sum(), optimizer, epochs, after, after_epoch=after_epoch)
+            fit(stack, steps, lambda losses, _: losses.sum(), optimizer, epochs, after, after_epoch=end)
         finally:
             stack.part()
     return histories
@@ -153,6 +160,7 @@ class _Stack(nn.Module):
             raise SpecError("fit_stack: the networks differ in architecture; give networks of one")
         self.losses: list[Tensor] = []
         self._whole: dict[str, Tensor] = {}
+        self._pruned: dict[str, Tensor] = {}
         for name, own in self._parts[0].items():
             whole = torch.stack([part[name].detach() for part in self._parts])
             for part, view in zip(self._parts, whole, strict=True):
@@ -163,27 +171,48 @@ class _Stack(nn.Module):
     def train(self, mode: bool = True) -> "_Stack":
         """Put the networks into training mode, or out of it."""
         for model in self._models:
-            model.train(mode)
+            if model.training is not mode:  # a walk through many networks takes a tenth of an epoch
+                model.train(mode)
         return super().train(mode)
 
-    def forward(self, step: Sequence[Batch]) -> Tensor:
-        """Loss of each network (K,) for its own (inputs, targets), which `losses` keeps."""
+    def forward(self, batch: Batch) -> Tensor:
+        """Loss of each network (K,) for its own part of (inputs, targets), which `losses` keeps."""
 
         def loss(tensors, batch):
             return self._loss_fn(functional_call(self._models[0], tensors, (batch[0],)), batch[1])
 
-        try:
-            batch = pytree.tree_map(lambda *each: torch.stack(each), *step)
-        except (RuntimeError, ValueError) as error:
-            raise SpecError("fit_stack: a step's batches differ in shape; give each network as many samples") from error
         found = torch.vmap(loss, randomness="different")(self._whole, batch)
         self.losses.append(found.detach())
         return found
+
+    def read_masks(self) -> None:
+        """Note which weights are pruned: to ask every network in every step takes longer than small ones train."""
+        self._pruned = {}
+        for k, (model, part) in enumerate(zip(self._models, self._parts, strict=True)):
+            names = {tensor: name for name, tensor in part.items()}
+            for module in (module for module in model.modules() if MASK in module._buffers):
+                name = names[module._parameters["weight"]]
+                none = torch.zeros_like(self._whole[name], dtype=torch.bool)
+                self._pruned.setdefault(name, none)[k] = module._buffers[MASK]
+
+    @torch.no_grad()
+    def enforce_masks(self) -> None:
+        """Set the pruned weights of all networks to zero again."""
+        for name, pruned in self._pruned.items():
+            self._whole[name].masked_fill_(pruned, 0)
 
     def part(self) -> None:
         """Give the networks tensors of their own again."""
         for tensor in (tensor for part in self._parts for tensor in part.values()):
             tensor.data = tensor.detach().clone()
+
+
+def _joined(step: Sequence[Batch]) -> Batch:
+    """The networks' batches as one."""
+    try:
+        return pytree.tree_map(lambda *each: torch.stack(each), *step)
+    except (RuntimeError, ValueError) as error:
+        raise SpecError("fit_stack: a step's batches differ in shape; give each network as many samples") from error
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
