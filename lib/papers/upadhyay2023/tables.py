@@ -263,12 +263,14 @@ def protocol_sentence(evidence, brief=False):
 
 def gap_sentence(evidence):
     """Of the difference between `released` and `paper`, what the switch that moves most does alone (sentence)."""
-    table = protocols(evidence)["change"].dropna()
+    found = protocols(evidence)
+    table, effect = found["change"].dropna(), found["sparse over dense, %"]
     alone = table[[name for name in table.index if "," in name]]
     if "released" not in table or alone.empty:
         return f"The gap between the protocols: {NOT_RUN}."
     most = alone.abs().idxmax()
     return (
         f"With the released settings sparse over dense moves by {table['released']:+.1f} points. Of the {len(FLIPPED)} "
-        f"switches {len(alone)} ran alone; “{most.removeprefix('paper, ')}” moves it most, by {alone[most]:+.1f}."
+        f"switches {len(alone)} ran alone; “{most.removeprefix('paper, ')}” moves it most, by {alone[most]:+.1f}, "
+        f"from {effect['paper']:+.1f} to {effect[most]:+.1f} %."
     )
