@@ -69,7 +69,5 @@ def _trust(judged, evidences):
             words.append(f"{_short(name)}: its networks were not trained here yet")
     return (
         "<strong>Why believe it.</strong> Plans came before runs; every number opens its runs; one command repeats "
-        "them.<br><strong>Why not.</strong> "
-        + html.escape("; ".join(words)).replace("`", "")
-        + "."
+        "them.<br><strong>Why not.</strong> " + html.escape("; ".join(words)).replace("`", "") + "."
     )
