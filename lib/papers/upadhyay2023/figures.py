@@ -61,10 +61,12 @@ def slopes(evidence, number=1):
             said = [rows[tasks, lam][f"{column}_mean"] for lam in (0.0, START)]
             ours = [cell(table, tasks, column, data, level=level).mean() for level in (0.0, GOAL)]
             for ax, values in ((above, said), (below, ours)):
-                ax.plot([0, 1], values, MARKS[n % 5] + "-", color=plt.get_cmap("cividis")(n / 4.5), label=tasks)
+                colour = plt.get_cmap("cividis")(n / 4.5)
+                ax.plot([0, 1], values, MARKS[n % 5] + "-", color=colour, label=tasks if ax is above else None)
         if blind := blind_metrics(evidence, data):
-            below.axhline(blind[column], color=HIGHLIGHT, ls=":", label="blind")
-        below.legend(fontsize="xx-small")
+            below.axhline(blind[column], color=HIGHLIGHT, ls=":", label="sees no image")
+            below.legend(fontsize="xx-small")
+        above.legend(fontsize="xx-small")
     return fig
 
 
@@ -213,15 +215,22 @@ def decay_course(evidence):
 
 def protocol_effects(evidence):
     """70 % sparse over dense, mean over the tasks, in each protocol and with each switch flipped; 95 % intervals."""
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), width_ratios=(3, 2))
-    for ax, (data, title) in zip(axes, {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}.items(), strict=True):
-        table = protocols(evidence, data).dropna(subset="sparse over dense, %")[::-1]
-        means = table["sparse over dense, %"]
-        ends = [means - table["95 % from"], table["to"] - means]
-        ax.errorbar(means, range(len(means)), xerr=ends, fmt="o", capsize=3)
-        ax.set_yticks(range(len(means)), means.index, fontsize="small")
+    effect, words = (
+        "sparse over dense, %",
+        {"paper": "as written", "released": "as released", "corrected": "equal decay"},
+    )
+    found = {"NYU-v2": protocols(evidence), "CelebAMask-HQ": protocols(evidence, "celebamask")}
+    found = {title: ran for title, table in found.items() if not (ran := table.dropna(subset=effect)[::-1]).empty}
+    if not found:
+        return empty_figure("Sparse over dense by protocol")
+    fig, axes = plt.subplots(1, len(found), figsize=(11, 3.6), squeeze=False)
+    for ax, (title, table) in zip(axes[0], found.items(), strict=True):
+        ends = [table[effect] - table["95 % from"], table["to"] - table[effect]]
+        ax.errorbar(table[effect], range(len(table)), xerr=ends, fmt="o", capsize=3)
+        labels = [", ".join(words.get(word, word) for word in name.split(", ")) for name in table.index]
+        ax.set_yticks(range(len(table)), labels, fontsize="small")
         ax.axvline(0, color=MUTED, lw=1)
-        ax.set(title=f"{title}, three tasks" + f": {NOT_RUN}" * table.empty, xlabel="sparse over dense, %")
+        ax.set(title=f"{title}, three tasks", xlabel=effect)
     return fig
 
 

@@ -61,8 +61,8 @@ def eyes_sentence(evidence, near=0.02, blind="blind"):
         return f"The blind control: {NOT_RUN}."
     better = better[better.index.get_level_values("tasks").str.contains("+", regex=False)]
     kind = np.where(better.index.get_level_values("λ") == "0", "dense", "sparse")
-    words = [f"{(own < near).sum()} of {len(own)} {name} ones" for name, own in better.groupby(kind)]
-    return f"Of the published multi-task scores, {listed(words)} are less than {near:g} better than {blind}."
+    words = [f"{(own < near).sum()} of {len(own)} {name} networks" for name, own in better.groupby(kind)]
+    return f"Published scores that beat {blind} by less than {near:g}: {listed(words)} for several tasks."
 
 
 def paper_table(number, evidences):
@@ -222,7 +222,7 @@ def shown(evidences):
 def surprise(evidences):
     """What the blind control and the protocols show, for the landing page (sentences, "" if not run)."""
     ours, paper_size = shown(evidences)
-    said = eyes_sentence(paper_size, blind="giving every image the same answer")
+    said = eyes_sentence(paper_size, blind="a fixed answer for every image")
     return " ".join(sentence for sentence in (said, protocol_sentence(ours, brief=True)) if NOT_RUN not in sentence)
 
 
@@ -246,10 +246,11 @@ def protocol_sentence(evidence, brief=False):
     table, means, words = frame(evidence.records), protocols(evidence)["sparse over dense, %"], []
     coupled = f"dense_decay={SWITCHES['dense_decay'].released}"
     settings = {
-        "released": ("the released code's settings", ""), "paper": ("the text's", ""),
-        f"paper, {coupled}": ("the text's but the released decay of the dense one", coupled),
-        "corrected": ("weight decay on both sides", ""),
-    }  # fmt: skip
+        "paper": ("as the text says", ""),
+        f"paper, {coupled}": ("if the dense one gets the released decay", coupled),
+        "corrected": ("with equal decay", ""),
+        "released": ("as released", ""),
+    }
     for name, (setting, flip) in settings.items():
         if np.isfinite(means.get(name, np.nan)) and not (brief and name == "corrected"):
             protocol = name.partition(",")[0]
@@ -257,7 +258,7 @@ def protocol_sentence(evidence, brief=False):
             dense = seen(table, ALL_NYU, level=0.0, protocol=protocol, flipped=flip)
             blind = "; the dense network sees nothing" if dense == "nothing" else ""
             more = "" if brief else f" ({zero} of the groups zero{blind})"
-            words.append(f"{means[name]:+.0f} % with {setting}{more}")
+            words.append(f"{means[name]:+.0f} % {setting}{more}")
     return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
 
