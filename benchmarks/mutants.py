@@ -15,19 +15,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
-import hypothesis  # noqa: F401  (what tests import is imported once, before they are forked)
-import pandas  # noqa: F401
 import pytest
-import scipy.stats  # noqa: F401
-import statsmodels.stats.multitest  # noqa: F401
 from harness import Mark, arguments, counts, report
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("sparsemtl", "companion", "papers", "measured")
+THEIRS = (
+    "hypothesis",
+    "pandas",
+    "scipy.stats",
+    "statsmodels.stats.multitest",
+)  # imported once, before tests are forked
 SPARSITY = ("compact", "masks", "measure", "prox", "saliency")
 TESTS = {f"sparsemtl/sparsity/{name}.py": f"sparsemtl/sparsity/test_{name}.py" for name in SPARSITY} | {
     "sparsemtl/sparsity/layers.py": "sparsemtl/sparsity/test_compact.py",
@@ -123,19 +126,20 @@ def main():
     whole = [(module, place) for module in TESTS if args.only in module for place in range(len(places(module)))]
     drawn = sorted(random.Random(args.seed).sample(whole, min(args.mutants, len(whole))))
     limit, made, killed, survived, start = {}, Counter(), Counter(), [], time.monotonic()
+    for name in THEIRS:
+        import_module(name)
     for module, place in drawn:
         if module not in limit:
             began = time.monotonic()
             if not passes(module, None, 3600):
                 sys.exit(f"the tests of {module} fail without a fault: mend that first")
             limit[module] = 30 + round(10 * (time.monotonic() - began))
-        line, old, new = places(module)[place]
+        said = "{} line {}: {} -> {}".format(module, *places(module)[place])
+        alive = passes(module, place, limit[module])
+        survived += [said] if alive else []
         made[module] += 1
-        if passes(module, place, limit[module]):
-            survived.append(f"{module} line {line}: {old} -> {new}")
-        else:
-            killed[module] += 1
-        print(f"{sum(killed.values())} of {sum(made.values())} killed, {module} line {line}: {old} -> {new}", flush=True)
+        killed[module] += not alive
+        print("survived:" if alive else "killed:", said, flush=True)
     details = {"by module": {m: [killed[m], made[m]] for m in made}, "survived": survived, "places": len(whole)}
     details["seconds"] = time.monotonic() - start
     sides = counts("mutants", {"killed": killed.total(), "made": made.total()})

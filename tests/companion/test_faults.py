@@ -85,8 +85,8 @@ def test_a_record_that_was_cut_in_half_is_made_again(paper, tmp_path):
     assert whole(store) == digests
 
 
-# A disk of 100 kB, which is full after some runs; one that becomes read-only in the midst of them; and a folder that does.
-# There root gives up its right to write everywhere.
+# A disk of 100 kB, which is full after some runs; one that becomes read-only in the midst of them; a folder that does,
+# for a root without the right to write everywhere
 FULL = """
 mount -t tmpfs -o size=100k none disk || exit 77
 "$@" 2> first; echo $? > status
