@@ -58,7 +58,7 @@ def faults(node):
         yield ast.Constant(not node.value if isinstance(node.value, bool) else node.value + 1)
     elif isinstance(node, ast.If | ast.IfExp | ast.While):
         yield type(node)(**vars(node) | {"test": ast.UnaryOp(ast.Not(), node.test)})
-    elif isinstance(node, ast.Return) and node.value:
+    elif isinstance(node, ast.Return) and node.value and ast.unparse(node.value) != "None":
         yield ast.Return(ast.Constant(None))
 
 
