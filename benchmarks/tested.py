@@ -80,6 +80,12 @@ def by_folder(records):
     return table.assign(minutes=table.pop("seconds") / 60) if rows else table
 
 
+def by_module(records):
+    """Mutants of each module (DataFrame): how many were killed, of how many."""
+    rows = {module: pair for record in records for module, pair in record.details.get("by module", {}).items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["killed", "made"]).rename_axis("module")
+
+
 def story(records):
     """The page's finding in a sentence."""
     table, goals = by_folder(records), verdicts(records).outcome.dropna()

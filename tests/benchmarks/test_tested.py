@@ -39,6 +39,9 @@ def test_goals_are_met_missed_or_not_run():
     assert list(table.found) == ["96 of 100, 96 %", "not run", "not run"]
     assert "not run" in tested.story([])
     assert tested.by_folder([]).empty
+    assert tested.by_module([]).empty
+    mutants = Benchmark("mutants", {}, (), {"by module": {"a.py": [3, 4]}})
+    assert tested.by_module([record(), mutants]).loc["a.py"].to_dict() == {"killed": 3, "made": 4}
     counts = {"tests": 12, "skipped": 0, "seconds": 1.0, "refused": 5, "kills": 0}
     said = tested.story([record(one=counts, two=counts)])
     for words in ("**24 tests**", "**10 bad inputs**", "kills: not run", "0 of 1 goals"):
