@@ -101,11 +101,11 @@ def main():
     """Run folders of tests, and write `tested-cpu.json` from all reports."""
     from harness import Mark, arguments, counts, report
 
-    args = arguments(__doc__.splitlines()[0], threads=1, repeats=1, only="", marks="not browser")
+    args = arguments(__doc__.splitlines()[0], threads=1, repeats=1, only="all", marks="not browser")
     args.command = args.command.replace(args.marks, f'"{args.marks}"')
     REPORTS.mkdir(parents=True, exist_ok=True)
     for name, paths in folders().items():
-        if args.only in ("", name):
+        if args.only in ("all", name):
             run(name, paths, args.marks)
     totals, share = covered()
     sides = counts("lines", {"lines run": totals["covered_lines"], "lines": totals["num_statements"]})
