@@ -123,7 +123,8 @@ def passes(module, place, seconds):
 def main():
     """Draw faults, run the tests of their modules, and write `mutants-cpu.json`."""
     args = arguments(__doc__.splitlines()[0], threads=1, repeats=1, mutants=60, seed=0, only="all")
-    whole = [(module, place) for module in TESTS if args.only in f"all {module}" for place in range(len(places(module)))]
+    chosen = [module for module in TESTS if args.only in f"all {module}"]
+    whole = [(module, place) for module in chosen for place in range(len(places(module)))]
     drawn = sorted(random.Random(args.seed).sample(whole, min(args.mutants, len(whole))))
     limit, made, killed, survived, start = {}, Counter(), Counter(), [], time.monotonic()
     for name in THEIRS:
