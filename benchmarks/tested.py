@@ -55,7 +55,10 @@ def covered():
     for words in (["combine", "--keep", "-q", *map(str, REPORTS.glob("*.coverage"))], ["json", "-q", "-o", "all.json"]):
         subprocess.run([sys.executable, "-m", "coverage", *words], cwd=REPORTS, check=True)
     found = json.loads((REPORTS / "all.json").read_text())
-    share = {Path(f).relative_to("lib").as_posix(): v["summary"]["percent_covered"] for f, v in found["files"].items()}
+    share = {
+        (REPORTS / f).relative_to(ROOT / "lib").as_posix(): v["summary"]["percent_covered"]
+        for f, v in found["files"].items()
+    }
     return found["totals"], share
 
 
