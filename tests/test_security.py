@@ -6,6 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from companion import checkpoint
 from companion.data import cache
 from companion.records import read_jsonl, write_jsonl
 from companion.spec import RunSpec
-from sparsemtl.errors import RecordError, SpecError
+from sparsemtl.errors import DataError, RecordError, SpecError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("lib", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
@@ -136,6 +137,24 @@ for name in names():
 def test_tests_reach_no_host_but_this_one():
     with pytest.raises(OSError, match="no network in tests"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+def test_a_data_root_that_links_elsewhere_is_only_read_and_a_link_shows_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "toy"))
+    stripes = import_module("stripes")
+    there, secret = tmp_path / "there", tmp_path / "secret"
+    stripes.write_stripes(there / "stripes")
+    (tmp_path / "root").symlink_to(there)
+    before = {path: path.stat().st_mtime_ns for path in there.rglob("*")}
+    assert len(stripes.load_stripes(tmp_path / "root")) == 12
+    assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == before
+    secret.write_text("password")
+    (there / "stripes" / "images" / "3.png").unlink()
+    (there / "stripes" / "images" / "3.png").symlink_to(secret)
+    with pytest.raises(DataError, match=r"3\.png") as caught:
+        stripes.load_stripes(tmp_path / "root")
+    assert "password" not in str(caught.value)
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")

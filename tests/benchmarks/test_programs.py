@@ -36,6 +36,7 @@ LIBRARIES = {
     "streaming",
     "export",
     "gpu_run",
+    "tested",  # until all its folders were run: its page says so
 }  # no benchmark of their own
 
 
@@ -66,7 +67,7 @@ def test_a_program_names_what_the_library_has(program):
             import_module(f"{module}.{name}")
 
 
-def test_a_missed_mark_comes_with_a_profile():
+def test_a_missed_mark_comes_with_what_is_behind_it():
     for record in RECORDS.values():
         if not all(map(record.met, record.marks)):
-            assert record.details["profile"], record.name
+            assert record.details.keys() & {"profile", "survived", "below"}, record.name

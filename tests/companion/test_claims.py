@@ -142,6 +142,11 @@ def paper(monkeypatch, make_record, tiny_spec):
     return make
 
 
+def test_a_claim_is_the_papers_unless_it_is_said_to_be_a_control():
+    assert not CLAIM.control
+    assert replace(CLAIM, control=True).control
+
+
 def test_holm_is_over_the_claims_of_a_paper_and_apart_over_its_controls(paper):
     listed = [replace(CLAIM, id=name, control=name == "control") for name in ("a", "b", "c", "control")]
     values = {"a": [0.02, 0.03, 0.05], "b": [0.01, 0.05, 0.01], "c": [], "control": [0.1, 0.3, 0.1]}

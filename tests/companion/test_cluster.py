@@ -14,6 +14,7 @@ from companion.records import Store
 from sparsemtl.errors import SpecError
 
 pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,15 @@ def test_a_cluster_of_this_machine_ends_with_the_command(paper, tmp_path):
     process = run(paper, tmp_path / "gpu", "--scheduler", "local:1", "--device", "cuda")
     errors = process.communicate(timeout=PATIENCE)[1]
     assert (process.returncode, "has a GPU: start one" in errors) == (2, True), errors
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_listens_on_loopback_alone():
+    with cluster._client("local:1") as client:
+        client.wait_for_workers(1, timeout=PATIENCE)
+        ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        ports = [port for process in ours for port in process.net_connections("inet") if port.status == "LISTEN"]
+    assert {port.laddr.ip for port in ports} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("scheduler", ["local:0", "local:x", "localhost", "tcp://host", "http://host:1", ""])

@@ -1,5 +1,6 @@
 """Nothing is lost: killed engines, a full disk, lost permissions, two engines on one store, a record cut in half."""
 
+import os
 import random
 import shlex
 import shutil
@@ -31,17 +32,22 @@ def whole(store):
     return {record.hash: record.digest for record in records}
 
 
-@pytest.mark.parametrize(("kills", "profile"), [(1, "quick"), pytest.param(30, "full", marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_no_finished_run_and_leave_no_worker(paper, tmp_path, kills, profile):
+@pytest.mark.parametrize(("kills", "profile"), [(2, "quick"), pytest.param(30, "full", marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_no_finished_run_and_leave_no_worker(
+    paper, tmp_path, record_property, kills, profile
+):
     rng, store = random.Random(0), tmp_path / "runs"
-    for _ in range(kills):
+    for kill in range(kills):
         before = bytes_of(store)
         process = run(paper, store, "--profile", profile, "--workers", "2")
-        if kills == 1 or rng.random() < 0.7:  # in the midst of runs, otherwise while it starts
+        if profile == "quick" or rng.random() < 0.7:  # in the midst of runs, otherwise while it starts
             wait_for(store, process, len(before) + rng.randint(1, 4))
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, process.communicate()[1]
-        process.send_signal(signal.SIGKILL)  # the parent alone
+        if kill % 2:
+            os.killpg(process.pid, signal.SIGKILL)  # with its workers
+        else:
+            process.kill()  # the parent alone
         process.communicate()
         assert living(process.pid) == []
         after = bytes_of(store)
@@ -49,10 +55,11 @@ def test_kills_at_random_moments_lose_no_finished_run_and_leave_no_worker(paper,
         whole(store)
     assert run(paper, store, "--profile", profile).wait(timeout=PATIENCE) == 0
     assert len(whole(store)) == TOTALS[profile]
-    if kills > 1:
+    if profile == "full":
         untouched = run(paper, tmp_path / "untouched", "--profile", profile, "--workers", "2")
         assert untouched.wait(timeout=PATIENCE) == 0
         assert whole(store) == whole(tmp_path / "untouched")
+    record_property("kills", kills)  # benchmarks/tested.py counts them
 
 
 @pytest.mark.slow
@@ -78,7 +85,8 @@ def test_a_record_that_was_cut_in_half_is_made_again(paper, tmp_path):
     assert whole(store) == digests
 
 
-# A disk of 100 kB, which is full after some runs, and one that becomes read-only in the midst of them
+# A disk of 100 kB, which is full after some runs; one that becomes read-only in the midst of them; a folder that does,
+# for a root without the right to write everywhere
 FULL = """
 mount -t tmpfs -o size=100k none disk || exit 77
 "$@" 2> first; echo $? > status
@@ -92,15 +100,25 @@ until mount -o remount,ro disk; do :; done
 wait $process; echo $? > status
 cp -r disk/runs before; mount -o remount,rw disk
 """
+NO_RIGHT = """
+command -v setpriv || exit 77
+setpriv --bounding-set=-dac_override "$@" 2> first & process=$!
+while kill -0 $process && [[ $(find disk -name '[0-9a-f]*.json' | wc -l) -lt 5 ]]; do sleep 0.05; done
+chmod a-w disk/runs/slow2020/small
+wait $process; echo $? > status
+chmod u+w disk/runs/slow2020/small; cp -r disk/runs before
+"""
 AGAIN = '"$@" 2> second; code=$?; cp -r disk/runs after; exit $code'
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs Linux's name spaces")
 @pytest.mark.parametrize(
-    ("script", "cause"), [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system")], ids=["full", "ro"]
+    ("script", "cause"),
+    [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system"), (NO_RIGHT, "Permission denied")],
+    ids=["full", "ro", "no right"],
 )
-def test_a_disk_that_fails_in_the_midst_is_one_line_and_the_same_command_goes_on(paper, tmp_path, script, cause):
+def test_a_store_that_fails_in_the_midst_is_one_line_and_the_same_command_goes_on(paper, tmp_path, script, cause):
     (tmp_path / "disk").mkdir()
     words = [sys.executable, *shlex.split("-m companion run slow2020 --profile small --workers 2 --store disk/runs")]
     inside = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script + AGAIN, "bash", *words]

@@ -190,6 +190,24 @@ def test_a_download_fetches_the_recordings_of_all_problems(own, monkeypatch):
     assert asked == [(1, list(range(3, 15)))]
 
 
+def test_a_download_is_encrypted_and_what_is_not_the_published_file_never_has_its_name(own, monkeypatch):
+    asked, file = [], own / HOME / "S001R04.edf"
+    file.unlink()
+
+    def tampered(self, url, output_file, *args, **kwargs):
+        asked.append(url)
+        Path(output_file).write_bytes(b"tampered")
+        assert not file.exists()
+
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", tampered)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # before it is tried again
+    with pytest.raises(DataError, match=r"cannot download eegmmidb S001 .*hash"):
+        get(own, download=True)
+    assert asked
+    assert all(url.startswith("https://") for url in asked)
+    assert not file.exists()
+
+
 # Real recordings
 
 
