@@ -191,9 +191,9 @@ class _Stack(nn.Module):
         for k, (model, part) in enumerate(zip(self._models, self._parts, strict=True)):
             names = {tensor: name for name, tensor in part.items()}
             for module in (module for module in model.modules() if MASK in module._buffers):
-                name = names[module._parameters["weight"]]
+                name = names[module.get_parameter("weight")]
                 none = torch.zeros_like(self._whole[name], dtype=torch.bool)
-                self._pruned.setdefault(name, none)[k] = module._buffers[MASK]
+                self._pruned.setdefault(name, none)[k] = module.get_buffer(MASK)
 
     @torch.no_grad()
     def enforce_masks(self) -> None:
