@@ -193,7 +193,7 @@ def test_a_killed_worker_is_a_message_with_a_way_out(tiny_spec, tmp_path, monkey
 
     monkeypatch.setattr(engine, "Parallel", lambda **k: killed)
     with pytest.raises(SparseMTLError, match="fewer workers"):
-        execute([tiny_spec(), tiny_spec(seed=1)], Store(tmp_path), workers=2, progress=False)
+        execute([tiny_spec(), tiny_spec(sparsity=0.8)], Store(tmp_path), workers=2, progress=False)
 
 
 def test_the_cpu_runs_on_one_thread_and_the_settings_come_back(calls, tiny_spec):

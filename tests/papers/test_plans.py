@@ -13,6 +13,7 @@ PLANS = {
     "EEG": ("shin2023", lambda spec: spec.data == "eegmmidb"),
     "vision": ("upadhyay2023", lambda spec: spec.data in ("nyuv2", "celebamask")),
     "released": ("upadhyay2023", lambda spec: spec.params.get("only_near")),
+    "l1": ("upadhyay2023", lambda spec: "held" in spec.params),
     "face": ("upadhyay2023", lambda spec: spec.data == "celebamask"),
 }
 

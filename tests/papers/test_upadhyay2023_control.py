@@ -124,3 +124,13 @@ def test_released_networks_are_tested_at_the_best_epoch_that_is_roughly_at_the_t
     assert kept(0.5, 0.65, 0.79) == 2
     assert kept(0.65, 0.79, 0.9) == 0
     assert kept(0.5, 0.59, 0.9) == 2
+
+
+def test_under_l1_lambda_is_adapted_to_the_end_and_the_last_network_is_tested():
+    arm = {"penalty": "l1", "count": "parameter", "seeds": (1,)}
+    spec = study.at_levels("quick", (study.ALL_NYU,), (0.7,), **arm, **TINY)[0]
+    run = Training(spec, load_images(spec))
+    assert run.controller.next(spec.params["epochs"] - 2, 1e-5, 0.1) > 1e-5
+    for epoch in range(spec.params["epochs"]):
+        run._keep(epoch, {"sum": 1.0})
+    assert run.best["sum"]["epoch"] == spec.params["epochs"] - 1

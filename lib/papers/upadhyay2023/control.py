@@ -16,12 +16,13 @@ class Controller:
     sparsity, the goal rising linearly to the target; after three quarters of the epochs lambda stays. No validation or
     test image has a part in it, and nothing is set to zero but by the proximal step.
 
-    target: share in (0, 1) of groups (or weights) that are to be zero. epochs: of the training.
+    target: share in (0, 1) of groups (or weights) that are to be zero. epochs: of the training. held: share of them
+    after which lambda stays.
     """
 
-    def __init__(self, target, epochs):
+    def __init__(self, target, epochs, held=HELD):
         self.target, self.epochs = target, epochs
-        self.first, self.held = math.ceil(START * epochs), math.floor(HELD * epochs)
+        self.first, self.held = math.ceil(START * epochs), math.floor(held * epochs)
 
     def next(self, epoch, lam, reached):
         """Lambda of the next epoch, after `epoch` (from 0) ended with the sparsity `reached`."""

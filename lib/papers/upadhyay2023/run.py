@@ -18,7 +18,7 @@ from companion.data.images import random_split, sha256_of
 from companion.engine import origin, reproducible
 from companion.spec import check_values
 from papers.upadhyay2023.batches import Batches, start_at_mean
-from papers.upadhyay2023.control import ROUGHLY, Controller
+from papers.upadhyay2023.control import HELD, ROUGHLY, Controller
 from papers.upadhyay2023.scores import Scorer
 from papers.upadhyay2023.study import BLIND, RULES
 from sparsemtl.errors import DataError, SparseMTLError, SpecError
@@ -150,7 +150,8 @@ class Training:
         self.balance = UncertaintyWeighting(self.tasks, learned, 0.0 if learned else 1.0).to(device)
         self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=p["precision"] == "bfloat16")
         self.lam = p["lam"]
-        self.controller = Controller(p["target"], p["epochs"]) if p["target"] else None
+        aim = p.get("aim", p["target"])
+        self.controller = Controller(aim, p["epochs"], p.get("held", HELD)) if aim else None
         self.optimizer = self._optimizer()
         self.history = {name: [] for name in ("train", "val", "group_sparsity", "parameter_sparsity", "lambda",
                                               "weight_norm", "decay_share")}  # fmt: skip
@@ -270,7 +271,7 @@ class Training:
             last = epoch + 1 == self.p["epochs"] and not self.best
             if abs(self._zeros() - self.p["target"]) > ROUGHLY and not last:
                 return
-        elif self.controller and epoch < self.controller.held:
+        elif self.controller and epoch < min(self.controller.held, self.p["epochs"] - 1):
             return
         for name, loss in losses.items():
             if self.p["stopping"] == "last" or name not in self.best or loss < self.best[name]["loss"]:
