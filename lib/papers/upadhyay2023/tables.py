@@ -61,8 +61,8 @@ def eyes_sentence(evidence, near=0.02, blind="blind"):
         return f"The blind control: {NOT_RUN}."
     better = better[better.index.get_level_values("tasks").str.contains("+", regex=False)]
     kind = np.where(better.index.get_level_values("λ") == "0", "dense", "sparse")
-    words = [f"{(own < near).sum()} of {len(own)} {name} networks" for name, own in better.groupby(kind)]
-    return f"Published scores that beat {blind} by less than {near:g}: {listed(words)} for several tasks."
+    words = [f"{(own < near).sum()} of {len(own)} {name} ones" for name, own in better.groupby(kind)]
+    return f"Published multi-task scores that beat {blind} by less than {near:g}: {listed(words)}."
 
 
 def paper_table(number, evidences):
