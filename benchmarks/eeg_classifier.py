@@ -3,8 +3,7 @@
 The same trials, folds, networks, epochs and batches on both sides: the trunk of the recipe, which braindecode's side
 takes layer by layer on signals, and the Shallow ConvNet, whose braindecode side is braindecode's own module. The cell
 has ten seeds with five folds each, which runs train in one stack; with dropout, as the Shallow ConvNet has, there is no
-such stack, and one seed is measured. Recordings
-are simulated, with the electrodes and samples of the recipe.
+such stack, and one seed is measured. Recordings are simulated, with the electrodes and samples of the recipe.
 """
 
 import warnings

@@ -25,12 +25,8 @@ from harness import Mark, arguments, counts, report
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("sparsemtl", "companion", "papers", "measured")
-THEIRS = (
-    "hypothesis",
-    "pandas",
-    "scipy.stats",
-    "statsmodels.stats.multitest",
-)  # imported once, before tests are forked
+# Imported once, before tests are forked
+THEIRS = ("hypothesis", "pandas", "scipy.stats", "statsmodels.stats.multitest")
 SPARSITY = ("compact", "masks", "measure", "prox", "saliency")
 TESTS = {f"sparsemtl/sparsity/{name}.py": f"sparsemtl/sparsity/test_{name}.py" for name in SPARSITY} | {
     "sparsemtl/sparsity/layers.py": "sparsemtl/sparsity/test_compact.py",

@@ -41,6 +41,7 @@ def _card(name, judged):
     arxiv = getattr(module, "ARXIV", "")
     link = f' <a href="https://arxiv.org/abs/{arxiv}">arXiv {arxiv}</a>' if arxiv else ""
     limit = headline.effects.not_tested or headline.effects.limits
+    # the first sentence: what follows in brackets is on the page of the claim
     limits = f"<p><strong>Limit.</strong> {html.escape(limit.partition(' (')[0])}</p>" if limit else ""
     return (
         f'<section><img src="../_static/{name}.svg" alt="Sketch of the method" width="84" height="84">'

@@ -134,3 +134,15 @@ def test_under_l1_lambda_is_adapted_to_the_end_and_the_last_network_is_tested():
     for epoch in range(spec.params["epochs"]):
         run._keep(epoch, {"sum": 1.0})
     assert run.best["sum"]["epoch"] == spec.params["epochs"] - 1
+
+
+@pytest.mark.parametrize("changed", [{"target": 0.5}, {"penalty": "group_lasso"}, {"target": None, "lam": 0.0}])
+@pytest.mark.parametrize("protocol", ["paper", "released"])
+def test_what_a_controller_needs_follows_a_penalty_or_target_given_later(protocol, changed):
+    arm = {"target": 0.7, "penalty": "l1", "lam": study.START}
+
+    def made(target, penalty, lam):
+        return study.specs("quick", ("seg",), (lam,), protocol=protocol, target=target, penalty=penalty)[0]
+
+    given = study.settled(dict(made(**arm).params), changed)
+    assert given == dict(made(**arm | changed).params)

@@ -136,7 +136,7 @@ def resampled(found, seed=0):
 def above_chance(records):
     """How far the dense multi-task network decodes, which bounds what masks can do (a sentence)."""
     found = by_person(differences(cells_of(records), both({MULTI: 1})))
-    said = f"The dense network is {100 * (found.mean() - 0.5):.1f} points above chance: nothing can lose more."
+    said = f"The dense network is {100 * (found.mean() - 0.5):.1f} points above chance, all that pruning could cost."
     return said if len(found) else ""
 
 

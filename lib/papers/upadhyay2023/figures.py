@@ -215,10 +215,8 @@ def decay_course(evidence):
 
 def protocol_effects(evidence):
     """70 % sparse over dense, mean over the tasks, in each protocol and with each switch flipped; 95 % intervals."""
-    effect, words = (
-        "sparse over dense, %",
-        {"paper": "as written", "released": "as released", "corrected": "equal decay"},
-    )
+    words = {"paper": "as written", "released": "as released", "corrected": "equal decay"}
+    effect = "sparse over dense, %"
     found = {"NYU-v2": protocols(evidence), "CelebAMask-HQ": protocols(evidence, "celebamask")}
     found = {title: ran for title, table in found.items() if not (ran := table.dropna(subset=effect)[::-1]).empty}
     if not found:

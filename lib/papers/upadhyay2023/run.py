@@ -150,8 +150,8 @@ class Training:
         self.balance = UncertaintyWeighting(self.tasks, learned, 0.0 if learned else 1.0).to(device)
         self.context = partial(torch.autocast, device.type, torch.bfloat16, enabled=p["precision"] == "bfloat16")
         self.lam = p["lam"]
-        aim = p.get("aim", p["target"])
-        self.controller = Controller(aim, p["epochs"], p.get("held", HELD)) if aim else None
+        aim, held = p.get("aim", p["target"]), p.get("held", HELD)
+        self.controller = Controller(aim, p["epochs"], held) if p["target"] else None
         self.optimizer = self._optimizer()
         self.history = {name: [] for name in ("train", "val", "group_sparsity", "parameter_sparsity", "lambda",
                                               "weight_norm", "decay_share")}  # fmt: skip

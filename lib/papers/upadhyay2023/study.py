@@ -202,8 +202,18 @@ def canonical(tasks):
 
 def settled(params, given):
     """Parameters of a spec after some were `given` (both dicts): a task set has one name."""
-    params = params | given
+    params = _controlled(params | given, "only_near" in params) | given
     return params | {"tasks": canonical(str(params["tasks"]))}
+
+
+def _controlled(params, released):
+    """Parameters with what the controller of a target needs under l1, and where `released` is the protocol."""
+    kept = {k: v for k, v in params.items() if k not in ("only_near", "held", "aim")}
+    if kept["target"] and released:
+        kept["only_near"] = True
+    if kept["target"] and kept["penalty"] == "l1":
+        kept |= {"held": 1.0, "aim": min(round(kept["target"] + L1_LAG, 4), 0.99)}
+    return kept
 
 
 def specs(profile, tasks, lambdas=(0.0,), data="nyuv2", protocol="paper", seeds=None, **params):
@@ -221,16 +231,13 @@ def specs(profile, tasks, lambdas=(0.0,), data="nyuv2", protocol="paper", seeds=
     source, base = settings[data]
     base = base | default_switches(protocol, data, profile)
     base |= {"version": VERSION, "penalty": "group_lasso", "target": None, "count": "group"}
-    if protocol == "released" and params.get("target"):
-        base["only_near"] = True
-    if params.get("penalty") == "l1" and params.get("target"):
-        base |= {"held": 1.0, "aim": min(round(params["target"] + L1_LAG, 4), 0.99)}
     if unknown := [name for name in params if name not in base]:
         raise SpecError(f"unknown parameter {unknown[0]!r}: {data} has {', '.join(base)}")
     for lam in lambdas:
         check_values(params | {"lam": lam}, RULES)
+    base = _controlled(base | params, protocol == "released")
     return [
-        RunSpec(NAME, profile, source, protocol, seed, base | params | {"tasks": name, "lam": float(lam)})
+        RunSpec(NAME, profile, source, protocol, seed, base | {"tasks": name, "lam": float(lam)})
         for name in map(canonical, tasks)
         for lam in lambdas
         for seed in (settings["seeds"] if seeds is None else seeds)
