@@ -8,6 +8,7 @@ less time, each to the bit that of `run`.
 """
 
 import contextlib
+import math
 import os
 import platform
 import re
@@ -210,7 +211,8 @@ def _results(specs, workers, root, device):
     for spec in specs:
         together = getattr(part(spec.study, "run"), "together", lambda spec: None)
         groups.setdefault(together(spec) or spec, []).append(spec)
-    groups = list(groups.values())
+    most = math.ceil(len(specs) / workers)  # so that each worker has some, even of one group
+    groups = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
     if workers == 1 or len(groups) < 2:
         for group in groups:
             yield from _attempts(group, root, device)

@@ -6,7 +6,7 @@ START, HELD = 0.1, 0.75  # shares of the epochs between which lambda is adapted
 RAMP = 0.5  # share of that time over which the goal rises to the target
 GAIN, MOST = 2.0, 0.25  # powers of ten of lambda for each unit of missing sparsity, and at most in one epoch
 LARGEST = 1e3  # lambda that no network needs
-NEAR, ROUGHLY = 0.05, 0.1  # a target is reached, or roughly reached, if the share is this near
+NEAR = 0.05  # a target is reached if the share is this near
 
 
 class Controller:

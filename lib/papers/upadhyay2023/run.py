@@ -18,9 +18,9 @@ from companion.data.images import random_split, sha256_of
 from companion.engine import origin, reproducible
 from companion.spec import check_values
 from papers.upadhyay2023.batches import Batches, start_at_mean
-from papers.upadhyay2023.control import HELD, ROUGHLY, Controller
+from papers.upadhyay2023.control import HELD, Controller
 from papers.upadhyay2023.scores import Scorer
-from papers.upadhyay2023.study import BLIND, RULES
+from papers.upadhyay2023.study import BLIND, ROUGHLY, RULES
 from sparsemtl.errors import DataError, SparseMTLError, SpecError
 from sparsemtl.models.dense import DENSE_TASKS, MultiTaskNet, backbone_convs, draw_weights
 from sparsemtl.sparsity.compact import compact
