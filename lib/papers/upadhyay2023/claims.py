@@ -165,15 +165,15 @@ def all_zero(evidence):
 
 def groups_over_l1(evidence):
     """Group lasso over l1 with 70 % of the weights zero, three-task model; other sets as parts."""
-    table, parts, unequal = frame(evidence.records), {}, ""
+    table, parts = frame(evidence.records), {}
     arms = [{"level": GOAL, "count": "parameter", "penalty": penalty} for penalty in ("group_lasso", "l1")]
     for tasks in reversed(L1_SETS):
         found = gains(table, *({"tasks": tasks} | arm for arm in arms))
         parts |= {tasks: mean_of(found)} | (named(found) if tasks == ALL_NYU else {})
     zero = [cell(table, ALL_NYU, "parameter", **arm).mean() for arm in arms]
-    if np.ptp(zero) > 0.05:
-        unequal = f"weights zero: {percent(zero[0], 1)} by groups, {percent(zero[1], 1)} by l1"
-    return Effects(parts[ALL_NYU], parts, sight(table), unequal)
+    said = f"Weights zero: {percent(zero[0], 1)} by groups, {percent(zero[1], 1)} by l1."
+    unequal = said if np.ptp(zero) > 0.05 else ""
+    return Effects(parts[ALL_NYU], parts, f"{said} {sight(table)}" if np.isfinite(zero).all() else "", unequal)
 
 
 def middle_over_early(evidence):
