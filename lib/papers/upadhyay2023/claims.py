@@ -131,7 +131,9 @@ def single_over_multi(evidence):
     table, multi, found = frame(evidence.records), {"tasks": ALL_NYU, "level": 0.0}, {}
     for task in ALL_NYU.split("+"):
         found |= gains(table, multi | {"tasks": task}, multi)
-    return Effects(mean_of(found), named(found), sight(table))
+    unseen = [TASKS[task] for task in ALL_NYU.split("+") if len(found[task]) and not sees(table, task, task, level=0.0)]
+    limits = f"A single-task network does not see: {listed(unseen)}. " if unseen else ""
+    return Effects(mean_of(found), named(found), limits + sight(table))
 
 
 def rise(evidence):

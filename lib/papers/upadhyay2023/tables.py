@@ -243,7 +243,7 @@ def takeaway(evidence, paper_size):
 
 
 def protocol_sentence(evidence, brief=False):
-    """What 70 % sparsity changes under each protocol; unless brief, also whether the dense network sees (sentence)."""
+    """What 70 % sparsity changes under each protocol; unless brief, also which networks see nothing (sentence)."""
     table, means, words = frame(evidence.records), protocols(evidence)["sparse over dense, %"], []
     coupled = f"dense_decay={SWITCHES['dense_decay'].released}"
     settings = {
@@ -256,8 +256,9 @@ def protocol_sentence(evidence, brief=False):
         if np.isfinite(means.get(name, np.nan)) and not (brief and name == "corrected"):
             protocol = name.partition(",")[0]
             zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=protocol).mean())
-            dense = seen(table, ALL_NYU, level=0.0, protocol=protocol, flipped=flip)
-            blind = "; the dense network sees nothing" if dense == "nothing" else ""
+            ways = {"dense": {"level": 0.0, "flipped": flip}, "sparse": {"level": GOAL}}
+            blind = [way for way, at in ways.items() if seen(table, ALL_NYU, protocol=protocol, **at) == "nothing"]
+            blind = f"; {listed(blind)} networks see nothing" if blind else ""
             more = "" if brief else f" ({zero} of the groups zero{blind})"
             words.append(f"{means[name]:+.0f} % {setting}{more}")
     return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
