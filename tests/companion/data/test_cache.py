@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 from companion.data import cache
-from companion.data.cache import cache_dir, cached, is_whole, seal
+from companion.data.cache import cache_dir, cached, cached_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError
@@ -94,23 +94,6 @@ def test_a_damaged_file_never_gives_other_arrays(tmp_path_factory, where, damage
         assert list(cache_dir().iterdir()) == [path]
 
 
-def test_objects_are_never_unpickled(folder):
-    cached("epochs", 1, Maker())
-    (path,) = folder.iterdir()
-    with open(path, "wb") as file:
-        np.savez(file, x=np.array([{"a": 1}], dtype=object))
-    same(cached("epochs", 1, Maker()))
-
-
-@pytest.mark.parametrize("place", ["", "/below"])
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, place):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SPARSEMTL_CACHE", f"{tmp_path}/file{place}")
-    with pytest.raises(DataError, match=rf"{tmp_path}/file{place}/epochs-.*set SPARSEMTL_CACHE") as caught:
-        cached("epochs", 1, Maker())
-    assert "\n" not in str(caught.value)
-
-
 def test_a_full_disk_and_an_error_while_making_leave_nothing_behind(folder, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -141,12 +124,40 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_dir() == temporary
 
 
-def test_a_sealed_folder_is_whole_until_a_file_is_cut_or_lost(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "file").write_text("text")
-    assert not is_whole(tmp_path)
-    seal(tmp_path)
-    (tmp_path / "another").touch()
-    assert is_whole(tmp_path)
-    (tmp_path / "a" / "file").write_text("tex")
-    assert not is_whole(tmp_path)
+def test_a_folder_is_made_once_and_again_if_a_file_is_cut_or_lost(folder):
+    made = []
+
+    def make(part):
+        made.append(part)
+        (part / "a").mkdir()
+        (part / "a" / "file").write_text("text")
+
+    def same():
+        assert (cached_folder("name", make) / "a" / "file").read_text() == "text"
+
+    same()
+    (folder / "name" / "another").touch()
+    same()
+    assert len(made) == 1
+    (folder / "name" / "a" / "file").write_text("tex")
+    same()
+    (folder / "name" / "a" / "file").unlink()
+    same()
+    assert len(made) == 3
+    assert os.listdir(folder) == ["name"]
+
+
+def test_a_folder_whose_making_fails_leaves_nothing_and_the_first_of_two_is_kept(folder):
+    def fail(part):
+        (part / "file").touch()
+        raise KeyboardInterrupt
+
+    def overtaken(part):
+        (folder / "raced").mkdir()
+        (folder / "raced" / "theirs").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_folder("other", fail)
+    cached_folder("raced", overtaken)
+    assert os.listdir(folder) == ["raced"]
+    assert os.listdir(folder / "raced") == ["theirs"]
