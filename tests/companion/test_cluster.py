@@ -100,7 +100,7 @@ def test_a_worker_of_other_code_is_refused_by_name_before_it_computes(paper, das
     process = run(paper, tmp_path / "runs", "--scheduler", dask.address)
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 2, errors
-    assert "worker stranger at tcp://127.0.0.1" in errors
+    assert "stranger is another version: code" in errors
     assert "code" in errors
     assert list((tmp_path / "runs").rglob("*.json")) == []
 
