@@ -17,7 +17,6 @@ from companion.choose import SOME, add_arguments, chosen
 from companion.files import write_whole
 from companion.lookup import described, differences, find, find_set
 from companion.papers import label, names, study
-from companion.spec import PROFILES
 
 from companion.records import (  # isort: skip
     Store, UnreadableRecord, committed, merge, read_jsonl, repository_root, set_hash, write_jsonl,
@@ -87,8 +86,7 @@ def command_parser():
 
     command(_list, add_arguments, _store, _results)
     add = command(_run, add_arguments, _store, _machine)
-    text = "Dask scheduler to send the runs to: tcp://HOST:PORT, or local:N for N processes here"
-    add("--scheduler", metavar="ADDRESS", help=text)
+    add("--scheduler", help="Dask scheduler to send the runs to: tcp://HOST:PORT, or local:N for N processes here")
     add = command(_verify, lambda sub: add_arguments(sub, profile="small"), _results, _machine)
     add("--draw", type=int, default=5, help="how many, at random from those chosen (default: 5)")
     add("--draw-seed", type=int, help="draw the same ones again (default: others each time)")
@@ -116,8 +114,7 @@ def _store(sub):
 
 
 def _results(sub):
-    text = "committed records, or none for nothing (default: results/ of the repository)"
-    sub.add_argument("--results", type=_folder, help=text)
+    sub.add_argument("--results", type=Path, help="folder of committed records (default: results/ of the repository)")
 
 
 def _data_dir(sub):
@@ -130,22 +127,15 @@ def _machine(sub):
     _data_dir(sub)
 
 
-def _folder(text):
-    if text != "none" and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
-
-
 def _committed(args, must=False):
-    """(folder of the committed records, or None with a word about it). must: whether it has to exist."""
+    """Folder of the committed records, or None and a word about it. must: whether it has to exist."""
     folder = args.results or Path(os.path.relpath(repository_root() / "results"))
     if folder.is_dir():
         return folder
-    if folder.name != "none":
-        if must:
-            raise SpecError(f"there are no committed records at {folder}: name their folder by --results")
-        _say(f"no committed records: there is no folder {folder}")
-    return None
+    fault = f"no committed records: there is no folder {folder}"
+    if must or args.results:
+        raise SpecError(f"{fault}; name theirs by --results")
+    return _say(fault)
 
 
 def _own(store):
@@ -209,13 +199,12 @@ def _report(failures):
 
 def _verify(args):
     """Run some committed records again and say whether they give the same result."""
-    from companion.verify import WORDS, draw, verify
+    from companion.verify import OTHER_DATA, OUTSIDE, WORDS, draw, verify
 
     if args.draw < 1:
         raise SpecError(f"--draw is {args.draw}: it must be 1 or more")
     _quiet()
-    folder = _committed(args, must=True)
-    records = committed(folder) if folder else []
+    records = committed(_committed(args, must=True))
     asked = set(chosen(args, [r.spec for r in records]))
     seed = random.SystemRandom().randrange(10**6) if args.draw_seed is None else args.draw_seed
     drawn = draw([r for r in records if r.spec in asked], args.draw, seed)
@@ -226,21 +215,21 @@ def _verify(args):
     counts = Counter(check.word for check in checks)
     summary = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
     print(summary or "none was made again", file=sys.stderr)
-    return _report(failures) or 2 * any(check.failed for check in checks)
+    return _report(failures) or 2 * bool(counts[OUTSIDE] + counts[OTHER_DATA])
 
 
 def _show(args):
     """Print the record of a run, or the runs of a record set that a page cites."""
     store, folder = Store(args.store), _committed(args)
-    places, shown = [place for place in (folder, store.folder) if place], {}
+    places, shown = [str(place) for place in (folder, store.folder) if place], {}
     for place in places:
         for record in find(args.hash, place):
-            shown.setdefault((record.hash, record.digest), (record, []))[1].append(str(place))  # equal results once
+            shown.setdefault((record.hash, record.digest), (record, []))[1].append(place)  # equal results once
+    if not shown and folder and (words := find_set(args.hash, folder)):
+        print(f"record set {args.hash}: these runs; `sparsemtl list {words}`")
+        return _list(command_parser().parse_args(["list", *words.split()]))
     if not shown:
-        if words := folder and find_set(args.hash, folder):
-            print(f"record set {args.hash}: these runs; `sparsemtl list {words}`")
-            return _list(command_parser().parse_args(["list", *words.split()]))
-        raise SpecError(f"no record starts with {args.hash!r} in {' or '.join(map(str, places))}: see `sparsemtl list`")
+        raise SpecError(f"no record starts with {args.hash!r} in {' or '.join(places)}: see `sparsemtl list`")
     for name, results in Counter(name for name, _ in shown).items():
         if results > 1:
             _say(f"run {name} has {results} results: `sparsemtl diff` says why")
@@ -270,19 +259,9 @@ def _export(args):
     own = _own(Store(args.store))
     asked = set(chosen(args, [r.spec for r in own]))
     taken = [r for r in own if r.spec in asked]
-    if args.file.is_dir():
-        raise RecordError(f"{args.file} is a folder: name a file in it")
-    file = args.file.resolve()
-    beside = file.parent.glob("*.jsonl") if file.parent.name in PROFILES else ()
-    for other in (other for other in sorted(beside) if other != file):  # `committed` would have a run twice
-        if twice := sorted(r.hash for r in read_jsonl(other) if r.spec in asked):
-            raise RecordError(
-                f"{other} has run {twice[0]} ({len(twice)} of these): export to that file, choosing its runs "
-                "(--problem, --seed, --table), or to another folder"
-            )
-    there = read_jsonl(file) if file.is_file() else []
+    there = read_jsonl(args.file) if args.file.is_file() else []
     merged, conflicts = merge(taken, there)  # a record made again replaces the old one
-    n, kept = write_jsonl(file, merged), len(merged) - len(taken)
+    n, kept = write_jsonl(args.file, merged), len(merged) - len(taken)
     for conflict in conflicts:
         _say(conflict)
     print(f"{n} records written to {args.file}{f', {kept} of them were there' if kept else ''}", file=sys.stderr)
@@ -310,8 +289,8 @@ def _queue(args):
     """Say which runs the published tables lack, in order of worth (Markdown)."""
     from companion.queue import queue
 
-    own, folder = _own(Store(args.store)), _committed(args, must=True)
-    text = queue(list(map(study, names())), merge(own, committed(folder) if folder else [])[0])
+    records, _ = merge(_own(Store(args.store)), committed(_committed(args, must=True)))
+    text = queue(list(map(study, names())), records)
     if args.out is None:
         print(text)
         return
@@ -323,7 +302,7 @@ def _crate(args):
     """Describe the committed records in results/ro-crate-metadata.json."""
     from companion.crate import NAME, crate
 
-    folder = _committed(args, must=True) or args.results
+    folder = _committed(args, must=True)
     text = crate(folder)
     with write_whole(folder / NAME) as file:
         file.write(text)
@@ -336,14 +315,7 @@ def _data(args):
 
     options = {name: True for name in ("download", "allow_missing_runs") if getattr(args, name)}
     for subject in args.subject or [None]:
-        data = load(args.name, args.data_dir, **options, **({} if subject is None else {"subject": subject}))
-        if not hasattr(data, "channels"):
-            print(data)
-            continue
-        print(f"{data.name}: {len(data.channels)} channels, {data.sfreq:g} Hz, classes {', '.join(data.classes)}")
-        print(f"  fingerprint: {data.fingerprint}")
-        for task, recordings in data.recordings.items():
-            print(f"  {task}: {len(getattr(data, task).y)} trials, recordings {', '.join(map(str, recordings))}")
+        print(load(args.name, args.data_dir, **options, **({} if subject is None else {"subject": subject})))
 
 
 if __name__ == "__main__":

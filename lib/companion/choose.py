@@ -85,7 +85,7 @@ def chosen(args, specs=None):
         if values:
             specs, wanted[name] = _filtered(specs, name, values)
     for name, values in wanted.items():
-        if lost := [value for value in values if not any(_value(s, name) == value for s in specs)]:
+        if lost := [value for value in values if value not in [_value(s, name) for s in specs]]:
             raise SpecError(f"{name} {lost[0]} has no run with the other values: choose them apart")
     if args.hash:
         if unknown := [h for h in args.hash if not h or not any(s.hash.startswith(h) for s in specs)]:
@@ -108,8 +108,7 @@ def _filtered(specs, name, values):
     values = [tuple(value) if isinstance(value, list) else value for value in values]
     if unknown := [value for value in values if value not in have.values()]:
         known = ", ".join(dict.fromkeys(map(str, have.values())))
-        value = unknown[0] if isinstance(unknown[0], str) else json.dumps(unknown[0])
-        other = "" if name in OWN else f"; --set {name}={value} makes runs outside it"
+        other = "" if name in OWN else "; --set makes runs outside it"
         raise SpecError(f"unknown {name} {unknown[0]!r}: this grid has {known}{other}")
     return [s for s in specs if have[s] in values], values
 

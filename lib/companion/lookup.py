@@ -1,9 +1,6 @@
 """Finds what a citation or a hash names, describes a record, and says why two of them differ."""
 
-import json
 import re
-from collections import defaultdict
-from itertools import combinations
 from pathlib import Path
 
 from sparsemtl.errors import RecordError
@@ -11,8 +8,6 @@ from sparsemtl.errors import RecordError
 from companion.choose import options_of
 from companion.papers import label, names, study
 from companion.records import BROUGHT_HERE, committed, files_in, parse, read_record, read_text, set_hash
-
-FEW = 4  # parameters with at most so many values divide a table into parts that pages cite
 
 
 def find(start, place):
@@ -39,47 +34,25 @@ def find(start, place):
 def find_set(name, results):
     """Words for `sparsemtl list` that choose the committed records of a record set, or None.
 
-    name: see `records.set_hash`. Looked for among the tables of each study and profile, whole and by the values of one
-    or two parameters.
+    name: see `records.set_hash`. Looked for among all runs and the tables of each study and profile.
     """
-    if len(name) != 16:
-        return None
-    known = {record.hash: record for record in committed(results)}
+    known = {record.hash: record for record in committed(results)} if len(name) == 16 else {}
     for paper, profile in sorted({(r.spec.study, r.spec.profile) for r in known.values() if r.spec.study in names()}):
-        for words, specs in _parts(study(paper), profile):
-            if set_hash([known[spec.hash] for spec in specs if spec.hash in known]) == name:
-                return f"{paper} --profile {profile} {words}".strip()
+        for table, make in {"": study(paper).all_specs, **study(paper).TABLES}.items():
+            if set_hash([known[spec.hash] for spec in make(profile) if spec.hash in known]) == name:
+                return " ".join([paper, "--profile", profile, *(("--table", table) if table else ())])
     return None
-
-
-def _parts(module, profile):
-    """(words of the command line, specs) of all runs, of each table, and of the parts of it."""
-    yield "", module.all_specs(profile)
-    for table, make in module.TABLES.items():
-        specs, values = list(dict.fromkeys(make(profile))), defaultdict(lambda: defaultdict(set))
-        yield f"--table {table}", specs
-        for spec in specs:
-            for key, value in spec.params.items():
-                values[key][json.dumps(value, default=dict)].add(spec)
-        parts = [(k, v) for k, found in values.items() if 1 < len(found) <= FEW for v in found]
-        for pairs in [(part,) for part in parts] + [two for two in combinations(parts, 2) if two[0][0] != two[1][0]]:
-            words = " ".join(f"{k}={v}" for k, v in pairs)
-            yield f"--table {table} --param {words}", set.intersection(*(values[k][v] for k, v in pairs))
 
 
 def described(record, where):
     """A record in lines (str); long lists stay in the JSON. where: places in which it was found."""
-    result, data = record.result, ("fingerprint", "runs", "trials", "pictures")
-    parts = {
-        "spec": record.spec.to_dict(),
-        "metrics": result.get("metrics", {}),
-        "sparsity": result.get("sparsity", {}),
-    }
-    parts["data"] = {k: v for k, v in result.get("data", {}).items() if k in data}
-    other = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
+    run = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
+    found = {name: record.result.get(name, {}) for name in ("metrics", "sparsity")}
+    data = {"fingerprint": record.result.get("data", {}).get("fingerprint", "unknown")}
+    parts = {"spec": record.spec.to_dict(), **found, "data": data, "run (not under the digest)": run}
     lines = [f"run {record.hash}: {label(record.spec)}", f"digest of the result: {record.digest}"]
     lines += [f"found in: {' and '.join(where)}", f"run it again: {_again(record)}"]
-    for name, values in (parts | {"run (not under the digest)": other}).items():
+    for name, values in parts.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"
 

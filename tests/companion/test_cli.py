@@ -119,14 +119,6 @@ def test_data_says_what_is_in_a_set(capsys):
         assert word in "\n".join(out)
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["run", "toy2020", "--workers", "two"], ["list", "a", "--x"]])
-def test_argparse_mistakes_have_status_2_too(capsys, words):
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("sparsemtl")
-
-
 @pytest.mark.parametrize("depth", [700, 50_000])  # what Python's JSON reader takes, and what it does not
 def test_values_nested_beyond_all_use_are_one_short_line(capsys, depth):
     try:
@@ -185,16 +177,6 @@ def test_a_full_disk_under_the_output_is_one_line():
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("sparsemtl: the output cannot be written")
     assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.slow
-def test_show_reads_records_without_torch(make_record):
-    write_jsonl("results/shin2023/quick/a.jsonl", [record := make_record()])
-    code = "import sys; from companion.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
-    words = [sys.executable, "-c", code, "show", record.hash, "--results", "results"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert record.digest in done.stdout
 
 
 @pytest.mark.parametrize("study_name", ["toy2020", "other2024"])

@@ -30,10 +30,8 @@ def test_export_and_import_carry_records_from_store_to_store(capsys):
     call(capsys, "export", "toy2020", "b.jsonl", "--store", "other", "--profile", "quick")
     with open("a.jsonl", "rb") as a, open("b.jsonl", "rb") as b:
         assert a.read() == b.read()
-    for words, count in ((("--seed", "0", "3"), 6), (("--table", "medians"), 5)):
-        call(capsys, "export", "toy2020", "c.jsonl", *words)
-        assert len(read_jsonl("c.jsonl")) == count
-        os.unlink("c.jsonl")
+    call(capsys, "export", "toy2020", "c.jsonl", "--seed", "0", "3", "--table", "table1")
+    assert len(read_jsonl("c.jsonl")) == 4
 
 
 def test_import_says_conflicts_and_replaces_what_is_damaged(capsys, study, make_record):
@@ -71,27 +69,12 @@ def test_an_export_keeps_the_other_records_of_its_file_and_says_what_it_replaces
     assert {r.digest for r in read_jsonl("a.jsonl")} == {again.digest, three[1].digest}
 
 
-def test_an_export_does_not_put_a_run_into_two_files_of_a_profile(capsys, three):
-    write_jsonl(FILE, three[:1])
-    for record in three:
-        Store("runs").write(record)
-    other = FILE.replace("a.jsonl", "b.jsonl")
-    status, _, err = call(capsys, "export", "toy2020", other)
-    assert (status, len(err), os.path.exists(other)) == (2, 1, False)
-    assert f"{FILE} has run {three[0].hash} (1 of these): export to that file" in err[0]
-    write_jsonl(other, three[:2])
-    for words in (("show", three[0].hash), ("list", "toy2020")):
-        status, _, err = call(capsys, *words)
-        assert (status, len(err)) == (2, 1)
-        assert f"run {three[0].hash} is in" in err[0]
-
-
 def test_an_export_leaves_an_older_file_alone_if_it_fails(capsys, three):
     Store("runs").write(three[0])
     os.mkdir("there")
     assert call(capsys, "export", "toy2020", "there/a.jsonl")[0] == 0
     assert call(capsys, "export", "toy2020", "there/a.jsonl", "--profile", "full")[0] == 2
-    assert call(capsys, "export", "toy2020", "there")[2] == ["sparsemtl: there is a folder: name a file in it"]
+    assert "it is a folder" in call(capsys, "export", "toy2020", "there")[2][0]
     assert read_jsonl("there/a.jsonl") == three[:1]
 
 
@@ -143,10 +126,9 @@ def test_show_says_where_a_number_comes_from(capsys, three, make_record):
     assert [line.strip() for line in out if "found in" in line or "centre" in line] == [
         "found in: results", "centre: 0.0", "found in: runs", "centre: 7.0",
     ]  # fmt: skip
-    assert "  centre: 7.0" in call(capsys, "show", three[0].hash, "--results", "none")[1]
 
 
-@pytest.mark.parametrize("words", [(), ("--table", "table1"), ("--table", "table1", "--param", "shift=1.0")])
+@pytest.mark.parametrize("words", [(), ("--table", "table1")])
 def test_show_knows_the_record_set_that_a_page_cites(capsys, study, make_record, words):
     write_jsonl(FILE, [make_record(s) for s in study.all_specs("quick")[:7]])
     _, listed, err = call(capsys, "list", "toy2020", *words)
@@ -202,4 +184,3 @@ def test_a_queue_goes_into_a_file_that_a_failure_leaves_alone(capsys, three):
     assert call(capsys, "queue", "--out", "QUEUE.md")[0] == 2
     with open("QUEUE.md") as file:
         assert file.read().splitlines() == printed
-    assert call(capsys, "queue", "--results", "none")[0] == 0
