@@ -31,6 +31,8 @@ def test_it_is_small():
 
 
 def test_its_table_and_its_verdict():
+    whole = local_evidence(papers.study("toy2020"), "quick", workers=1, table="all")
+    assert (whole.complete, whole.expected) == (True, 15)
     evidence = local_evidence(papers.study("toy2020"), "quick", workers=1)
     table = papers.part("toy2020", "tables").table1(evidence)
     assert table.shape == (5, 2)

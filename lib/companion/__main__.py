@@ -37,8 +37,6 @@ def main(argv=None):
         return 0
     except SparseMTLError as error:
         _say(error)
-    except RecursionError:
-        _say("a value is nested too deeply: give numbers, words or short lists")
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             _drop_output()

@@ -54,8 +54,6 @@ def _pair(text):
         return name, json.loads(value)
     except ValueError:
         return name, value
-    except RecursionError:
-        raise argparse.ArgumentTypeError(f"the value of {name} is nested too deeply") from None
 
 
 def chosen(args, specs=None):

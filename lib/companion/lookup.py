@@ -68,23 +68,27 @@ def _again(record):
 
 def differences(a, b):
     """Why two records differ, in lines; what the digest does not cover is named last."""
-    ours, theirs = ({**vars(r.spec), **r.spec.params, "params": None, "hash": None} for r in (a, b))
-    lines = _unlike("spec: ", ours, theirs, {**ours, **theirs})
-    data = [r.result.get("data", {}).get("fingerprint", "unknown") for r in (a, b)]
-    if data[0] != data[1]:
-        lines.append(f"data: other data were read ({data[0][:12]} and {data[1][:12]})")
+    spec, data = [_flat(a), _flat(b)], [r.result.get("data", {}) for r in (a, b)]
+    lines = _unlike("spec: ", *spec, {**spec[0], **spec[1]})
+    lines += _unlike("data: ", *data, ("fingerprint",))
     lines += _unlike("run: ", a.run, b.run, ("code", "device", "threads", "machine", "python", "precision"))
     packages = [r.run["packages"] for r in (a, b)]
     lines += _unlike("package ", *packages, packages[0] | packages[1])
-    changed = {name: _differing(a.result.get(name), b.result.get(name)) for name in {**a.result, **b.result}}
     if a.digest == b.digest:
         head = "the results are the same to the bit" + ("; how they were made differs:" if lines else "")
     else:
-        head = f"the results differ in {', '.join(f'{name} ({n} values)' for name, n in changed.items() if n)}"
-        head += ", because of:" if lines else ""
+        parts = [name for name in {**a.result, **b.result} if a.result.get(name) != b.result.get(name)]
+        head = f"the results differ in {', '.join(parts)}" + (", because of:" if lines else "")
         lines = lines or ["nothing recorded explains it: spec, data, code, packages and device are the same"]
     end = "not compared: times, and when and by whom the code was committed (the digest does not cover `run`)"
     return [head, *lines, end]
+
+
+def _flat(record):
+    """Spec of a record with its parameters beside the other fields."""
+    spec = record.spec.to_dict()
+    params = spec.pop("params")
+    return spec | params
 
 
 def _unlike(what, one, other, keys):
@@ -93,12 +97,3 @@ def _unlike(what, one, other, keys):
         for key in keys
         if one.get(key) != other.get(key)
     ]
-
-
-def _differing(one, other):
-    """Number of values in which two JSON values differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return sum(_differing(one.get(k), other.get(k)) for k in {**one, **other})
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return sum(map(_differing, one, other))
-    return int(one != other)

@@ -97,27 +97,22 @@ def validate(value, where="record", remedy=MADE_HERE):
     if isinstance(schema, int) and schema > SCHEMA:
         raise UnreadableRecord(f"{where}: schema {schema}, this code reads {SCHEMA}; update sparsemtl to read it")
     try:
-        return _checked(value, schema)
+        if schema != SCHEMA:
+            raise ValueError(f"schema {schema!r}, this code reads {SCHEMA}")
+        for part, kinds in ((value, PARTS), (value.get("run"), REQUIRED_RUN)):
+            for name, kind in kinds.items():
+                if name not in part:
+                    raise ValueError(f"lacks {name}")
+                if not isinstance(part[name], kind):
+                    raise ValueError(f"its {name} cannot be {reprlib.repr(part[name])}")
+        record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
+        if record.digest != value["digest"]:
+            raise ValueError(f"run {record.hash}: the digest does not belong to its result (a value was changed)")
+        if record.hash != value["hash"]:
+            raise ValueError(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
+        return record
     except ValueError as error:  # a `SpecError` too; Python's JSON reader takes NaN and Infinity
         raise RecordError(f"{where}: {error}; {remedy}") from error
-
-
-def _checked(value, schema):
-    """The `RunRecord` of a plain dict; `ValueError` says what is wrong with it."""
-    if schema != SCHEMA:
-        raise ValueError(f"schema {schema!r}, this code reads {SCHEMA}")
-    for part, kinds in ((value, PARTS), (value.get("run"), REQUIRED_RUN)):
-        for name, kind in kinds.items():
-            if name not in part:
-                raise ValueError(f"lacks {name}")
-            if not isinstance(part[name], kind):
-                raise ValueError(f"its {name} cannot be {reprlib.repr(part[name])}")
-    record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
-    if record.digest != value["digest"]:
-        raise ValueError(f"run {record.hash}: the digest does not belong to its result (a value was changed)")
-    if record.hash != value["hash"]:
-        raise ValueError(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
-    return record
 
 
 def check_writable(folder):

@@ -119,26 +119,6 @@ def test_data_says_what_is_in_a_set(capsys):
         assert word in "\n".join(out)
 
 
-@pytest.mark.parametrize("depth", [700, 50_000])  # what Python's JSON reader takes, and what it does not
-def test_values_nested_beyond_all_use_are_one_short_line(capsys, depth):
-    try:
-        status = main(["list", "toy2020", "--set", "draws=" + '{"a":' * depth + "0" + "}" * depth])
-    except SystemExit as ended:
-        status = ended.code
-    assert status == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("sparsemtl")
-    assert "draws" in line
-    assert len(line) < 200
-
-
-def test_an_option_that_is_given_twice_counts_twice(capsys):
-    for option, first, second in (("--seed", "0", "1"), ("--table", "table1", "medians")):
-        together = call(capsys, "list", "toy2020", option, first, second)[1]
-        assert together == call(capsys, "list", "toy2020", option, first, option, second)[1]
-        assert len(together) > len(call(capsys, "list", "toy2020", option, first)[1])
-
-
 def test_a_whole_number_that_is_set_is_the_grids_number(capsys):
     grid = call(capsys, "list", "toy2020", "--param", "shift=0.0")[1]
     assert call(capsys, "list", "toy2020", "--param", "shift=0")[1] == grid

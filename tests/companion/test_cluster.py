@@ -11,7 +11,6 @@ from commands import PATIENCE, TOY, environment, run, wait_for, written
 from companion import cluster
 from companion.__main__ import main
 from companion.records import Store
-from sparsemtl.errors import SpecError
 
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
@@ -123,15 +122,6 @@ def test_a_cluster_of_this_machine_listens_on_loopback_alone():
         ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
         ports = [port for process in ours for port in process.net_connections("inet") if port.status == "LISTEN"]
     assert {port.laddr.ip for port in ports} == {"127.0.0.1"}
-
-
-@pytest.mark.parametrize("scheduler", ["local:0", "local:x", "localhost", "tcp://host", "http://host:1", ""])
-def test_what_is_no_scheduler_is_one_line(scheduler):
-    with (
-        pytest.raises(SpecError, match=r"scheduler is .*: give tcp://HOST:PORT, or local:N"),
-        cluster._client(scheduler),
-    ):
-        pass
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch, capsys):

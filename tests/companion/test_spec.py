@@ -87,19 +87,12 @@ def test_a_spec_cannot_be_changed_and_does_not_change_with_what_made_it():
     [
         ({"profile": "huge"}, "unknown profile 'huge': choose one of quick, small, full"),
         ({"seed": -1}, "seed .*-1"),
-        ({"seed": 1.0}, "seed .*1.0"),
         ({"seed": True}, "seed .*True"),
-        ({"study": ""}, "study is ''"),
         ({"study": "../../etc"}, r"study is '../../etc'"),
-        ({"study": ".."}, "study is"),
         ({"method": None}, "method is None"),
-        ({"data": 3}, "data is 3"),
         ({"params": {"lr": float("nan")}}, "no JSON form"),
-        ({"params": {"lrs": [1.0, float("nan")]}}, "no JSON form"),
         ({"params": {"when": object()}}, "no JSON form"),
-        ({"params": {"set": {1, 2}}}, "no JSON form"),
         ({"params": [1, 2]}, r"params is \[1, 2\]"),
-        ({"params": None}, "params is None"),
     ],
 )
 def test_bad_values_are_named_in_one_line(changed, message):

@@ -52,28 +52,6 @@ def test_another_proof_replaces_the_file_and_no_proof_takes_any(folder):
     assert len(list(folder.iterdir())) == 1
 
 
-KEYS = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3) | st.none(), max_size=3)
-
-
-@given(KEYS, KEYS)
-def test_two_keys_share_a_file_only_when_they_are_equal(one, other):
-    names = set()
-
-    def spy(path, **options):
-        names.add(str(path))
-        raise FileNotFoundError
-
-    def stop():
-        raise StopIteration
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.np, "load", spy)
-        for key in (one, dict(reversed(one.items())), other):
-            with pytest.raises(StopIteration):
-                cached("k", key, stop)
-    assert len(names) == (1 if one == other else 2)
-
-
 @given(st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "cut", "text"]), st.integers(0, 7))
 @settings(max_examples=150, deadline=None)
 def test_a_damaged_file_never_gives_other_arrays(tmp_path_factory, where, damage, bit):

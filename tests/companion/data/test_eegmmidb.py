@@ -173,13 +173,6 @@ def test_no_data_and_no_network(tmp_path, monkeypatch):
         get(None)
 
 
-def test_a_download_fetches_the_recordings_of_all_problems(own, monkeypatch):
-    asked = []
-    monkeypatch.setattr("mne.datasets.eegbci.load_data", lambda subject, runs, **_: asked.append((subject, runs)))
-    get(own, download=True)
-    assert asked == [(1, list(range(3, 15)))]
-
-
 def test_a_download_is_encrypted_and_what_is_not_the_published_file_never_has_its_name(own, monkeypatch):
     asked, file = [], own / HOME / "S001R04.edf"
     file.unlink()
