@@ -34,6 +34,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
     assert checkpoint.load(path, 1) is None
     assert not written.exists()
     assert "damaged" in capsys.readouterr().err
+    assert (tmp_path / "a.damaged").exists()
 
 
 def test_a_checkpoint_comes_back_and_one_of_another_origin_does_not(tmp_path, capsys):

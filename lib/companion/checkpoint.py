@@ -30,8 +30,8 @@ def save(path, state):
 def load(path, origin):
     """State of a checkpoint, or None if this run cannot go on from one. Nothing in the file is executed.
 
-    A file that is damaged or of another origin (data, code, device, packages) is left to be overwritten; standard error
-    says so. Raises `DataError` if the file exists but cannot be read.
+    A damaged file is moved aside, a file of another origin (data, code, device, packages) is left to be overwritten;
+    standard error says so. Raises `DataError` if the file exists but cannot be read.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -42,6 +42,8 @@ def load(path, origin):
     except MemoryError:
         raise  # not the file's fault
     except Exception:  # whatever else a damaged file makes torch raise
+        with contextlib.suppress(OSError):
+            path.replace(path.with_suffix(".damaged"))
         what = "damaged"
     else:
         if isinstance(state, dict) and state.get("origin") == origin:
