@@ -183,17 +183,6 @@ def test_a_damaged_line_is_named_by_file_and_number(three, tmp_path):
             read_jsonl(path)
 
 
-@pytest.mark.parametrize("kind", ["absent", "folder", "binary"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
-    path = tmp_path / "a.jsonl"
-    if kind == "folder":
-        path.mkdir()
-    if kind == "binary":
-        path.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecordError, match=r"a\.jsonl: (cannot be read|damaged)"):
-        read_jsonl(path)
-
-
 def test_committed_records_that_change_are_read_again(three, tmp_path):
     path = tmp_path / "shin2023/small/a.jsonl"
     write_jsonl(path, three[:2])

@@ -5,9 +5,6 @@ import math
 import numpy as np
 import pytest
 from companion.statistics import chance_interval, estimate, holm, repeat_limit
-from hypothesis import strategies as st
-
-SAMPLES = st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=2, max_size=9)
 
 
 @pytest.mark.parametrize("values", [[], [0.5]])

@@ -1,6 +1,5 @@
 """Records travel between stores and files, and each can be found again: export, import, show, diff, queue."""
 
-import os
 import shlex
 
 import pytest
@@ -79,12 +78,12 @@ def test_what_is_damaged_is_left_out_and_named(capsys, three):
     assert err[0].startswith(f"sparsemtl: left out: {store.path(three[1].spec)}: damaged")
     assert read_jsonl("a.jsonl") == three[:1]
     assert "damaged" in call(capsys, "show", three[1].hash)[2][0]
-    os.makedirs(os.path.dirname(FILE))
-    with open(FILE, "w") as file:
-        file.write('{"schema": 1}\n')
-    status, _, err = call(capsys, "list", "toy2020")
-    assert (status, len(err)) == (2, 1)
-    assert f"{FILE} line 1: lacks hash" in err[0]
+    write_jsonl(FILE, three[:1])
+    write_jsonl(FILE.replace("a.jsonl", "b.jsonl"), three[:2])
+    for words in (("show", three[0].hash), ("list", "toy2020")):  # no page may average over both
+        status, _, err = call(capsys, *words)
+        assert (status, len(err)) == (2, 1)
+        assert f"run {three[0].hash} is in" in err[0]
 
 
 def test_the_command_that_show_prints_makes_the_run_again(capsys):
@@ -164,14 +163,8 @@ def test_diff_says_why_two_records_differ(capsys, study, make_record):
     assert "spec: shift is 0.0 and 1.0" in out
 
 
-def test_a_queue_goes_into_a_file_that_a_failure_leaves_alone(capsys, three):
+def test_a_queue_goes_into_a_file(capsys, three):
     write_jsonl(FILE, three)
     assert call(capsys, "queue", "--out", "QUEUE.md")[:2] == (0, [])
-    printed = call(capsys, "queue")[1]
     with open("QUEUE.md") as file:
-        assert file.read().splitlines() == printed
-    with open(FILE, "a") as file:
-        file.write("damaged")
-    assert call(capsys, "queue", "--out", "QUEUE.md")[0] == 2
-    with open("QUEUE.md") as file:
-        assert file.read().splitlines() == printed
+        assert file.read().splitlines() == call(capsys, "queue")[1]

@@ -1,15 +1,12 @@
 """Derived arrays are made once for each request, and again if the file is damaged."""
 
-import errno
 import os
 
 import numpy as np
 import pytest
-from companion.data import cache
 from companion.data.cache import cache_dir, cached, cached_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparsemtl.errors import DataError
 
 ARRAYS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "names": np.array(["C3", "Cz"]), "empty": np.zeros((0, 2))}
 
@@ -70,18 +67,6 @@ def test_a_damaged_file_never_gives_other_arrays(tmp_path_factory, where, damage
         path.write_bytes(content)
         same(cached("epochs", 1, Maker()))
         assert list(cache_dir().iterdir()) == [path]
-
-
-def test_a_full_disk_and_an_error_while_making_leave_nothing_behind(folder, monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(cache.np, "savez", fail)
-    with pytest.raises(DataError, match="No space left on device"):
-        cached("epochs", 1, Maker())
-    with pytest.raises(OSError, match="No space"):
-        cached("epochs", 1, fail)
-    assert list(folder.iterdir()) == []
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
