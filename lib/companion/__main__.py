@@ -67,6 +67,28 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
+OPTIONS = {
+    "--store": {"type": Path, "help": "folder of run records (default: SPARSEMTL_RUNS or runs/)"},
+    "--results": {"type": Path, "help": "folder of committed records (default: results/ of the repository)"},
+    "--data-dir": {"help": "folder of the data sets (default: SPARSEMTL_DATA)"},
+    "--workers": {"type": int, "default": 1, "help": "local processes (default: 1)"},
+    "--device": {"default": "cpu", "help": "cpu or cuda (default: cpu)"},
+    "--scheduler": {"help": "Dask scheduler to send the runs to: tcp://HOST:PORT, or local:N for N processes here"},
+    "--draw": {"type": int, "default": 5, "help": "how many, at random from those chosen (default: 5)"},
+    "--draw-seed": {"type": int, "help": "draw the same ones again (default: others each time)"},
+    "hash": {"help": "first digits of a run's hash, or the hash of a record set"},
+    "--json": {"action": "store_true", "help": "the whole record as JSON"},
+    "a": {"help": "a run's hash, or FILE:HASH for the record in that file or store"},
+    "b": {"help": "another one"},
+    "file": {"type": Path, "help": "a file of JSON lines"},
+    "--out": {"type": Path, "help": "write it to this file (default: print it)"},
+    "name": {"help": "name of the data set"},
+    "--subject": {**SOME, "type": int, "help": "EEG subjects (default: 1)"},
+    "--download": {"action": "store_true", "help": "fetch missing EEG recordings"},
+    "--allow-missing-runs": {"action": "store_true", "help": "take a subject whose recordings are incomplete"},
+}
+
+
 def command_parser():
     """Parser of the whole command line; what it parses names the function to call in `command`."""
     parser = argparse.ArgumentParser(
@@ -74,55 +96,26 @@ def command_parser():
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, *groups):
+    def command(function, *options, **grid):
         text = function.__doc__
         sub = commands.add_parser(function.__name__.strip("_"), help=text, description=text)
         sub.set_defaults(command=function)
-        for group in groups:
-            group(sub)
-        return sub.add_argument
+        if grid:
+            add_arguments(sub, **grid)
+        for name in options:
+            sub.add_argument(name, **OPTIONS[name])
 
-    command(_list, add_arguments, _store, _results)
-    add = command(_run, add_arguments, _store, _machine)
-    add("--scheduler", help="Dask scheduler to send the runs to: tcp://HOST:PORT, or local:N for N processes here")
-    add = command(_verify, lambda sub: add_arguments(sub, profile="small"), _results, _machine)
-    add("--draw", type=int, default=5, help="how many, at random from those chosen (default: 5)")
-    add("--draw-seed", type=int, help="draw the same ones again (default: others each time)")
-    add = command(_show, _store, _results)
-    add("hash", help="first digits of a run's hash, or the hash of a record set")
-    add("--json", action="store_true", help="the whole record as JSON")
-    add = command(_diff, _store, _results)
-    for name in ("a", "b"):
-        add(name, help="a run's hash, or FILE:HASH for the record in that file or store")
-    command(_export, lambda sub: add_arguments(sub, profile=None), _store)("file", type=Path)
-    command(_import, _store)("file", type=Path)
-    add = command(_queue, _store, _results)
-    add("--out", type=Path, help="write it to this file (default: print it)")
-    command(_crate, _results)
-    add = command(_data, _data_dir)
-    add("name")
-    add("--subject", **SOME, type=int, help="EEG subjects (default: 1)")
-    add("--download", action="store_true", help="fetch missing EEG recordings")
-    add("--allow-missing-runs", action="store_true", help="take a subject whose recordings are incomplete")
+    command(_list, "--store", "--results", profile="quick")
+    command(_run, "--store", "--workers", "--device", "--data-dir", "--scheduler", profile="quick")
+    command(_verify, "--results", "--workers", "--device", "--data-dir", "--draw", "--draw-seed", profile="small")
+    command(_show, "hash", "--json", "--store", "--results")
+    command(_diff, "a", "b", "--store", "--results")
+    command(_export, "file", "--store", profile=None)
+    command(_import, "file", "--store")
+    command(_queue, "--store", "--results", "--out")
+    command(_crate, "--results")
+    command(_data, "name", "--data-dir", "--subject", "--download", "--allow-missing-runs")
     return parser
-
-
-def _store(sub):
-    sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or runs/)")
-
-
-def _results(sub):
-    sub.add_argument("--results", type=Path, help="folder of committed records (default: results/ of the repository)")
-
-
-def _data_dir(sub):
-    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
-
-
-def _machine(sub):
-    sub.add_argument("--workers", type=int, default=1, help="local processes (default: 1)")
-    sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    _data_dir(sub)
 
 
 def _committed(args, must=False):

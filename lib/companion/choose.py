@@ -13,6 +13,7 @@ from companion.papers import study as study_of
 from companion.spec import OWN, PROFILES, canonical_json, check_values
 
 SOME = {"nargs": "+", "action": "extend"}
+FILTERS = {"method": str, "subject": int, "seed": int, "sparsity": float, "problem": str}
 
 
 def add_arguments(sub, study=None, profile="quick"):
@@ -23,13 +24,10 @@ def add_arguments(sub, study=None, profile="quick"):
         sub.add_argument("study", help=f"one of: {', '.join(names())}")
     text = f"one of: {', '.join(PROFILES)} (default: {profile or 'all'})"
     sub.add_argument("--profile", default=profile, help=text)
-    sub.add_argument("--method", **SOME, help="these methods only")
-    sub.add_argument("--subject", **SOME, type=int, help="these subjects only")
+    for name, kind in FILTERS.items():
+        sub.add_argument(f"--{name}", **SOME, type=kind, help=f"runs with these values of {name} only")
     text = "of these subjects, such as 1-109, the ones that the grid has; the others are named"
     sub.add_argument("--people", **SOME, type=_range, metavar="FIRST-LAST", help=text)
-    sub.add_argument("--seed", **SOME, type=int, help="these seeds only")
-    sub.add_argument("--sparsity", **SOME, type=float, help="these sparsities only")
-    sub.add_argument("--problem", **SOME, help="these classification problems only")
     sub.add_argument("--hash", **SOME, help="runs whose hash starts with these digits only")
     sub.add_argument("--table", **SOME, help="runs of these tables or pages only (see: queue)")
     pair = {**SOME, "metavar": "NAME=VALUE", "type": _pair, "default": []}
@@ -69,7 +67,7 @@ def chosen(args, specs=None):
     if not specs:
         what, place = "run" if given is None else "record", "".join(f" in {name}" for name in args.table or ())
         raise SpecError(f"no {what} of {study.NAME} at the profile {args.profile or 'quick, small or full'}{place}")
-    wanted = {name: list(getattr(args, name) or ()) for name in ("method", "subject", "seed", "sparsity", "problem")}
+    wanted = {name: list(getattr(args, name) or ()) for name in FILTERS}
     if args.people:
         asked, have = sorted({n for part in args.people for n in part}), {_value(s, "subject") for s in specs}
         wanted["subject"] += [n for n in asked if n in have]
