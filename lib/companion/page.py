@@ -1,16 +1,7 @@
 """What a results page shows: a takeaway, figures, tables, and at its foot one panel with everything behind them.
 
-How a notebook uses it (each call is the last line of its cell; cells carry the tag `remove-input`):
-
-    page = Page("shin2023_table1", title="Shin, Table 1")
-    page.takeaway(tables.takeaway(evidence))                 # one sentence, computed; **bold** is bold
-    page.figure(fig, "methods", "What the figure shows.", evidence)         # matplotlib: inline SVG, dark mode included
-    page.chart(altair_chart, "explore", "What to look for.", evidence)      # interactive, with its still twin
-    page.table(df, "table1", "Accuracy by method.", evidence, labels=NAMES, runs=runs, published=df2)
-    page.claims(evidence, ...)                               # the paper's claims that name this notebook as their page
-    page.foot()                                              # runs, code, provenance; once, in the last cell
-
-A cell of a table opens its value, the published value, its runs, the command that makes them again and a BibTeX entry:
+Each call on a `Page` is the last line of a cell of its notebook; `foot`, once, is the last of all. A cell of a table
+opens its value, the published value, its runs, the command that makes them again and a BibTeX entry:
 `book/_static/cells.js`, from data that `book/_ext/pages.py` puts into files beside the page.
 """
 
