@@ -7,10 +7,9 @@ import sys
 import time
 
 import pytest
-from commands import PATIENCE, TOY, environment, run, wait_for, written
+from commands import PATIENCE, TOY, digests, environment, run, wait_for, written
 from companion import cluster
 from companion.__main__ import main
-from companion.records import Store
 
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
@@ -55,12 +54,6 @@ def dask(paper, tmp_path):
     made = Cluster(tmp_path)
     yield made
     made.stop()
-
-
-def digests(store):
-    records, problems = Store(store).all()
-    assert problems == []
-    return {record.hash: record.digest for record in records}
 
 
 @pytest.mark.slow
