@@ -37,19 +37,6 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
     assert (tmp_path / "a.damaged").exists()
 
 
-def test_a_checkpoint_comes_back_and_one_of_another_origin_does_not(tmp_path, capsys):
-    path, state = tmp_path / "new" / "a.pt", {"origin": {"code": "a"}, "net": {"w": torch.arange(3)}, "n": [1, 2.5]}
-    checkpoint.save(path, state)
-    loaded = checkpoint.load(path, {"code": "a"})
-    assert loaded["n"] == [1, 2.5]
-    assert torch.equal(loaded["net"]["w"], torch.arange(3))
-    assert checkpoint.load(path, {"code": "b"}) is None
-    assert checkpoint.load(tmp_path / "absent", {}) is None
-    path.write_bytes(path.read_bytes()[:100])
-    assert checkpoint.load(path, {"code": "a"}) is None
-    assert len(capsys.readouterr().err.splitlines()) == 2
-
-
 def test_a_poisoned_cache_is_made_again_without_running_it(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path))
     cache.cached("name", 1, lambda: {"x": np.arange(3)})

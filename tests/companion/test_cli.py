@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -36,16 +35,11 @@ def failing(monkeypatch, error, when):
 
 
 @pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)])
-def test_help_names_every_argument_in_words(capsys, words):
+def test_every_command_has_help(capsys, words):
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
-    text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert text.startswith("usage: sparsemtl")
-    for line in re.findall(r"^  (--?\w\S*|\w+) {2,}(.*)$", text, re.MULTILINE):
-        assert line[1], line
-    for name in COMMANDS if not words else ():
-        assert name in text
+    assert capsys.readouterr().out.startswith(" ".join(["usage: sparsemtl", *words]))
 
 
 def test_list_run_and_show_mean_the_same_run(capsys):
