@@ -15,6 +15,7 @@ from companion.records import (
     REQUIRED_RUN,
     Store,
     UnreadableRecord,
+    check_writable,
     committed,
     compact_numbers,
     merge,
@@ -111,6 +112,34 @@ def test_a_missing_part_is_named(record, part, name):
     del (value[part] if part else value)[name]
     with pytest.raises(RecordError, match=f"lacks {name}"):
         validate(value)
+
+
+def test_the_store_is_where_the_environment_says(record, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path / "here"))
+    Store().write(record)
+    assert files(tmp_path / "here") == [f"shin2023/quick/{record.hash}.json"]
+    assert Store(tmp_path / "there").all() == ([], [])
+
+
+def test_a_store_that_cannot_be_written_is_named(record, tmp_path):
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "runs")
+    for action in (lambda: check_writable(store.folder), lambda: store.write(record)):
+        with pytest.raises(RecordError, match=f"cannot write {tmp_path}"):
+            action()
+    assert store.read(record.spec) is None
+    check_writable(tmp_path / "new")
+    assert files(tmp_path / "new") == []
+
+
+def test_lines_that_are_no_records_may_be_left_out_by_name(three, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", three)
+    text = (tmp_path / "a.jsonl").read_text()
+    (tmp_path / "a.jsonl").write_text(text[:-40])
+    problems = []
+    assert len(read_jsonl(tmp_path / "a.jsonl", problems)) == 2
+    assert len(problems) == 1
+    assert "a.jsonl line 3: damaged" in problems[0]
 
 
 def test_a_damaged_file_is_named_and_the_others_are_read(three, tmp_path):
