@@ -40,7 +40,7 @@ def results(specs, scheduler, root, device):
                 elif future.status == "error":
                     error = future.exception()
                     if isinstance(error, SparseMTLError | ImportError):
-                        raise SparseMTLError(f"a worker of {scheduler}: {one_line(error, 400)}") from error
+                        raise SparseMTLError(f"a worker of {scheduler} refuses: {one_line(error, 400)}") from error
                     yield futures[future], None, f"its worker failed: {one_line(error, 200)}"
                 else:
                     raise SparseMTLError(

@@ -11,6 +11,7 @@ from companion.records import Store, committed, repository_root
 from companion.spec import PROFILES, canonical_json
 from companion.statistics import NOT_RUN
 
+BIN = ".venv/bin/"  # where `make` puts the commands that pages print
 EVIDENCE = tuple(p for p in PROFILES if p != "quick")  # profiles whose numbers say something about people or rooms
 
 
@@ -44,6 +45,12 @@ class Evidence:
         names = {spec.hash for spec in specs}
         chosen = tuple(r for r in self.records if r.hash in names)
         return replace(self, records=chosen, expected=len(names), options=options)
+
+    @property
+    def command(self):
+        """The command that makes these runs."""
+        device = next(filter(None, (r.device_option for r in self.records)), "")
+        return " ".join(f"{BIN}sparsemtl run {self.study} --profile {self.profile} {self.options}".split()) + device
 
     @property
     def data(self):
