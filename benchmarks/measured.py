@@ -66,6 +66,20 @@ class Benchmark:
         """ "cpu" or "gpu"."""
         return "cpu" if self.environment.get("device", "cpu") == "cpu" else "gpu"
 
+    @property
+    def command(self):
+        """The command that measures again, on the same kind of device."""
+        device = "" if self.kind == "cpu" else " --device cuda"
+        return f".venv/bin/python benchmarks/{self.environment['script']}.py {self.environment['arguments']}{device}"
+
+    @property
+    def machine(self):
+        """When, on what and with which packages it was measured."""
+        e = self.environment
+        packages = ", ".join(f"{package} {number}" for package, number in e["packages"].items())
+        machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
+        return f"Benchmark {self.name}, {e['ended'][:10]}: {machine}; {packages}"
+
     def median(self, side):
         """Median of a side, in its unit."""
         return median(self.sides[side]["values"])

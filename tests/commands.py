@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from companion.__main__ import main
+from companion.records import Store
 
 TOY = Path(__file__).parent / "toy" / "papers" / "toy2020"
 PATIENCE = 300  # seconds, on a busy machine
@@ -35,6 +36,15 @@ def run(folder, store, *words):
     command = [sys.executable, "-m", "companion", "run", "slow2020", "--store", str(store), *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment(folder), start_new_session=True, **pipes)
+
+
+def digests(store):
+    """Digest by hash of the records of a store, none of which is damaged or there twice."""
+    records, problems = Store(store).all()
+    assert problems == []
+    found = {record.hash: record.digest for record in records}
+    assert len(found) == len(records)
+    return found
 
 
 def wait_for(store, process, count):

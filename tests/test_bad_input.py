@@ -154,20 +154,8 @@ def put(value):
     return lambda array: array.__setitem__((4, 4), value)
 
 
-def depth_png(folder, change):
-    """All depth as 16-bit PNG in millimetres, each changed."""
-    for path in (folder / "depth").glob("*.npy"):
-        Image.fromarray(change((np.load(path) * 1000).round().astype(np.uint16))).save(path.with_suffix(".png"))
-        path.unlink()
-
-
 def blank(path, mode, size=(24, 24), value=0):
     Image.new(mode, size, value).save(path)
-
-
-def twin_of_another_kind(folder):
-    Image.open(folder / "images/00010.jpg").save(folder / "images/00003.png")
-    (folder / "images/00003.jpg").unlink()
 
 
 def attributes(change):
@@ -194,13 +182,6 @@ def edf(folder, run=4):
     return folder / HOME / f"S001R{run:02d}.edf"
 
 
-def again(source, copy, header):
-    """One recording under two names, byte by byte or under another header."""
-    if header == "same":
-        return lambda folder: shutil.copy(edf(folder, source), edf(folder, copy))
-    return lambda folder: write_edf(edf(folder, copy), source, who="another")
-
-
 def packed(*extra, size=None):
     """The recordings as a pack, with more members or cut to a size."""
 
@@ -218,18 +199,9 @@ def packed(*extra, size=None):
     return damage
 
 
-def replaced(path_of, new):
-    """A file replaced by None, a folder or a link to nowhere."""
-
-    def damage(folder):
-        path = path_of(folder)
-        path.unlink()
-        if new == "folder":
-            path.mkdir()
-        elif new == "link":
-            path.symlink_to(folder / "nowhere")
-
-    return damage
+def linked(folder):
+    edf(folder).unlink()
+    edf(folder).symlink_to(folder / "nowhere")
 
 
 def runs_without(*runs):
@@ -248,54 +220,33 @@ SETS = {
         "no images": ("no images/ in", lambda f: shutil.rmtree(f / "images")),
         "no file": ("00002", lambda f: (f / "segmentation/00002.png").unlink()),
         "cut jpeg": ("00003.jpg", lambda f: cut(f / "images/00003.jpg", 400)),
-        "cut png": ("00003.png", lambda f: cut(f / "segmentation/00003.png", 60)),
         "empty png": ("00003.png", lambda f: cut(f / "segmentation/00003.png", 0)),
         "cut npy": ("00003.npy", lambda f: cut(f / "depth/00003.npy", 500)),
         "huge image": ("00003.png", lambda f: blank(f / "segmentation/00003.png", "L", (14000, 13000))),
         "objects": ("00003.npy", lambda f: np.save(f / "depth/00003.npy", np.array([{"a": 1}]), allow_pickle=True)),
         "label": ("label 41", lambda f: edit(f / "segmentation/00004.png", put(41))),
-        "colour labels": ("00004.png", lambda f: blank(f / "segmentation/00004.png", "RGB")),
         "1-bit labels": ("00004.png", lambda f: blank(f / "segmentation/00004.png", "1")),
-        "labels with alpha": ("00004.png", lambda f: blank(f / "segmentation/00004.png", "LA")),
         "depth 0": ("00005.npy", lambda f: edit(f / "depth/00005.npy", put(0))),
-        "depth NaN": ("00005.npy", lambda f: edit(f / "depth/00005.npy", put(np.nan))),
-        "depth in mm": ("millimetres", lambda f: edit(f / "depth/00005.npy", lambda d: 1000 * d)),
-        "depth in cm": ("centimetres", lambda f: edit(f / "depth/00005.npy", lambda d: 100 * d)),
-        "depth of 8 bits": ("16-bit", lambda f: depth_png(f, lambda d: (d // 256 + 1).astype(np.uint8))),
-        "depth times 5": ("1/5000 m", lambda f: depth_png(f, lambda d: 5 * d)),
-        "depth times 6.55": ("10 m / 65535", lambda f: depth_png(f, lambda d: (6.5535 * d).astype(np.uint16))),
-        "depth with swapped bytes": ("swapped bytes", lambda f: depth_png(f, lambda d: d.byteswap())),
-        "depth in metres as PNG": ("here is metres", lambda f: depth_png(f, lambda d: d // 1000 + 1)),
+        "depth in mm": ("no room does", lambda f: edit(f / "depth/00005.npy", lambda d: 1000 * d)),
         "other size": ("20 x 24", lambda f: blank(f / "segmentation/00006.png", "L", (20, 24), 1)),
-        "half size": ("12 x 12", lambda f: blank(f / "segmentation/00006.png", "L", (12, 12), 1)),
         "normals": ("00006.npy", lambda f: np.save(f / "normals/00006.npy", np.full((24, 24, 3), np.nan))),
         "no list": ("train.txt", lambda f: (f / "gt_sets/train.txt").unlink()),
         "overlapping lists": ("00000", lambda f: (f / "gt_sets/test.txt").write_text("00000\n00010\n")),
         "png beside jpeg": ("00001", lambda f: blank(f / "images/00001.png", "RGB")),
-        "png beside npy": ("00001", lambda f: blank(f / "depth/00001.png", "I;16", value=2000)),
         "dangling link": ("nowhere", lambda f: (f / "depth/nowhere.npy").symlink_to(f / "gone")),
         "twin": ("are the same", lambda f: shutil.copy(f / "images/00002.jpg", f / "images/00010.jpg")),
-        "twin of another kind": ("are the same", twin_of_another_kind),
     },
     "celebamask": {
         "no masks": ("CelebAMaskHQ-mask", lambda f: shutil.rmtree(f / "CelebAMaskHQ-mask")),
         "no mask": ("has no file for image 3", lambda f: (f / "CelebAMaskHQ-mask/3.png").unlink()),
         "no part": ("has no file for image 00005_skin", parts),
-        "cut jpeg": ("3.jpg", lambda f: cut(f / "CelebA-HQ-img/3.jpg", 400)),
-        "cut png": ("3.png", lambda f: cut(f / "CelebAMaskHQ-mask/3.png", 60)),
         "mask value": ("label 19", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "L", (32, 32), 19)),
-        "1-bit mask": ("3.png", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "1", (32, 32), 1)),
-        "mask size": ("32 x 24", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "L", (32, 24))),
         "attributes of others": ("has no line of 0.jpg", attributes(lambda text: "1\nMale Smiling\n777.jpg 1 1\n")),
-        "a face without attributes": ("9.jpg", attributes(lambda text: text[: text.index("9.jpg")])),
         "too many attributes": ("attribute-anno.txt", attributes(lambda text: text.replace("4.jpg", "4.jpg 0"))),
         "attribute value": ("-1 or 1", attributes(lambda text: text.replace("-1", "0", 1))),
         "attribute names": ("Smiling", attributes(lambda text: text.replace("Smiling", "Bald"))),
         "no attributes": ("attribute-anno.txt", lambda f: (f / "CelebAMask-HQ-attribute-anno.txt").unlink()),
-        "binary attributes": ("anno.txt", lambda f: (f / "CelebAMask-HQ-attribute-anno.txt").write_bytes(bytes(256))),
         "too few": ("too few", lambda f: [p.unlink() for p in list((f / "CelebA-HQ-img").iterdir())[2:]]),
-        "png beside jpeg": ("3.", lambda f: blank(f / "CelebA-HQ-img/3.png", "RGB")),
-        "twin": ("are the same", lambda f: shutil.copy(f / "CelebA-HQ-img/3.jpg", f / "CelebA-HQ-img/7.jpg")),
     },
     "eegmmidb": {
         "missing runs": ("lacks S001R08.edf, S001R07.edf", runs_without(8, 7)),
@@ -304,22 +255,18 @@ SETS = {
         "unknown person": ("has no person 110: choose from 1 to 109", lambda f: None, "--subject", "110"),
         "cut": ("run 4 is damaged", lambda f: cut(edf(f), edf(f).stat().st_size * 2 // 3)),
         "empty": ("run 4 is damaged", lambda f: cut(edf(f), 0)),
-        "text": ("run 4 is damaged", lambda f: edf(f).write_bytes(b"word\n" * 99)),
         "other channel": ("lacks: C3", lambda f: edf(f).write_bytes(edf(f).read_bytes().replace(b"C3.", b"D3.", 1))),
-        "millivolts": ("factor of 1000", lambda f: write_edf(edf(f), 4, scale=4000.0)),
-        **{f"{a} as {b}": ("under another name", again(a, b, "same")) for a, b in ((4, 8), (3, 4), (4, 3), (12, 7))},
-        **{f"{a} as {b} with another header": ("again: one recording has two names", again(a, b, "other"))
-           for a, b in ((4, 8), (3, 4))},
+        "millivolts": ("no scalp has", lambda f: write_edf(edf(f), 4, scale=4000.0)),
+        "4 as 8": ("again: one recording has two names", lambda f: shutil.copy(edf(f, 4), edf(f, 8))),
+        "3 as 4 with another header": ("again: one recording has two names", lambda f: write_edf(edf(f), 3, who="Y")),
         "list of checksums is text": ("no list of checksums", lambda f: (f / "SHA256SUMS.txt").write_text("word\n")),
-        "list of checksums is binary": ("no list of", lambda f: (f / "SHA256SUMS.txt").write_bytes(b"\xff\xfe")),
-        "link to nowhere": ("lacks S001R04.edf", replaced(edf, "link")),
-        "folder": ("lacks S001R04.edf", replaced(edf, "folder")),
+        "link to nowhere": ("lacks S001R04.edf", linked),
         "cut pack": ("S001.tar.xz is damaged", packed(size=100_000)),
         **{
             f"pack with {name} {link}": ("S001.tar.xz holds", packed((name, kind, link)))
             for name, kind, link in (
                 ("../S001R03.edf", FILE, ""), ("/S001R03.edf", FILE, ""), ("S001/../../S001/S001R03.edf", FILE, ""),
-                ("S001/run.sh", FILE, ""), ("S002/S002R03.edf", FILE, ""), ("S001/S001R02.edf", LINK, "/etc/passwd"),
+                ("S001/run.sh", FILE, ""), ("S001/S001R02.edf", LINK, "/etc/passwd"),
                 ("S001/S001R02.edf", tarfile.LNKTYPE, "S001/S001R03.edf"), ("S001", LINK, "/"),
                 ("S001/S001R02.edf", tarfile.FIFOTYPE, "pipe"),
             )
@@ -380,10 +327,7 @@ def parametrised(how):
 
 CALLS = {
     "lam is nan": lambda: penalty(lam=float("nan")),
-    "lam is -1": lambda: penalty(lam=-1),
-    "lam is '1'": lambda: penalty(lam="1"),
     "lam is None": lambda: later(None),
-    "lam is inf": lambda: later(float("inf")),
     "penalty 'l2'": lambda: penalty(penalty="l2"),
     "complex64": lambda: penalty(nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))),
     "needs": lambda: penalty((4,)),
@@ -391,7 +335,6 @@ CALLS = {
     "2 entries for 3 groups": lambda: prox_group_lasso(torch.ones(2, 3), torch.ones(2)),
     "scale has shape": lambda: prox_group_lasso_scaled(torch.ones(2, 2), torch.ones(3), 0.1),
     "sparsity 1.5": lambda: topk_mask({"a": torch.ones(3)}, 1.5),
-    "sparsity nan": lambda: topk_mask({"a": torch.ones(3)}, float("nan")),
     "a: scores": lambda: topk_mask({"a": torch.tensor([1.0, float("nan")])}, 0.5),
     "rule 'xor'": lambda: arbiter([{"a": torch.ones(2, dtype=torch.bool)}], "xor"),
     "at least one task": lambda: budget_masks({}, 0.5),
@@ -399,7 +342,6 @@ CALLS = {
     "no Conv or Linear weight": lambda: apply_masks(net(), {"9.weight": torch.ones(2, dtype=torch.bool)}),
     "prefix 'me'": lambda: sparsity_of({"mi.weight": torch.ones(2, dtype=torch.bool)}, "me"),
     "weight_norm": lambda: parametrised(nn.utils.parametrizations.weight_norm),
-    "spectral_norm": lambda: parametrised(nn.utils.parametrizations.spectral_norm),
     "loss is nan": lambda: snip(net(), lambda *_: torch.tensor(float("nan"), requires_grad=True), images(), None),
     "NaN or infinite": lambda: snip(net(), cross_entropy, images() / 0, torch.tensor([0, 1])),
     "scalar": lambda: snip(net(), lambda outputs, _: outputs, images(), None),
@@ -408,28 +350,20 @@ CALLS = {
     "Sequential cannot be copied": lambda: compact(net_under_prune(), images()),
     "got n_times=20": lambda: DualTaskNet(3, 20, 2),
     "has no JSON form": lambda: RunSpec("toy2020", "quick", "normal", "mean", 0, {"lr": float("nan")}),
-    "study is": lambda: RunSpec("../up", "quick", "normal", "mean", 0, {}),
     "not a run specification": lambda: RunSpec.from_dict([1]),
     "record: schema None": lambda: records.validate([1]),
     "no option fmim": lambda: load("simulated-eeg", fmim=1),
     "argument 'subject'": lambda: load("nyuv2", subject=1),
-    "fmin=50, fmax=38": lambda: load("simulated-eeg", fmin=50),
     "channels='motor'": lambda: load("simulated-eeg", channels="motor"),
-    "channels=()": lambda: load("simulated-eeg", channels=()),
     "channels=('C3', 'C3')": lambda: load("simulated-eeg", channels=("C3", "C3")),
-    "sfreq=nan": lambda: load("simulated-eeg", sfreq=float("nan")),
     "tmax='4'": lambda: load("simulated-eeg", tmax="4"),
     "tmin must be below tmax": lambda: load("simulated-eeg", tmin=4),
-    "shared='x'": lambda: load("simulated-eeg", shared="x"),
+    "shared is 'x'": lambda: load("simulated-eeg", shared="x"),
     "no channel Q9": lambda: load("simulated-eeg", channels=("C3", "Q9"), trials_per_class=3),
-    "trials_per_class=2": lambda: load("simulated-eeg", trials_per_class=2),
-    "seed=-1, trials": lambda: load("simulated-eeg", seed=-1),
+    "trials_per_class is 2": lambda: load("simulated-eeg", trials_per_class=2),
+    "seed is -1": lambda: load("simulated-eeg", seed=-1),
     "no problem 'reaching'": lambda: load("simulated-eeg", problem="reaching"),
-    "n=2": lambda: load("rooms", n=2),
-    "size=0": lambda: load("faces", size=0),
-    "n=None, seed=-1": lambda: load("celebamask", seed=-1),
     "border=0.6": lambda: load("nyuv2", border=0.6),
-    "holes='fill'": lambda: load("nyuv2", holes="fill"),
 }  # fmt: skip
 
 
@@ -446,28 +380,22 @@ COMMANDS = {
     "unknown method 'mode': this grid has mean, median": ("run", "toy2020", "--method", "mean", "mode"),
     "unknown seed -1: this grid has 0, 1, 2, 3, 4": ("run", "toy2020", "--seed", "-1"),
     "unknown parameter 'subject': these runs have draws, shift": ("run", "toy2020", "--subject", "9"),
-    "--set shift=0.5": ("run", "toy2020", "--param", "shift=0.5"),
-    "unknown shift": ("run", "toy2020", "--param", "shift=nan"),
+    "--set makes runs outside it": ("run", "toy2020", "--param", "shift=0.5"),
     "draws is 0: it must be a whole number of 1 or more": ("run", "toy2020", "--set", "draws=0"),
-    "draws is True": ("run", "toy2020", "--set", "draws=true"),
     "unknown parameter 'drawz'": ("run", "toy2020", "--set", "drawz=1"),
     "unknown table 'table9': toy2020 has table1, medians": ("run", "toy2020", "--table", "table9"),
     "cannot write file/runs": ("run", "toy2020", "--store", "file/runs"),
     "workers is 0: at least 1": ("run", "toy2020", "--workers", "0"),
-    "unknown device 'tpu': choose cpu or cuda": ("run", "toy2020", "--device", "tpu"),
     "give tcp://HOST:PORT, or local:N": ("run", "toy2020", "--scheduler", "here"),
     "method median has no run with the other values": (
         "run", "toy2020", "--method", "mean", "median", "--param", "shift=1.0"),
     "none of the people asked for is in this grid": ("list", "toy2020", "--people", "1-9"),
-    "unknown parameter 'foo': these runs have": ("list", "toy2020", "--param", "foo=1"),
     "no run of this grid starts with ''": ("list", "toy2020", "--hash", ""),
-    "no run of this grid starts with 'zz'": ("list", "toy2020", "--hash", "zz"),
     "no record starts with 'ffff' in results or runs": ("show", "ffff"),
     "no record with these digits": ("diff", "ffff", "eeee"),
     "no record of toy2020 at the profile": ("export", "toy2020", "a.jsonl"),
     "absent.jsonl: cannot be read": ("import", "absent.jsonl"),
     "file line 1: damaged": ("import", "file"),
-    "nested.jsonl line 1": ("import", "nested.jsonl"),
     "changed.jsonl line 1": ("import", "changed.jsonl"),
     "loop: ": ("import", "loop"),
     "unknown data set 'eegmmdb': choose one of eegmmidb": ("data", "eegmmdb"),
@@ -477,7 +405,6 @@ COMMANDS = {
     "no CelebA-HQ-img/ in absent": ("data", "celebamask", "--data-dir", "absent"),
     "file: cannot be read": ("export", "toy2020", "a.jsonl", "--store", "file"),
     "loop": ("export", "toy2020", "a.jsonl", "--store", "loop"),
-    "file/x": ("queue", "--results", "none", "--store", "file/x"),
     "loop/x": ("show", "abc", "--store", "loop/x"),
 }  # fmt: skip
 
@@ -486,7 +413,6 @@ COMMANDS = {
 def test_a_command_that_cannot_be(place, make_record, expected):
     Path("file").write_text("not a record\n")
     os.symlink("loop", "loop")
-    Path("nested.jsonl").write_text("[" * 10_000 + "\n")
     write_jsonl("changed.jsonl", [make_record()])
     Path("changed.jsonl").write_text(Path("changed.jsonl").read_text().replace('"value":0.5', '"value":0.6'))
     check(place, COMMANDS[expected], expected)

@@ -57,21 +57,6 @@ def test_imports_go_one_way():
     assert back == []
 
 
-@pytest.mark.parametrize(
-    ("name", "package", "wrong"),
-    [
-        ("companion.records", "sparsemtl", True),
-        ("papers.shin2023", "companion", True),
-        ("papers.shin2023.study", "papers.upadhyay2023", True),
-        ("papers.shin2023.study", "papers.shin2023", False),
-        ("sparsemtl.errors", "companion", False),
-        ("numpy", "sparsemtl", False),
-    ],
-)
-def test_the_rule_itself(name, package, wrong):
-    assert forbidden(name, package) == wrong
-
-
 @pytest.fixture(scope="module")
 def bringing_torch():
     """Modules of `TORCH_FREE` after whose import torch is loaded, each seen in one process that forks for it."""

@@ -143,14 +143,3 @@ def test_the_build_finds_what_a_page_loads_from_another_host(tmp_path, page, add
     spec.loader.exec_module(offline)
     (tmp_path / "page.html").write_text(page)
     assert offline.remote_loads(tmp_path) == ([f"page.html: {address}"] if address else [])
-
-
-def test_figures_of_all_notebooks_have_names_of_their_own_and_a_text_for_those_who_cannot_see_them():
-    names = []
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            look = cell["metadata"].get("mystnb", {})
-            if "figure" in look:
-                names.append(look["figure"]["name"])
-                assert look["image"]["alt"], f"{path.name}: {names[-1]}"
-    assert len(names) == len(set(names)), "Sphinx wants each label once"

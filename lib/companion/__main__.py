@@ -17,7 +17,6 @@ from companion.choose import SOME, add_arguments, chosen
 from companion.files import write_whole
 from companion.lookup import described, differences, find, find_set
 from companion.papers import label, names, study
-from companion.spec import PROFILES
 
 from companion.records import (  # isort: skip
     Store, UnreadableRecord, committed, merge, read_jsonl, repository_root, set_hash, write_jsonl,
@@ -38,8 +37,6 @@ def main(argv=None):
         return 0
     except SparseMTLError as error:
         _say(error)
-    except RecursionError:
-        _say("a value is nested too deeply: give numbers, words or short lists")
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             _drop_output()
@@ -70,6 +67,28 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
+OPTIONS = {
+    "--store": {"type": Path, "help": "folder of run records (default: SPARSEMTL_RUNS or runs/)"},
+    "--results": {"type": Path, "help": "folder of committed records (default: results/ of the repository)"},
+    "--data-dir": {"help": "folder of the data sets (default: SPARSEMTL_DATA)"},
+    "--workers": {"type": int, "default": 1, "help": "local processes (default: 1)"},
+    "--device": {"default": "cpu", "help": "cpu or cuda (default: cpu)"},
+    "--scheduler": {"help": "Dask scheduler to send the runs to: tcp://HOST:PORT, or local:N for N processes here"},
+    "--draw": {"type": int, "default": 5, "help": "how many, at random from those chosen (default: 5)"},
+    "--draw-seed": {"type": int, "help": "draw the same ones again (default: others each time)"},
+    "hash": {"help": "first digits of a run's hash, or the hash of a record set"},
+    "--json": {"action": "store_true", "help": "the whole record as JSON"},
+    "a": {"help": "a run's hash, or FILE:HASH for the record in that file or store"},
+    "b": {"help": "another one"},
+    "file": {"type": Path, "help": "a file of JSON lines"},
+    "--out": {"type": Path, "help": "write it to this file (default: print it)"},
+    "name": {"help": "name of the data set"},
+    "--subject": {**SOME, "type": int, "help": "EEG subjects (default: 1)"},
+    "--download": {"action": "store_true", "help": "fetch missing EEG recordings"},
+    "--allow-missing-runs": {"action": "store_true", "help": "take a subject whose recordings are incomplete"},
+}
+
+
 def command_parser():
     """Parser of the whole command line; what it parses names the function to call in `command`."""
     parser = argparse.ArgumentParser(
@@ -77,75 +96,37 @@ def command_parser():
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, *groups):
+    def command(function, *options, **grid):
         text = function.__doc__
         sub = commands.add_parser(function.__name__.strip("_"), help=text, description=text)
         sub.set_defaults(command=function)
-        for group in groups:
-            group(sub)
-        return sub.add_argument
+        if grid:
+            add_arguments(sub, **grid)
+        for name in options:
+            sub.add_argument(name, **OPTIONS[name])
 
-    command(_list, add_arguments, _store, _results)
-    add = command(_run, add_arguments, _store, _machine)
-    text = "Dask scheduler to send the runs to: tcp://HOST:PORT, or local:N for N processes here"
-    add("--scheduler", metavar="ADDRESS", help=text)
-    add = command(_verify, lambda sub: add_arguments(sub, profile="small"), _results, _machine)
-    add("--draw", type=int, default=5, help="how many, at random from those chosen (default: 5)")
-    add("--draw-seed", type=int, help="draw the same ones again (default: others each time)")
-    add = command(_show, _store, _results)
-    add("hash", help="first digits of a run's hash, or the hash of a record set")
-    add("--json", action="store_true", help="the whole record as JSON")
-    add = command(_diff, _store, _results)
-    for name in ("a", "b"):
-        add(name, help="a run's hash, or FILE:HASH for the record in that file or store")
-    command(_export, lambda sub: add_arguments(sub, profile=None), _store)("file", type=Path)
-    command(_import, _store)("file", type=Path)
-    add = command(_queue, _store, _results)
-    add("--out", type=Path, help="write it to this file (default: print it)")
-    command(_crate, _results)
-    add = command(_data, _data_dir)
-    add("name")
-    add("--subject", **SOME, type=int, help="EEG subjects (default: 1)")
-    add("--download", action="store_true", help="fetch missing EEG recordings")
-    add("--allow-missing-runs", action="store_true", help="take a subject whose recordings are incomplete")
+    command(_list, "--store", "--results", profile="quick")
+    command(_run, "--store", "--workers", "--device", "--data-dir", "--scheduler", profile="quick")
+    command(_verify, "--results", "--workers", "--device", "--data-dir", "--draw", "--draw-seed", profile="small")
+    command(_show, "hash", "--json", "--store", "--results")
+    command(_diff, "a", "b", "--store", "--results")
+    command(_export, "file", "--store", profile=None)
+    command(_import, "file", "--store")
+    command(_queue, "--store", "--results", "--out")
+    command(_crate, "--results")
+    command(_data, "name", "--data-dir", "--subject", "--download", "--allow-missing-runs")
     return parser
 
 
-def _store(sub):
-    sub.add_argument("--store", type=Path, help="folder of run records (default: SPARSEMTL_RUNS or runs/)")
-
-
-def _results(sub):
-    text = "committed records, or none for nothing (default: results/ of the repository)"
-    sub.add_argument("--results", type=_folder, help=text)
-
-
-def _data_dir(sub):
-    sub.add_argument("--data-dir", help="folder of the data sets (default: SPARSEMTL_DATA)")
-
-
-def _machine(sub):
-    sub.add_argument("--workers", type=int, default=1, help="local processes (default: 1)")
-    sub.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    _data_dir(sub)
-
-
-def _folder(text):
-    if text != "none" and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
-
-
 def _committed(args, must=False):
-    """(folder of the committed records, or None with a word about it). must: whether it has to exist."""
+    """Folder of the committed records, or None and a word about it. must: whether it has to exist."""
     folder = args.results or Path(os.path.relpath(repository_root() / "results"))
     if folder.is_dir():
         return folder
-    if folder.name != "none":
-        if must:
-            raise SpecError(f"there are no committed records at {folder}: name their folder by --results")
-        _say(f"no committed records: there is no folder {folder}")
-    return None
+    fault = f"no committed records: there is no folder {folder}"
+    if must or args.results:
+        raise SpecError(f"{fault}; name theirs by --results")
+    return _say(fault)
 
 
 def _own(store):
@@ -209,13 +190,12 @@ def _report(failures):
 
 def _verify(args):
     """Run some committed records again and say whether they give the same result."""
-    from companion.verify import WORDS, draw, verify
+    from companion.verify import OTHER_DATA, OUTSIDE, WORDS, draw, verify
 
     if args.draw < 1:
         raise SpecError(f"--draw is {args.draw}: it must be 1 or more")
     _quiet()
-    folder = _committed(args, must=True)
-    records = committed(folder) if folder else []
+    records = committed(_committed(args, must=True))
     asked = set(chosen(args, [r.spec for r in records]))
     seed = random.SystemRandom().randrange(10**6) if args.draw_seed is None else args.draw_seed
     drawn = draw([r for r in records if r.spec in asked], args.draw, seed)
@@ -226,21 +206,21 @@ def _verify(args):
     counts = Counter(check.word for check in checks)
     summary = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
     print(summary or "none was made again", file=sys.stderr)
-    return _report(failures) or 2 * any(check.failed for check in checks)
+    return _report(failures) or 2 * bool(counts[OUTSIDE] + counts[OTHER_DATA])
 
 
 def _show(args):
     """Print the record of a run, or the runs of a record set that a page cites."""
     store, folder = Store(args.store), _committed(args)
-    places, shown = [place for place in (folder, store.folder) if place], {}
+    places, shown = [str(place) for place in (folder, store.folder) if place], {}
     for place in places:
         for record in find(args.hash, place):
-            shown.setdefault((record.hash, record.digest), (record, []))[1].append(str(place))  # equal results once
+            shown.setdefault((record.hash, record.digest), (record, []))[1].append(place)  # equal results once
+    if not shown and folder and (words := find_set(args.hash, folder)):
+        print(f"record set {args.hash}: these runs; `sparsemtl list {words}`")
+        return _list(command_parser().parse_args(["list", *words.split()]))
     if not shown:
-        if words := folder and find_set(args.hash, folder):
-            print(f"record set {args.hash}: these runs; `sparsemtl list {words}`")
-            return _list(command_parser().parse_args(["list", *words.split()]))
-        raise SpecError(f"no record starts with {args.hash!r} in {' or '.join(map(str, places))}: see `sparsemtl list`")
+        raise SpecError(f"no record starts with {args.hash!r} in {' or '.join(places)}: see `sparsemtl list`")
     for name, results in Counter(name for name, _ in shown).items():
         if results > 1:
             _say(f"run {name} has {results} results: `sparsemtl diff` says why")
@@ -270,19 +250,9 @@ def _export(args):
     own = _own(Store(args.store))
     asked = set(chosen(args, [r.spec for r in own]))
     taken = [r for r in own if r.spec in asked]
-    if args.file.is_dir():
-        raise RecordError(f"{args.file} is a folder: name a file in it")
-    file = args.file.resolve()
-    beside = file.parent.glob("*.jsonl") if file.parent.name in PROFILES else ()
-    for other in (other for other in sorted(beside) if other != file):  # `committed` would have a run twice
-        if twice := sorted(r.hash for r in read_jsonl(other) if r.spec in asked):
-            raise RecordError(
-                f"{other} has run {twice[0]} ({len(twice)} of these): export to that file, choosing its runs "
-                "(--problem, --seed, --table), or to another folder"
-            )
-    there = read_jsonl(file) if file.is_file() else []
+    there = read_jsonl(args.file) if args.file.is_file() else []
     merged, conflicts = merge(taken, there)  # a record made again replaces the old one
-    n, kept = write_jsonl(file, merged), len(merged) - len(taken)
+    n, kept = write_jsonl(args.file, merged), len(merged) - len(taken)
     for conflict in conflicts:
         _say(conflict)
     print(f"{n} records written to {args.file}{f', {kept} of them were there' if kept else ''}", file=sys.stderr)
@@ -310,8 +280,8 @@ def _queue(args):
     """Say which runs the published tables lack, in order of worth (Markdown)."""
     from companion.queue import queue
 
-    own, folder = _own(Store(args.store)), _committed(args, must=True)
-    text = queue(list(map(study, names())), merge(own, committed(folder) if folder else [])[0])
+    records, _ = merge(_own(Store(args.store)), committed(_committed(args, must=True)))
+    text = queue(list(map(study, names())), records)
     if args.out is None:
         print(text)
         return
@@ -323,7 +293,7 @@ def _crate(args):
     """Describe the committed records in results/ro-crate-metadata.json."""
     from companion.crate import NAME, crate
 
-    folder = _committed(args, must=True) or args.results
+    folder = _committed(args, must=True)
     text = crate(folder)
     with write_whole(folder / NAME) as file:
         file.write(text)
@@ -336,14 +306,7 @@ def _data(args):
 
     options = {name: True for name in ("download", "allow_missing_runs") if getattr(args, name)}
     for subject in args.subject or [None]:
-        data = load(args.name, args.data_dir, **options, **({} if subject is None else {"subject": subject}))
-        if not hasattr(data, "channels"):
-            print(data)
-            continue
-        print(f"{data.name}: {len(data.channels)} channels, {data.sfreq:g} Hz, classes {', '.join(data.classes)}")
-        print(f"  fingerprint: {data.fingerprint}")
-        for task, recordings in data.recordings.items():
-            print(f"  {task}: {len(getattr(data, task).y)} trials, recordings {', '.join(map(str, recordings))}")
+        print(load(args.name, args.data_dir, **options, **({} if subject is None else {"subject": subject})))
 
 
 if __name__ == "__main__":

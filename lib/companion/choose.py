@@ -13,6 +13,7 @@ from companion.papers import study as study_of
 from companion.spec import OWN, PROFILES, canonical_json, check_values
 
 SOME = {"nargs": "+", "action": "extend"}
+FILTERS = {"method": str, "subject": int, "seed": int, "sparsity": float, "problem": str}
 
 
 def add_arguments(sub, study=None, profile="quick"):
@@ -23,13 +24,10 @@ def add_arguments(sub, study=None, profile="quick"):
         sub.add_argument("study", help=f"one of: {', '.join(names())}")
     text = f"one of: {', '.join(PROFILES)} (default: {profile or 'all'})"
     sub.add_argument("--profile", default=profile, help=text)
-    sub.add_argument("--method", **SOME, help="these methods only")
-    sub.add_argument("--subject", **SOME, type=int, help="these subjects only")
+    for name, kind in FILTERS.items():
+        sub.add_argument(f"--{name}", **SOME, type=kind, help=f"runs with these values of {name} only")
     text = "of these subjects, such as 1-109, the ones that the grid has; the others are named"
     sub.add_argument("--people", **SOME, type=_range, metavar="FIRST-LAST", help=text)
-    sub.add_argument("--seed", **SOME, type=int, help="these seeds only")
-    sub.add_argument("--sparsity", **SOME, type=float, help="these sparsities only")
-    sub.add_argument("--problem", **SOME, help="these classification problems only")
     sub.add_argument("--hash", **SOME, help="runs whose hash starts with these digits only")
     sub.add_argument("--table", **SOME, help="runs of these tables or pages only (see: queue)")
     pair = {**SOME, "metavar": "NAME=VALUE", "type": _pair, "default": []}
@@ -54,8 +52,6 @@ def _pair(text):
         return name, json.loads(value)
     except ValueError:
         return name, value
-    except RecursionError:
-        raise argparse.ArgumentTypeError(f"the value of {name} is nested too deeply") from None
 
 
 def chosen(args, specs=None):
@@ -71,7 +67,7 @@ def chosen(args, specs=None):
     if not specs:
         what, place = "run" if given is None else "record", "".join(f" in {name}" for name in args.table or ())
         raise SpecError(f"no {what} of {study.NAME} at the profile {args.profile or 'quick, small or full'}{place}")
-    wanted = {name: list(getattr(args, name) or ()) for name in ("method", "subject", "seed", "sparsity", "problem")}
+    wanted = {name: list(getattr(args, name) or ()) for name in FILTERS}
     if args.people:
         asked, have = sorted({n for part in args.people for n in part}), {_value(s, "subject") for s in specs}
         wanted["subject"] += [n for n in asked if n in have]
@@ -85,7 +81,7 @@ def chosen(args, specs=None):
         if values:
             specs, wanted[name] = _filtered(specs, name, values)
     for name, values in wanted.items():
-        if lost := [value for value in values if not any(_value(s, name) == value for s in specs)]:
+        if lost := [value for value in values if value not in [_value(s, name) for s in specs]]:
             raise SpecError(f"{name} {lost[0]} has no run with the other values: choose them apart")
     if args.hash:
         if unknown := [h for h in args.hash if not h or not any(s.hash.startswith(h) for s in specs)]:
@@ -108,8 +104,7 @@ def _filtered(specs, name, values):
     values = [tuple(value) if isinstance(value, list) else value for value in values]
     if unknown := [value for value in values if value not in have.values()]:
         known = ", ".join(dict.fromkeys(map(str, have.values())))
-        value = unknown[0] if isinstance(unknown[0], str) else json.dumps(unknown[0])
-        other = "" if name in OWN else f"; --set {name}={value} makes runs outside it"
+        other = "" if name in OWN else "; --set makes runs outside it"
         raise SpecError(f"unknown {name} {unknown[0]!r}: this grid has {known}{other}")
     return [s for s in specs if have[s] in values], values
 

@@ -19,15 +19,14 @@ def results(specs, scheduler, root, device):
 
     A run whose worker dies is given to another one. When the generator goes on, the record counts as written, and the
     worker may delete its checkpoint. Raises `SpecError` if no scheduler or worker answers, or none has a GPU that
-    `device` needs, and `SparseMTLError` for a worker that has other code or packages, or would run several runs at
-    once, and when the scheduler is lost.
+    `device` needs, and `SparseMTLError` when the scheduler is lost or a worker would give other results.
     """
     with _client(scheduler) as client:
         from distributed import as_completed
 
-        here = facts()
-        _check(client, here, scheduler, device)
+        _check(client, scheduler, device)
         resources = {} if device == "cpu" else {"resources": {"GPU": 1}}
+        here = facts()
         futures = {
             client.submit(_attempt, spec, root, device, here, pure=False, **resources): spec for spec in specs
         }  # in order: earlier ones have priority
@@ -39,7 +38,10 @@ def results(specs, scheduler, root, device):
                     with contextlib.suppress(Exception):  # a checkpoint that stays does no harm
                         client.run(engine.finish, done[0], workers=[worker], wait=False)
                 elif future.status == "error":
-                    yield futures[future], None, f"its worker failed: {one_line(future.exception(), 200)}"
+                    error = future.exception()
+                    if isinstance(error, SparseMTLError | ImportError):
+                        raise SparseMTLError(f"a worker of {scheduler} refuses: {one_line(error, 400)}") from error
+                    yield futures[future], None, f"its worker failed: {one_line(error, 200)}"
                 else:
                     raise SparseMTLError(
                         f"the scheduler at {scheduler} is lost: finished records are kept; start it again with its "
@@ -77,6 +79,17 @@ def _client(scheduler):
         yield client
 
 
+def _check(client, scheduler, device):
+    """Refuse a cluster on which runs would wait for ever."""
+    try:
+        client.wait_for_workers(1, timeout=WAIT)
+    except TimeoutError:
+        raise SpecError(f"the scheduler at {scheduler} has no worker: start one, see examples/cluster") from None
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if device != "cpu" and not any(worker["resources"].get("GPU") for worker in workers):
+        raise SpecError(f"no worker of {scheduler} has a GPU: start one by `dask worker --resources GPU=1`")
+
+
 def facts():
     """What workers must share with the machine that asks: Python, code and packages (dict)."""
     made = engine.environment("cpu")
@@ -89,40 +102,13 @@ def _differing(ours, theirs):
     return ", ".join(f"{name} {theirs.get(name, 'missing')} (here {ours.get(name, 'missing')})" for name in names)
 
 
-def _check(client, here, scheduler, device):
-    """Refuse workers that would give other results, by name, before anything is computed."""
-
-    async def ask():  # travels by value; the import takes seconds, in which the worker must go on answering
-        import asyncio
-        from importlib import import_module
-
-        module = await asyncio.get_running_loop().run_in_executor(None, import_module, "companion.cluster")
-        return module.facts()
-
-    try:
-        client.wait_for_workers(1, timeout=WAIT)
-        found = client.run(ask, on_error="return")
-    except TimeoutError:
-        raise SpecError(f"the scheduler at {scheduler} has no worker: start one, see examples/cluster") from None
-    except Exception as error:  # the function itself cannot be read there
-        raise SparseMTLError(f"a worker of {scheduler} lacks this library ({one_line(error, 150)})") from error
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    for address, theirs in found.items():
-        name = f"worker {workers.get(address, {}).get('name', address)} at {address}"
-        if isinstance(theirs, BaseException):
-            raise SparseMTLError(f"{name} lacks this library ({one_line(theirs, 150)}): install it there")
-        if differs := _differing(here, theirs):
-            raise SparseMTLError(f"{name} is another version: {differs}; give both the same checkout and packages")
-        if (threads := workers.get(address, {}).get("nthreads", 1)) != 1:
-            raise SparseMTLError(f"{name} would do {threads} runs at once, in one process: start it with --nthreads 1")
-    if device != "cpu" and not any(worker["resources"].get("GPU") for worker in workers.values()):
-        raise SpecError(f"no worker of {scheduler} has a GPU: start one by `dask worker --resources GPU=1`")
-
-
 def _attempt(spec, root, device, expected):
-    """(address of the worker, spec, record, failure); runs on a worker, which may have joined after the check."""
+    """(address of the worker, spec, record, failure); runs on a worker, which refuses to give other results."""
     from distributed import get_worker
 
+    worker = get_worker()
     if differs := _differing(expected, facts()):
-        return get_worker().address, spec, None, f"a worker is another version: {differs}"
-    return get_worker().address, *engine.attempt(spec, root, device)
+        raise SparseMTLError(f"{worker.name} is another version: {differs}; give all the same checkout and packages")
+    if worker.state.nthreads != 1:
+        raise SparseMTLError(f"{worker.name} does {worker.state.nthreads} runs at once: start it with --nthreads 1")
+    return worker.address, *engine.attempts([spec], root, device)[0]

@@ -79,7 +79,7 @@ def _made(specs, root, device):
 def reproducible(device):
     """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels.
 
-    On a GPU numbers may differ from run to run, but float32 is float32: convolutions use no TensorFloat-32.
+    On a GPU numbers may differ from run to run, but float32 is float32.
     """
     check_device(device)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -147,19 +147,15 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     """Run every spec that has no valid record in `store`; each record is written as soon as its run ends (`Outcome`).
 
     Quick runs of other code, packages or devices are made again: they show that what is installed works. workers:
-    local processes; 1 runs in this process. root, device: folder of the data sets, "cpu" or "cuda". scheduler: Dask
+    local processes; 1 runs in this process. root: folder of the data sets. device: "cpu" or "cuda". scheduler: Dask
     scheduler to send the runs to instead, see `companion.cluster`. A run that fails is noted and the others go on.
-
-    Raises `SpecError` or `RecordError` before anything runs: no workers, no such device, a store that cannot be
-    written, or a record that cannot be read but may be whole. Later: a record that cannot be written.
+    Raises `SpecError` or `RecordError` before anything runs, and later for a record that cannot be written.
     """
     check_device(device, here=scheduler is None)
-    store, outcome, missing = store or Store(), Outcome(), []
-    for spec in dict.fromkeys(specs):
-        if record := _usable(store, spec, device if scheduler is None or device == "cpu" else None):
-            outcome.records[spec.hash] = record
-        else:
-            missing.append(spec)
+    store, outcome, specs = store or Store(), Outcome(), list(dict.fromkeys(specs))
+    here = origin(device) if scheduler is None or device == "cpu" else {}  # a GPU elsewhere is unknown
+    outcome.records = {spec.hash: record for spec in specs if (record := _usable(store, spec, here))}
+    missing = [spec for spec in specs if spec.hash not in outcome.records]
     for folder in {store.path(spec).parent for spec in missing}:  # before hours of work rather than after
         check_writable(folder)
     with contextlib.closing(made(missing, workers, root, device, progress, scheduler)) as ended:
@@ -192,8 +188,8 @@ def made(specs, workers=1, root=None, device="cpu", progress=True, scheduler=Non
             bar.set_postfix_str(label(result[0]), refresh=False)
 
 
-def _usable(store, spec, device):
-    """The store's record of a run if it counts, else None. device: None if it is another machine's."""
+def _usable(store, spec, here):
+    """The store's record of a run if it counts, else None. here: `origin` that a quick run must have."""
     try:
         record = store.read(spec)
     except UnreadableRecord:
@@ -201,8 +197,7 @@ def _usable(store, spec, device):
     except RecordError as error:
         print(f"{error}\nrunning {label(spec)} again", file=sys.stderr)
         return None
-    made_here = record is None or device is None or origin(device).items() <= record.run.items()
-    return record if made_here or spec.profile != "quick" else None
+    return record if spec.profile != "quick" or (record and here.items() <= record.run.items()) else None
 
 
 def _results(specs, workers, root, device):
@@ -215,9 +210,9 @@ def _results(specs, workers, root, device):
     groups = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
     if workers == 1 or len(groups) < 2:
         for group in groups:
-            yield from _attempts(group, root, device)
+            yield from attempts(group, root, device)
         return
-    jobs = (delayed(_attempt_in_worker)(os.getpid(), group, root, device) for group in groups)
+    jobs = (delayed(_attempts_in_worker)(os.getpid(), group, root, device) for group in groups)
     try:
         n_jobs = min(workers, len(groups))
         for ended in Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs):
@@ -228,27 +223,20 @@ def _results(specs, workers, root, device):
         ) from None
 
 
-def attempt(spec, root, device):
-    """(spec, record, None) of one run, or (spec, None, what went wrong in one line)."""
+def attempts(specs, root, device):
+    """Of specs that run together (spec, record, None), or (spec, None, what went wrong in one line), as a list."""
     try:
-        return spec, *_made([spec], root, device), None
-    except SparseMTLError as error:
-        return spec, None, str(error)
-    except Exception as error:  # a fault of the library: the other runs go on
-        return spec, None, f"{type(error).__name__}: {one_line(error, 300)}"
+        return [(record.spec, record, None) for record in _made(specs, root, device)]
+    except Exception as error:  # a fault of one of them, or of the library: the others go on
+        if specs[1:]:
+            return [each for spec in specs for each in attempts([spec], root, device)]
+        fault = str(error) if isinstance(error, SparseMTLError) else f"{type(error).__name__}: {one_line(error, 300)}"
+        return [(specs[0], None, fault)]
 
 
-def _attempts(specs, root, device):
-    """As `attempt`, of specs that run together."""
-    if specs[1:]:
-        with contextlib.suppress(Exception):  # of one of them, which must not fail the others
-            return [(record.spec, record, None) for record in _made(specs, root, device)]
-    return [attempt(spec, root, device) for spec in specs]
-
-
-def _attempt_in_worker(parent, specs, root, device):
+def _attempts_in_worker(parent, specs, root, device):
     _end_with(parent)
-    return _attempts(specs, root, device)
+    return attempts(specs, root, device)
 
 
 @cache

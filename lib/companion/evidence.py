@@ -11,6 +11,7 @@ from companion.records import Store, committed, repository_root
 from companion.spec import PROFILES, canonical_json
 from companion.statistics import NOT_RUN
 
+BIN = ".venv/bin/"  # where `make` puts the commands that pages print
 EVIDENCE = tuple(p for p in PROFILES if p != "quick")  # profiles whose numbers say something about people or rooms
 
 
@@ -44,6 +45,12 @@ class Evidence:
         names = {spec.hash for spec in specs}
         chosen = tuple(r for r in self.records if r.hash in names)
         return replace(self, records=chosen, expected=len(names), options=options)
+
+    @property
+    def command(self):
+        """The command that makes these runs."""
+        device = next(filter(None, (r.device_option for r in self.records)), "")
+        return " ".join(f"{BIN}sparsemtl run {self.study} --profile {self.profile} {self.options}".split()) + device
 
     @property
     def data(self):
@@ -119,32 +126,32 @@ def committed_evidences(study, results=None, table=None):
     (`run --set`) are in none of them, nor is the profile `quick`, whose data are simulated. Of one table a profile that
     still lacks runs comes after those that are complete, so that no page shows holes while records grow.
     """
-    table = table or study.MAIN or "all"
-    make, options = (study.all_specs, "") if table == "all" else (study.TABLES[table], f"--table {table}")
+    make, options = _planned(study, table)
     records = tuple(committed(results or repository_root() / "results", study.NAME))
     begun = {r.spec.profile for r in records}  # to list the runs of another profile takes seconds
     profiles = [p for p in reversed(EVIDENCE) if p in begun] or EVIDENCE[:1]
     found = [Evidence(study.NAME, "committed", p, records, 0).of(make(p), options) for p in profiles]
-    return found if table == "all" else sorted(found, key=lambda e: not e.complete)  # a stable order
+    return sorted(found, key=lambda e: not e.complete) if options else found  # a stable order
 
 
-def local_evidence(
-    study, profile, specs=None, data_dir=None, workers=None, device="cpu", store=None, options="", table=None
-):
+def _planned(study, table):
+    """(function of the profile that lists the specs of a table, words for the command line)."""
+    table = table or study.MAIN or "all"
+    return (study.all_specs, "") if table == "all" else (study.TABLES[table], f"--table {table}")
+
+
+def local_evidence(study, profile, specs=None, data_dir=None, workers=None, device="cpu", table=None):
     """`Evidence` of this machine: runs whatever `profile` lacks (see `engine.execute`), then returns all of it.
 
-    specs: the runs wanted, and options, their words for the command line (see `Evidence`); default: those of `table`
-    or of the study's `MAIN` table. workers: processes (default: one for each core, on a GPU one). store: folder of
-    records (default: SPARSEMTL_RUNS, or `runs` in the repository).
-    Raises `RecordError` that names the first run that failed, after the others have finished.
+    specs: the runs wanted; default: those of `table`, as `committed_evidences` takes it. workers: processes (default:
+    one for each core, on a GPU one). Raises `RecordError` that names the first run that failed, after the others.
     """
     from companion.engine import execute  # brings torch, which no page needs that only reads records
 
-    if specs is None and (table := table or study.MAIN):
-        specs, options = study.TABLES[table](profile), f"--table {table}"
-    specs = study.all_specs(profile) if specs is None else specs
+    make, options = (lambda profile: specs, "") if specs is not None else _planned(study, table)
     workers = workers or (os.cpu_count() if device == "cpu" else 1)
-    outcome = execute(specs, Store(store), workers, data_dir, device)
+    outcome = execute(make(profile), Store(), workers, data_dir, device)
     if outcome.failures:
         raise RecordError(f"{len(outcome.failures)} runs failed; the first: {outcome.failures[0]}")
-    return Evidence(study.NAME, "this machine", profile, tuple(outcome.records.values()), len(set(specs)), options)
+    found = tuple(outcome.records.values())
+    return Evidence(study.NAME, "this machine", profile, found, len(found), options)

@@ -1,9 +1,8 @@
-"""The one way to write a file or a folder: it appears under its name when it is complete, or not at all."""
+"""The one way to write a file: it appears under its name when it is complete, or not at all."""
 
 import contextlib
 import os
 import secrets
-import shutil
 from pathlib import Path
 
 from sparsemtl.errors import RecordError, one_line
@@ -21,53 +20,26 @@ def write_whole(path, binary=False, error=RecordError, way_out=WAY_OUT):
     """
     target = Path(os.path.realpath(path))
     direct = target.exists() and not target.is_file() and not target.is_dir()
-    part = target if direct else _beside(target)
-    with _errors(path, error, way_out):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.is_dir():
-                raise IsADirectoryError(0, "it is a folder")
-            with open(part, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
-                yield file
-                file.flush()
-                if not direct:
-                    os.fsync(file.fileno())
-            if not direct:
-                part.replace(target)
-        finally:
-            if not direct:
-                with contextlib.suppress(OSError):
-                    part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def folder_whole(path, error=RecordError, way_out=WAY_OUT):
-    """Yield a new folder that is renamed to `path` when the block ends without an exception.
-
-    What `path` holds before is deleted first. If another process makes `path` meanwhile, its folder is kept.
-    Parameters: as `write_whole`.
-    """
-    target = Path(os.path.realpath(path))
-    part = _beside(target)
-    with _errors(path, error, way_out):
-        try:
-            shutil.rmtree(target, ignore_errors=True)
-            part.mkdir(parents=True)
-            yield part
-            if not target.exists():
-                part.rename(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _errors(path, error, way_out):
+    part = target if direct else beside(target)
     try:
-        yield
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        with open(part, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
+            yield file
+            file.flush()
+            if not direct:
+                os.fsync(file.fileno())
+        if not direct:
+            part.replace(target)
     except OSError as fault:
         raise error(f"cannot write {path} ({fault.strerror or one_line(fault)}): {way_out}") from fault
+    finally:
+        if not direct:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
-def _beside(target):
+def beside(target):
     """Name of the unfinished file or folder; its length does not depend on the target's name."""
     return target.parent / f".{secrets.token_hex(8)}.part"

@@ -1,16 +1,7 @@
 """What a results page shows: a takeaway, figures, tables, and at its foot one panel with everything behind them.
 
-How a notebook uses it (each call is the last line of its cell; cells carry the tag `remove-input`):
-
-    page = Page("shin2023_table1", title="Shin, Table 1")
-    page.takeaway(tables.takeaway(evidence))                 # one sentence, computed; **bold** is bold
-    page.figure(fig, "methods", "What the figure shows.", evidence)         # matplotlib: inline SVG, dark mode included
-    page.chart(altair_chart, "explore", "What to look for.", evidence)      # interactive, with its still twin
-    page.table(df, "table1", "Accuracy by method.", evidence, labels=NAMES, runs=runs, published=df2)
-    page.claims(evidence, ...)                               # the paper's claims that name this notebook as their page
-    page.foot()                                              # runs, code, provenance; once, in the last cell
-
-A cell of a table opens its value, the published value, its runs, the command that makes them again and a BibTeX entry:
+Each call on a `Page` is the last line of a cell of its notebook; `foot`, once, is the last of all. A cell of a table
+opens its value, the published value, its runs, the command that makes them again and a BibTeX entry:
 `book/_static/cells.js`, from data that `book/_ext/pages.py` puts into files beside the page.
 """
 
@@ -28,13 +19,12 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from companion import claims as rules
-from companion.evidence import Evidence, provenance
+from companion.evidence import BIN, Evidence, provenance
 from companion.records import RunRecord, set_hash
 from companion.statistics import NOT_RUN
 from companion.style import LOOK, still, svg
 
 ANCHOR = "shown-"  # before a name: headings have ids of their own
-BIN = ".venv/bin/"  # where `make` puts the commands that pages print
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
 VERSION, YEAR = version("sparsemtl"), "2026"
 NONE = "–"  # no such value; what was never run says so in words
@@ -181,13 +171,13 @@ class Page:
     def foot(self):
         """The one panel with the data and runs, the commands and the citation of the page."""
         evidences = [e for e in self.behind if isinstance(e, Evidence)]
-        machines = dict.fromkeys(_machine(b) for b in self.behind if not isinstance(b, Evidence))
+        machines = dict.fromkeys(b.machine for b in self.behind if not isinstance(b, Evidence))
         records = [r for r in self.runs.values() if isinstance(r, RunRecord)]
         known = provenance(records).to_dict("index") if records else {}
-        runs = {name: known.get(name) or {"what": _machine(r)} for name, r in self.runs.items()}
+        runs = {name: known.get(name) or {"what": r.machine} for name, r in self.runs.items()}
         given = {"profile": evidences[0].profile, **self.parameters} if evidences else self.parameters
         options = "".join(f" -p {k} {v}" for k, v in given.items())
-        commands = [] if self.parameters else [*dict.fromkeys(map(_command, self.behind))]
+        commands = [] if self.parameters else [*dict.fromkeys(b.command for b in self.behind)]
         commands.append(f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb{options}")
         code = f"../_sources/notebooks/{self.notebook}.ipynb"
         links = [f'<a class="code" href="{code}" download>code of this page</a>']
@@ -224,7 +214,7 @@ class Page:
         records = [r for e in behind if isinstance(e, Evidence) for r in e.records]
         measured = {b.digest[:16]: b for b in behind if not isinstance(b, Evidence)}
         key = set_hash(records) if records or not measured else next(iter(measured))
-        commands = "\n".join(dict.fromkeys(map(_command, behind)))
+        commands = "\n".join(dict.fromkeys(b.command for b in behind))
         if (key, commands) not in self.sets:
             mine = {r.hash: r for r in records} | measured
             self.runs |= mine
@@ -244,22 +234,6 @@ class Page:
             f"  title  = {{{title}@WHAT}},\n  year   = {{{max(ended, default=YEAR)[:4]}}},\n"
             f"  note   = {{Version {VERSION}, {place}; @NOTE}}\n}}"
         )
-
-
-def _command(behind):
-    """The command that makes an evidence or a benchmark again."""
-    if not isinstance(behind, Evidence):
-        e = behind.environment
-        return f"{BIN}python benchmarks/{e['script']}.py {e['arguments']}" + " --device cuda" * (behind.kind != "cpu")
-    device = next(filter(None, (r.device_option for r in behind.records)), "")
-    return " ".join(f"{BIN}sparsemtl run {behind.study} --profile {behind.profile} {behind.options}".split()) + device
-
-
-def _machine(benchmark):
-    e = benchmark.environment
-    packages = ", ".join(f"{package} {number}" for package, number in e["packages"].items())
-    machine = f"{e['device']}, {e['processor']}, {e['cores']} cores, {e['threads']} threads, Python {e['python']}"
-    return f"Benchmark {benchmark.name}, {e['ended'][:10]}: {machine}; {packages}"
 
 
 def _download(file, text, content):

@@ -96,25 +96,23 @@ def validate(value, where="record", remedy=MADE_HERE):
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise UnreadableRecord(f"{where}: schema {schema}, this code reads {SCHEMA}; update sparsemtl to read it")
-    if fault := _fault(value) if schema == SCHEMA else f"schema {schema!r}, this code reads {SCHEMA}":
-        raise RecordError(f"{where}: {fault}; {remedy}")
-    return RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
-
-
-def _fault(value):
-    """What is wrong with the parts of a record, in words; "" if nothing is."""
-    for part, kinds in ((value, PARTS), (value.get("run"), REQUIRED_RUN)):
-        for name, kind in kinds.items():
-            if not isinstance(part.get(name), kind):
-                return f"its {name} cannot be {reprlib.repr(part[name])}" if name in part else f"lacks {name}"
     try:
+        if schema != SCHEMA:
+            raise ValueError(f"schema {schema!r}, this code reads {SCHEMA}")
+        for part, kinds in ((value, PARTS), (value.get("run"), REQUIRED_RUN)):
+            for name, kind in kinds.items():
+                if name not in part:
+                    raise ValueError(f"lacks {name}")
+                if not isinstance(part[name], kind):
+                    raise ValueError(f"its {name} cannot be {reprlib.repr(part[name])}")
         record = RunRecord(RunSpec.from_dict(value["spec"]), value["result"], value["run"])
         if record.digest != value["digest"]:
-            return f"run {record.hash}: the digest does not belong to its result (a value was changed)"
+            raise ValueError(f"run {record.hash}: the digest does not belong to its result (a value was changed)")
+        if record.hash != value["hash"]:
+            raise ValueError(f"hash {value['hash']} does not belong to its spec (that has {record.hash})")
+        return record
     except ValueError as error:  # a `SpecError` too; Python's JSON reader takes NaN and Infinity
-        return str(error)
-    wrong = record.hash != value["hash"]
-    return f"hash {value['hash']} does not belong to its spec (that has {record.hash})" if wrong else ""
+        raise RecordError(f"{where}: {error}; {remedy}") from error
 
 
 def check_writable(folder):

@@ -22,9 +22,8 @@ WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE, OTHER_DATA)
 class Check:
     """What became of one record made again.
 
-    word: one of `WORDS`: EQUAL if rounding shows in other values than the metrics, ALONE if it differs and no run
-    of its kind has a second seed, OTHER_DATA if the fingerprints of the data differ: another experiment. metric,
-    before, now: the value that is furthest off, in units of `limit`: how far off it may be, NaN if unknown.
+    word: one of `WORDS`; EQUAL if rounding shows in other values than the metrics, ALONE if it differs and no run
+    of its kind has a second seed. metric, before, now: the value that is furthest off; limit: how far off it may be.
     """
 
     record: RunRecord
@@ -34,18 +33,13 @@ class Check:
     now: float = math.nan
     limit: float = math.nan
 
-    @property
-    def failed(self):
-        """Whether it says another result than seeds allow, or other data."""
-        return self.word in (OUTSIDE, OTHER_DATA)
-
     def __str__(self):
         line = f"{self.record.hash}  {self.word:14}  {label(self.record.spec)}"
         if self.word == OTHER_DATA:
             return f"{line}: what is read here is not what the record read (missing or other files)"
         if not self.metric:
             return line
-        limit = f"seeds allow {self.limit:.2g}" if math.isfinite(self.limit) else "one seed"
+        limit = "one seed" if self.word == ALONE else f"seeds allow {self.limit:.2g}"
         return f"{line}: {self.metric} {self.before:.4g}, now {self.now:.4g} ({limit})"
 
 

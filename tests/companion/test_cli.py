@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -36,16 +35,11 @@ def failing(monkeypatch, error, when):
 
 
 @pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)])
-def test_help_names_every_argument_in_words(capsys, words):
+def test_every_command_has_help(capsys, words):
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
-    text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert text.startswith("usage: sparsemtl")
-    for line in re.findall(r"^  (--?\w\S*|\w+) {2,}(.*)$", text, re.MULTILINE):
-        assert line[1], line
-    for name in COMMANDS if not words else ():
-        assert name in text
+    assert capsys.readouterr().out.startswith(" ".join(["usage: sparsemtl", *words]))
 
 
 def test_list_run_and_show_mean_the_same_run(capsys):
@@ -119,34 +113,6 @@ def test_data_says_what_is_in_a_set(capsys):
         assert word in "\n".join(out)
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["run", "toy2020", "--workers", "two"], ["list", "a", "--x"]])
-def test_argparse_mistakes_have_status_2_too(capsys, words):
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("sparsemtl")
-
-
-@pytest.mark.parametrize("depth", [700, 50_000])  # what Python's JSON reader takes, and what it does not
-def test_values_nested_beyond_all_use_are_one_short_line(capsys, depth):
-    try:
-        status = main(["list", "toy2020", "--set", "draws=" + '{"a":' * depth + "0" + "}" * depth])
-    except SystemExit as ended:
-        status = ended.code
-    assert status == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("sparsemtl")
-    assert "draws" in line
-    assert len(line) < 200
-
-
-def test_an_option_that_is_given_twice_counts_twice(capsys):
-    for option, first, second in (("--seed", "0", "1"), ("--table", "table1", "medians")):
-        together = call(capsys, "list", "toy2020", option, first, second)[1]
-        assert together == call(capsys, "list", "toy2020", option, first, option, second)[1]
-        assert len(together) > len(call(capsys, "list", "toy2020", option, first)[1])
-
-
 def test_a_whole_number_that_is_set_is_the_grids_number(capsys):
     grid = call(capsys, "list", "toy2020", "--param", "shift=0.0")[1]
     assert call(capsys, "list", "toy2020", "--param", "shift=0")[1] == grid
@@ -185,16 +151,6 @@ def test_a_full_disk_under_the_output_is_one_line():
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("sparsemtl: the output cannot be written")
     assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.slow
-def test_show_reads_records_without_torch(make_record):
-    write_jsonl("results/shin2023/quick/a.jsonl", [record := make_record()])
-    code = "import sys; from companion.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
-    words = [sys.executable, "-c", code, "show", record.hash, "--results", "results"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert record.digest in done.stdout
 
 
 @pytest.mark.parametrize("study_name", ["toy2020", "other2024"])

@@ -17,7 +17,7 @@ from companion.evidence import (
     local_evidence,
     provenance,
 )
-from companion.records import Store, write_jsonl
+from companion.records import write_jsonl
 from papers.shin2023 import study as shin2023
 from papers.upadhyay2023 import study as upadhyay2023
 from sparsemtl.errors import DataError, RecordError
@@ -96,22 +96,15 @@ def test_all_runs_make_one_flat_table(make_record, tiny_spec, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all.parquet"), table)
 
 
-def test_this_machine_runs_what_is_missing_and_returns_all_of_it(tmp_path, runner):
-    specs = some(3)
-    found = local_evidence(shin2023, "quick", specs[:2], workers=1, store=tmp_path)
-    assert len(runner.calls) == 2
-    found = local_evidence(shin2023, "quick", specs, workers=1, store=tmp_path)
-    assert len(runner.calls) == 3
-    assert {r.spec for r in found.records} == set(specs)
-    assert (found.origin, found.profile, found.expected) == ("this machine", "quick", 3)
-
-
-def test_a_failed_run_is_raised_after_the_others_are_kept(tmp_path, runner, tiny_spec):
+def test_a_failed_run_is_raised_after_the_others_are_kept(tmp_path, monkeypatch, runner, tiny_spec):
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path))
     specs = [tiny_spec(method) for method in ("or", "random", "rigl")]
     runner.fail = ("random",)
     with pytest.raises(RecordError, match=r"1 runs failed; the first: .*random.*S001R04\.edf is truncated"):
-        local_evidence(shin2023, "quick", specs, workers=1, store=tmp_path)
-    assert sorted(r.spec.method for r in Store(tmp_path).all()[0]) == ["or", "rigl"]
+        local_evidence(shin2023, "quick", specs, workers=1)
+    found = local_evidence(shin2023, "quick", specs[::2], workers=1)
+    assert sorted(r.spec.method for r in found.records) == ["or", "rigl"]
+    assert (found.origin, found.profile, found.expected) == ("this machine", "quick", 2)
 
 
 TABLES = [(study, table) for study in (shin2023, upadhyay2023) for table in study.TABLES]
@@ -127,22 +120,6 @@ def test_the_command_of_a_table_or_of_a_cell_names_exactly_its_runs(study, table
     for found in (whole, whole.only(method=last.method, seed=last.seed)):
         args = command_parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
         assert {spec.hash for spec in chosen_runs(args)} == {record.hash for record in found.records}
-
-
-def test_a_vision_profile_that_is_begun_does_not_empty_a_page(tmp_path, make_record):
-    small = [make_record(s) for s in upadhyay2023.all_specs("small")]
-    write_jsonl(tmp_path / "upadhyay2023/small/runs.jsonl", small)
-    begun = make_record(upadhyay2023.all_specs("full")[0])
-    write_jsonl(tmp_path / "upadhyay2023/full/runs.jsonl", [begun])
-    found = committed_evidence(upadhyay2023, tmp_path)
-    assert (found.profile, len(found.records)) == ("small", len(small))
-    write_jsonl(  # as many runs of the larger profile are no reason either
-        tmp_path / "upadhyay2023/full/runs.jsonl", map(make_record, upadhyay2023.all_specs("full")[:-1])
-    )
-    for name, make in upadhyay2023.TABLES.items():
-        if make("full")[-1] == upadhyay2023.all_specs("full")[-1]:
-            assert committed_evidence(upadhyay2023, tmp_path, name).profile == "small", name
-    assert [e.profile for e in committed_evidences(upadhyay2023, tmp_path)] == ["full", "small"]  # claim by claim
 
 
 @pytest.mark.parametrize("study", [shin2023, upadhyay2023])

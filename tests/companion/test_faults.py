@@ -10,8 +10,7 @@ import sys
 import time
 
 import pytest
-from commands import PATIENCE, environment, living, run, wait_for, written
-from companion.records import Store
+from commands import PATIENCE, digests, environment, living, run, wait_for, written
 
 TOTALS = {"quick": 15, "small": 60, "full": 180}  # runs of the paper
 
@@ -23,13 +22,6 @@ def paper(tmp_path_factory):
 
 def bytes_of(store):
     return {path.name: path.read_bytes() for path in store.rglob("[0-9a-f]*.json")}
-
-
-def whole(store):
-    records, problems = Store(store).all()
-    assert problems == []
-    assert len({record.hash for record in records}) == len(records)
-    return {record.hash: record.digest for record in records}
 
 
 @pytest.mark.parametrize(("kills", "profile"), [(2, "quick"), pytest.param(30, "full", marks=pytest.mark.slow)])
@@ -52,13 +44,13 @@ def test_kills_at_random_moments_lose_no_finished_run_and_leave_no_worker(
         assert living(process.pid) == []
         after = bytes_of(store)
         assert {name: after.get(name) for name in before} == before
-        whole(store)
+        digests(store)
     assert run(paper, store, "--profile", profile).wait(timeout=PATIENCE) == 0
-    assert len(whole(store)) == TOTALS[profile]
+    assert len(digests(store)) == TOTALS[profile]
     if profile == "full":
         untouched = run(paper, tmp_path / "untouched", "--profile", profile, "--workers", "2")
         assert untouched.wait(timeout=PATIENCE) == 0
-        assert whole(store) == whole(tmp_path / "untouched")
+        assert digests(store) == digests(tmp_path / "untouched")
     record_property("kills", kills)  # benchmarks/tested.py counts them
 
 
@@ -68,21 +60,21 @@ def test_two_engines_on_one_store_write_one_record_for_each_run(paper, tmp_path)
     engines = [run(paper, store, "--profile", "small", "--workers", "2") for _ in range(2)]
     errors = [process.communicate(timeout=PATIENCE)[1] for process in engines]
     assert [process.returncode for process in engines] == [0, 0], errors
-    assert len(whole(store)) == TOTALS["small"]
+    assert len(digests(store)) == TOTALS["small"]
 
 
 @pytest.mark.slow
 def test_a_record_that_was_cut_in_half_is_made_again(paper, tmp_path):
     store = tmp_path / "runs"
     assert run(paper, store).wait(timeout=PATIENCE) == 0
-    digests, path = whole(store), sorted(store.rglob("*.json"))[3]
+    before, path = digests(store), sorted(store.rglob("*.json"))[3]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     process = run(paper, store)
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0, errors
     assert path.name in errors
     assert "1 runs executed" in errors
-    assert whole(store) == digests
+    assert digests(store) == before
 
 
 # A disk of 100 kB, which is full after some runs; one that becomes read-only in the midst of them; a folder that does,
@@ -132,6 +124,6 @@ def test_a_store_that_fails_in_the_midst_is_one_line_and_the_same_command_goes_o
     assert line.startswith("sparsemtl: cannot write disk/runs")
     assert cause in line
     before, after = bytes_of(tmp_path / "before"), bytes_of(tmp_path / "after")
-    assert 0 < len(before) < TOTALS["small"] == len(whole(tmp_path / "after"))
-    whole(tmp_path / "before")
+    assert 0 < len(before) < TOTALS["small"] == len(digests(tmp_path / "after"))
+    digests(tmp_path / "before")
     assert {name: after[name] for name in before} == before

@@ -1,10 +1,10 @@
-"""A file or folder appears whole or not at all, whatever goes wrong."""
+"""A file appears whole or not at all, whatever goes wrong."""
 
 import errno
 import os
 
 import pytest
-from companion.files import folder_whole, write_whole
+from companion.files import write_whole
 from hypothesis import given
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError, RecordError
@@ -49,13 +49,6 @@ def test_a_full_disk_is_named_in_one_line(tmp_path, monkeypatch, call):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("writer", [write_whole, folder_whole])
-def test_a_file_in_the_way_of_a_folder_is_named(tmp_path, writer):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match=f"cannot write {tmp_path}/file/new"), writer(tmp_path / "file" / "new"):
-        pass
-
-
 def test_links_are_followed_pipes_written_and_folders_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with write_whole(tmp_path / "link") as file:
@@ -72,19 +65,3 @@ def test_links_are_followed_pipes_written_and_folders_refused(tmp_path):
         with pytest.raises(RecordError), write_whole(folder):
             pass
     assert sorted(os.listdir(tmp_path)) == ["file", "link", "pipe"]
-
-
-def test_a_folder_appears_whole_and_replaces_what_was_there(tmp_path):
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "old").write_text("")
-    with folder_whole(tmp_path / "made") as part:
-        assert not (tmp_path / "made").exists()
-        (part / "new").write_text("")
-    assert os.listdir(tmp_path / "made") == ["new"]
-    with pytest.raises(ValueError), folder_whole(tmp_path / "other") as part:  # noqa: PT011
-        raise ValueError
-    with folder_whole(tmp_path / "raced"):
-        (tmp_path / "raced").mkdir()  # by another process
-        (tmp_path / "raced" / "theirs").write_text("")
-    assert os.listdir(tmp_path / "raced") == ["theirs"]
-    assert sorted(os.listdir(tmp_path)) == ["made", "raced"]

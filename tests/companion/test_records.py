@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,6 @@ from companion.records import (
     validate,
     write_jsonl,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 from sparsemtl.errors import RecordError
 
 RESULT = {"metrics": {"mi_accuracy": 0.625, "me_f1": 0.5}, "history": [1.5, 1.25], "classes": ["left", "right"]}
@@ -62,22 +59,6 @@ def test_layout_and_digest_agree_with_the_description(record):
     assert value["hash"] == record.spec.hash
     back = validate(value)
     assert (back.spec, back.result, back.run) == (record.spec, record.result, record.run)
-
-
-def test_a_record_comes_back_as_it_was_written(record, tmp_path):
-    store = Store(tmp_path)
-    assert store.read(record.spec) is None
-    store.write(record)
-    assert store.read(record.spec) == record
-    assert store.all() == ([record], [])
-    assert files(tmp_path) == [f"shin2023/quick/{record.hash}.json"]
-
-
-def test_the_store_is_where_the_environment_says(record, tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path / "here"))
-    Store().write(record)
-    assert files(tmp_path / "here") == [f"shin2023/quick/{record.hash}.json"]
-    assert Store(tmp_path / "there").all() == ([], [])
 
 
 def test_any_value_of_spec_or_result_that_was_changed_is_caught(record):
@@ -133,30 +114,11 @@ def test_a_missing_part_is_named(record, part, name):
         validate(value)
 
 
-@pytest.mark.parametrize("value", [None, [], 3, "text", {}])
-def test_what_is_no_record_is_refused(value):
-    with pytest.raises(RecordError, match="schema None"):
-        validate(value)
-
-
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_what_was_there(record, make_record, tmp_path, monkeypatch, step, old):
-    store, newer, lines = Store(tmp_path), make_record(record.spec, {"value": 1.0}), tmp_path / "a.jsonl"
-    if old:
-        store.write(record)
-        write_jsonl(lines, [record])
-    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
-
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, step, full)
-        for path, write in ((store.path(record.spec), store.write), (lines, lambda r: write_jsonl(lines, [r]))):
-            with pytest.raises(RecordError, match=f"{path} .No space left on device"):
-                write(newer)
-    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+def test_the_store_is_where_the_environment_says(record, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path / "here"))
+    Store().write(record)
+    assert files(tmp_path / "here") == [f"shin2023/quick/{record.hash}.json"]
+    assert Store(tmp_path / "there").all() == ([], [])
 
 
 def test_a_store_that_cannot_be_written_is_named(record, tmp_path):
@@ -170,12 +132,6 @@ def test_a_store_that_cannot_be_written_is_named(record, tmp_path):
     assert files(tmp_path / "new") == []
 
 
-def test_a_line_too_deep_to_read_is_damaged(tmp_path):
-    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
-    with pytest.raises(RecordError, match=r"deep\.jsonl line 1: damaged"):
-        read_jsonl(tmp_path / "deep.jsonl")
-
-
 def test_lines_that_are_no_records_may_be_left_out_by_name(three, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", three)
     text = (tmp_path / "a.jsonl").read_text()
@@ -184,7 +140,6 @@ def test_lines_that_are_no_records_may_be_left_out_by_name(three, tmp_path):
     assert len(read_jsonl(tmp_path / "a.jsonl", problems)) == 2
     assert len(problems) == 1
     assert "a.jsonl line 3: damaged" in problems[0]
-    assert "take the file again from where it came" in problems[0]
 
 
 def test_a_damaged_file_is_named_and_the_others_are_read(three, tmp_path):
@@ -257,24 +212,6 @@ def test_a_damaged_line_is_named_by_file_and_number(three, tmp_path):
             read_jsonl(path)
 
 
-@pytest.mark.parametrize("kind", ["absent", "folder", "binary"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
-    path = tmp_path / "a.jsonl"
-    if kind == "folder":
-        path.mkdir()
-    if kind == "binary":
-        path.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecordError, match=r"a\.jsonl: (cannot be read|damaged)"):
-        read_jsonl(path)
-
-
-def test_committed_records_are_found_by_study_and_profile(three, tmp_path):
-    assert committed(tmp_path / "absent") == []
-    write_jsonl(tmp_path / "shin2023/small/a.jsonl", three[:2])
-    write_jsonl(tmp_path / "shin2023/quick/b.jsonl", three[2:])
-    assert {r.hash for r in committed(tmp_path)} == {r.hash for r in three}
-
-
 def test_committed_records_that_change_are_read_again(three, tmp_path):
     path = tmp_path / "shin2023/small/a.jsonl"
     write_jsonl(path, three[:2])
@@ -299,17 +236,6 @@ def test_merging_keeps_the_first_and_tells_of_the_other(three, make_record):
     for word in (three[0].hash, "cpu", "another machine"):
         assert word in conflicts[0]
     assert merge() == ([], [])
-
-
-FLOATS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
-
-
-@given(FLOATS)
-def test_floats_keep_six_significant_digits(value):
-    short = compact_numbers(value)
-    assert abs(short - value) <= 5.0001e-6 * abs(value)
-    assert short == float(f"{short:.5e}")
-    assert compact_numbers(short) == short
 
 
 def test_numbers_by_hand():

@@ -1,18 +1,20 @@
 """Arrays and folders that are costly to make, kept on disk and checked when they are read."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from sparsemtl.errors import DataError
+from sparsemtl.errors import DataError, one_line
 
-from companion.files import write_whole
+from companion.files import beside, write_whole
 
-SIZES = "sizes.json"  # in a sealed folder: the length of each file
+SIZES = "sizes.json"  # in a folder of the cache: the length of each file
 WAY_OUT = "free space there, or set SPARSEMTL_CACHE to a folder that can be written"
 
 
@@ -61,17 +63,28 @@ def _contents(arrays):
     return json.dumps(sorted([name, array.dtype.str, array.shape] for name, array in arrays.items()))
 
 
-def seal(folder):
-    """Note the files of a folder in the cache, so that `is_whole` can say whether they are all still there."""
-    (folder / SIZES).write_text(json.dumps(_sizes(folder)), encoding="utf-8")
+def cached_folder(name, make):
+    """Folder of the cache with the files that `make(folder)` writes; made again if one is lost or has another length.
 
-
-def is_whole(folder):
-    """Whether a folder still has all files that `seal` found, each of the length it had; others may be beside them."""
+    If another process makes it meanwhile, its folder is kept. Raises `DataError` if the cache cannot be written.
+    """
+    folder = cache_dir() / name
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no list, or a damaged one
+        if json.loads((folder / SIZES).read_text(encoding="utf-8")).items() <= _sizes(folder).items():
+            return folder
+    part = beside(folder)
     try:
-        return json.loads((folder / SIZES).read_text(encoding="utf-8")).items() <= _sizes(folder).items()
-    except (OSError, ValueError, AttributeError):
-        return False
+        shutil.rmtree(folder, ignore_errors=True)
+        part.mkdir(parents=True)
+        make(part)
+        (part / SIZES).write_text(json.dumps(_sizes(part)), encoding="utf-8")
+        if not folder.exists():
+            part.rename(folder)
+    except OSError as fault:
+        raise DataError(f"cannot write {folder} ({fault.strerror or one_line(fault)}): {WAY_OUT}") from fault
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def _sizes(folder):

@@ -90,6 +90,13 @@ class MotorData:
         """Numbers of the recordings of each task, for example {"mi": (4, 8, 12), "me": (3, 7, 11)}."""
         return {task: tuple(np.unique(getattr(self, task).recording).tolist()) for task in self.tasks}
 
+    def __str__(self):
+        lines = [f"{self.name}: {len(self.channels)} channels, {self.sfreq:g} Hz, classes {', '.join(self.classes)}"]
+        lines.append(f"  fingerprint: {self.fingerprint}")
+        for task, numbers in self.recordings.items():
+            lines.append(f"  {task}: {len(getattr(self, task).y)} trials, recordings {', '.join(map(str, numbers))}")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class EpochOptions:
@@ -151,8 +158,8 @@ def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
     who, recordings, fingerprint = f"{name} subject {subject}", None, None
     if facts.channels:
         _chosen(name, options, facts.channels)
-    request = {"code": CODE_VERSION, "set": name, "subject": int(subject), "classes": classes}
-    request |= {"options": asdict(options), "choice": choice}
+    asked = {"subject": int(subject), "classes": classes, "options": asdict(options), "choice": choice}
+    request = {"code": CODE_VERSION, "set": name, **asked}
     if find_spec("mne"):
         source, recordings = find(classes, options)
         fingerprint = sha256_of(request | {"source": source, "mne": version("mne")})
@@ -262,11 +269,7 @@ def _check_signal(here, x, channels):
     deviation = x.std(axis=-1)
     typical = float(np.median(deviation)) if len(x) else 1.0
     if not TYPICAL[0] <= typical <= TYPICAL[1]:
-        factor = 1000.0 ** round(math.log(max(typical, 1e-9) / 20, 1000))
-        raise DataError(
-            f"{here} has a typical amplitude of {typical:.3g} uV, which no scalp has: its unit seems wrong by a factor "
-            f"of {factor:g} (volts, millivolts and microvolts mixed up); correct the unit in the file"
-        )
+        raise DataError(f"{here} has a typical amplitude of {typical:.3g} uV, which no scalp has: correct its unit")
     for fault, wrong in (("flat", deviation < FLAT), (f"above {LARGEST:g} uV", deviation > LARGEST)):
         if wrong.any():
             which = f"channel {channels[np.argwhere(wrong)[0][1]]} is {fault} in {wrong.any(1).sum()} trials"

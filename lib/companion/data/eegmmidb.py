@@ -12,9 +12,8 @@ from pathlib import Path
 
 from sparsemtl.errors import DataError, one_line
 
-from companion.data.cache import WAY_OUT, cache_dir, is_whole, seal
+from companion.data.cache import cached_folder
 from companion.data.eeg import TASKS, motor_data
-from companion.files import folder_whole
 
 # Recordings by kind and task, and what their marks T1 and T2 stand for
 RUNS = {
@@ -48,9 +47,9 @@ def load_eegmmidb(
     def find(classes, options):
         who, kinds, where = f"{name} S{subject:03d}", KINDS[problem], places(root, name, "eegmmidb")
         tasks = TASKS if name == "eegmmidb" else ("mi",)
+        wanted = {task: {run: kind for kind in kinds for run in RUNS[kind][task]} for task in tasks}
         if download:
             _download(who, where, subject, sorted(r for runs in RUNS.values() for task in tasks for r in runs[task]))
-        wanted = {task: {run: kind for kind in kinds for run in RUNS[kind][task]} for task in tasks}
         files = {run: f"S{subject:03d}R{run:02d}.edf" for runs in wanted.values() for run in runs}
         folder = find_folder(where, f"S{subject:03d}", files.values())
         paths = {run: folder / file for run, file in files.items() if (folder / file).is_file()}
@@ -58,16 +57,13 @@ def load_eegmmidb(
         if not paths:
             raise DataError(f"no recordings of {who} in {folder}: set SPARSEMTL_DATA to where they are, or {FETCH}")
         if missing and not allow_missing_runs:
-            how = "use the others by allow_missing_runs=True (on the command line --allow-missing-runs)"
-            raise DataError(f"{who} lacks {missing}: {FETCH}, or {how}")
+            raise DataError(f"{who} lacks {missing}: {FETCH}, or use the others (--allow-missing-runs)")
         read = {}
         for task, runs in wanted.items():
             here = {run: kind for run, kind in runs.items() if run in paths}
             if min(list(here.values()).count(kind) for kind in kinds) < len(kinds):
-                raise DataError(
-                    f"{who} has too few {task.upper()} recordings for {problem} (lacks {missing}): {FETCH}, "
-                    "choose another problem, or leave the person out"
-                )
+                fault = f"too few {task.upper()} recordings for {problem} (lacks {missing})"
+                raise DataError(f"{who} has {fault}: {FETCH}, choose another problem, or leave the person out")
             read[task] = {run: partial(read_edf, paths[run], EVENTS[kind]) for run, kind in here.items()}
         sums = {path.name: sha256(path) for path in paths.values()}
         verify(folder, sums, where)
@@ -105,21 +101,19 @@ def find_folder(where, name, files):
 def unpacked(pack):
     """Return the folder in the cache into which `pack` (S001.tar.xz) is unpacked, named by the pack's checksum."""
     name = pack.name.removesuffix(".tar.xz")
-    home = cache_dir() / f"eegmmidb-{name}-{sha256(pack)[:12]}"
-    if is_whole(home):
-        return home
-    with folder_whole(home, DataError, WAY_OUT) as part:
+
+    def unpack(folder):
         try:
             with tarfile.open(pack) as tar:
                 for member in tar:
                     file = member.isreg() and re.fullmatch(rf"{name}/{name}R\d\d\.edf", member.name)
                     if not (file and member.size < LARGEST) and not (member.isdir() and member.name == name):
                         raise DataError(f"{pack} holds {member.name!r}, not only {name}/{name}Rnn.edf: get it again")
-                    tar.extract(member, part / FOLDER, filter="data")
+                    tar.extract(member, folder / FOLDER, filter="data")
         except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
             raise DataError(f"{pack} is damaged ({one_line(error)}): get the pack again") from error
-        seal(part)
-    return home
+
+    return cached_folder(f"eegmmidb-{name}-{sha256(pack)[:12]}", unpack)
 
 
 def _download(who, where, subject, runs):
@@ -141,17 +135,17 @@ def sha256(path):
 def verify(folder, sums, where):
     """Raise `DataError` if a file is not the one that its name says; sums: {name: checksum} of the files in `folder`.
 
-    Files with equal checksums are refused, and files that MNE's list knows as another recording. If a place has
-    PhysioNet's list SHA256SUMS.txt, every file must be as listed there.
+    MNE's list knows the recordings of other names. If a place has PhysioNet's list SHA256SUMS.txt, every file must be
+    as listed there.
     """
     known = _listed(Path(find_spec("mne").origin).with_name("data") / "eegbci_checksums.txt")
-    name_of = {digest: name for name, digest in [*sums.items(), *known.items()]}
+    name_of = {digest: name for name, digest in known.items()}
     lists = (place / below / "SHA256SUMS.txt" for place in where for below in ("", FOLDER))
     manifest = next((path for path in lists if path.is_file()), None)
     listed = _listed(manifest) if manifest else sums
     for name, digest in sums.items():
-        if name_of[digest] != name:
-            raise DataError(f"{folder / name} is the recording {name_of[digest]} under another name: fetch both again")
+        if (other := name_of.get(digest, name)) != name:
+            raise DataError(f"{folder / name} is the recording {other} under another name: fetch both again")
         if listed.get(name) != digest:
             raise DataError(f"{folder / name} is not the file that {manifest} lists: it is damaged, fetch it again")
 

@@ -5,7 +5,6 @@ import io
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from PIL import Image
 from sparsemtl.errors import DataError, SpecError, one_line
 from tqdm import tqdm
 
-from companion.data.cache import WAY_OUT, cache_dir, cached, is_whole, seal, sha256_of
-from companion.files import folder_whole
+from companion.data.cache import cached, cached_folder, sha256_of
 
 VERSION = 2  # of the decoding below; raise it when decoded arrays change, so that old caches are not used
 
@@ -60,8 +58,7 @@ def opened(path, data):
         image = Image.open(io.BytesIO(data))
         image.load()
         return image
-    # what Pillow and numpy raise for damaged files has no common base
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TokenError, Image.DecompressionBombError) as error:
+    except Exception as error:  # what Pillow and numpy raise for damaged files has no common base
         raise DataError(f"cannot read {path} ({one_line(error, 200)}): put an intact copy in its place") from error
 
 
@@ -214,10 +211,6 @@ def simulated(name, version, write, load_real, size, n, seed):
     """Load a simulated set as `Images`; `write(folder, n, size, seed)` makes its files unless the cache has them."""
     check_options(size, n, seed)
     key = [name, version, n, size, seed]
-    folder = cache_dir() / f"{name}-{sha256_of(key)[:24]}"
-    if not is_whole(folder):
-        with folder_whole(folder, DataError, WAY_OUT) as part:
-            write(part, n, size, seed)
-            seal(part)
+    folder = cached_folder(f"{name}-{sha256_of(key)[:24]}", lambda part: write(part, n, size, seed))
     # Named by what made it: JPEG coders and floating point differ a little from machine to machine.
     return replace(load_real(folder, size, seed=seed, name=name), fingerprint=sha256_of(key))

@@ -29,13 +29,9 @@ NAMES = (
 )
 CLASSES = tuple(NAMES.split("|"))
 FARTHEST = 12.0  # metres: the camera of NYU-v2 sees 10
-# Values of one metre in units that depth is stored in
-UNITS = {
-    "millimetres": 1000, "centimetres": 100, "1/5000 m": 5000, "10 m / 65535": 6553.5, "1/10000 m": 10000, "metres": 1,
-}  # fmt: skip
 
 
-def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error", name="nyuv2"):
+def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, name="nyuv2"):
     """Load NYU-v2 as `Images` with the targets "seg" (40 classes), "normal" and "depth".
 
     Without a folder normals/ they are computed from depth, see `normals_from_depth`; the images are then taken to show
@@ -43,12 +39,11 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error
 
     root, size, n: as `companion.data.load`. seed: of the validation part, a tenth of the training list (ours: the
     official split has none). border: the official images have a white frame, 3 px wide at 256 px; this share of each
-    side counts as void, without depth or normal. Pass 0 for cropped images, such as NYUD_MT's own. holes: "error", or
-    "ignore" to take depth values of zero or NaN as not measured.
+    side counts as void, without depth or normal. Pass 0 for cropped images, such as NYUD_MT's own.
     """
     images.check_options(size, n, seed)
-    if not 0 <= border < 0.5 or holes not in ("error", "ignore"):
-        raise SpecError(f"border={border}, holes={holes!r}: need 0 <= border < 0.5, and holes 'error' or 'ignore'")
+    if not 0 <= border < 0.5:
+        raise SpecError(f"border={border}: need 0 <= border < 0.5")
     folder = images.find_folder(root, name, "images")
     lists = images.thin(_split_lists(folder / "gt_sets", seed), n)
     suffixes = {"images": (".jpg", ".png"), "segmentation": (".png",), "depth": (".png", ".npy")}
@@ -65,7 +60,7 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error
     def parse(part, path, content):
         if part == "segmentation":
             return images.labels(path, content, len(CLASSES))
-        return _depth(path, content, holes) if part == "depth" else _normals(path, content)
+        return _depth(path, content) if part == "depth" else _normals(path, content)
 
     def finish(i, parts):
         labels, depth = parts["segmentation"], parts["depth"]
@@ -76,7 +71,7 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, holes="error
             "depth": (depth * inside)[None].astype(np.float16),
         }
 
-    options = {"size": size, "border": border, "holes": holes}
+    options = {"size": size, "border": border, "holes": "error"}  # part of the fingerprint of committed records
     return images.gather(name, folder, lists, find, parse, finish, CLASSES, options)
 
 
@@ -98,8 +93,8 @@ def _split_lists(folder, seed):
     return lists
 
 
-def _depth(path, content, holes):
-    """Return float32 (H, W) in metres, 0 where not measured, from 16-bit millimetres (PNG) or numbers in metres."""
+def _depth(path, content):
+    """Return float32 (H, W) in metres, from 16-bit millimetres (PNG) or numbers in metres."""
     per_metre = 1 if path.suffix == ".npy" else 1000
     if per_metre == 1000 and content.mode[0] != "I":  # Pillow's modes "I" and "I;16"
         raise DataError(f"{path} has {content.mode} pixels: depth must be a 16-bit PNG in mm, or .npy in metres")
@@ -107,28 +102,11 @@ def _depth(path, content, holes):
     if depth.ndim != 2 or depth.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {depth.dtype} {depth.shape}: depth must be (H, W) numbers in metres")
     good = np.isfinite(depth) & (depth > 0)
-    if not good.all() and holes == "error":
-        raise DataError(
-            f"{path} has depth zero or NaN in {(~good).sum()} of {good.size} pixels: take the in-filled depth, "
-            "or load with holes='ignore' to leave those pixels out"
-        )
-    if good.any():
-        _check_room(path, depth[good], per_metre)
-    return np.where(good, depth.astype(np.float32) / per_metre, np.float32(0))
-
-
-def _check_room(path, values, per_metre):
-    """Raise `DataError`, with the likely unit, if measured depths are not those of a room."""
-    if 0.5 < values.max() / per_metre < FARTHEST:
-        return
-    readings = {name: values / unit for name, unit in UNITS.items()}
-    if values.dtype.kind in "iu":
-        readings["millimetres with swapped bytes"] = values.astype(np.uint16).byteswap() / 1000
-    likely = [name for name, metres in readings.items() if metres.min() > 0.1 and 0.5 < metres.max() < FARTHEST]
-    raise DataError(
-        f"{path} reaches to {values.max() / per_metre:.3g} m, which no room does: write .npy in metres, .png in "
-        f"millimetres; the likely unit here is {' or '.join(likely) or 'unknown'}"
-    )
+    if not good.all():
+        raise DataError(f"{path} has depth zero or NaN in {(~good).sum()} pixels: take the in-filled depth")
+    if not 0.5 < (farthest := depth.max() / per_metre) < FARTHEST:
+        raise DataError(f"{path} reaches to {farthest:.3g} m, which no room does: write .npy in metres, .png in mm")
+    return depth.astype(np.float32) / per_metre
 
 
 def _normals(path, content):

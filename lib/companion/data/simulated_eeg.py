@@ -8,13 +8,12 @@ blinks and sensor noise join them. The trials are cut exactly as those of real r
 
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
 
 import numpy as np
-from sparsemtl.errors import SpecError
 
 from companion.data.cache import cached
 from companion.data.eeg import ELECTRODES64, SETS, motor_data
+from companion.spec import check_values, number, whole
 
 CODE_VERSION = 2  # part of the cache keys: raise it when a change here changes the recordings
 
@@ -24,6 +23,9 @@ TRIAL, PERIOD = 4.0, 6.0  # seconds of movement after the cue, and from cue to c
 DEPTH = {"mi": 0.4, "me": 0.65}  # part of a rhythm's amplitude that a full ERD takes away
 LAPSES = {"mi": 0.3, "me": 0.2}  # part of the trials in which the person does nothing
 NOISE_DIPOLES, NOISE, SENSOR_NOISE, ALPHA, BLINK = 60, 8.0, 2.0, 16.0, 150.0  # the last four in microvolts
+
+
+RULES = {"seed": whole(0), "trials_per_class": whole(3), "shared": number("a share, 0 to 1", lambda v: 0 <= v <= 1)}
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,8 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
     `truth` holds "common", "mi" and "me" -> float64 (n_channels,), the absolute scalp projections summed over the
     sources of that kind whose ERD differs between the classes, scaled to a maximum of 1; and "sources" -> their names.
     """
-    good = (
-        all(isinstance(value, Integral) for value in (seed, trials_per_class)) and seed >= 0 and trials_per_class >= 3
-    )
-    if not good or (shared is not None and not (isinstance(shared, Real) and 0 <= shared <= 1)):
-        raise SpecError(
-            f"seed={seed!r}, trials_per_class={trials_per_class!r}, shared={shared!r}: need whole numbers, a seed from "
-            "0 on, at least 3 trials (one for each recording), and a share from 0 to 1 or None"
-        )
+    share = {} if shared is None else {"shared": shared}
+    check_values({"seed": seed, "trials_per_class": trials_per_class, **share}, RULES)
     brain = sources(shared)
 
     def find(classes, options):

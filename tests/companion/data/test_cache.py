@@ -1,15 +1,12 @@
 """Derived arrays are made once for each request, and again if the file is damaged."""
 
-import errno
 import os
 
 import numpy as np
 import pytest
-from companion.data import cache
-from companion.data.cache import cache_dir, cached, is_whole, seal
+from companion.data.cache import cache_dir, cached, cached_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparsemtl.errors import DataError
 
 ARRAYS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "names": np.array(["C3", "Cz"]), "empty": np.zeros((0, 2))}
 
@@ -52,28 +49,6 @@ def test_another_proof_replaces_the_file_and_no_proof_takes_any(folder):
     assert len(list(folder.iterdir())) == 1
 
 
-KEYS = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3) | st.none(), max_size=3)
-
-
-@given(KEYS, KEYS)
-def test_two_keys_share_a_file_only_when_they_are_equal(one, other):
-    names = set()
-
-    def spy(path, **options):
-        names.add(str(path))
-        raise FileNotFoundError
-
-    def stop():
-        raise StopIteration
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.np, "load", spy)
-        for key in (one, dict(reversed(one.items())), other):
-            with pytest.raises(StopIteration):
-                cached("k", key, stop)
-    assert len(names) == (1 if one == other else 2)
-
-
 @given(st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "cut", "text"]), st.integers(0, 7))
 @settings(max_examples=150, deadline=None)
 def test_a_damaged_file_never_gives_other_arrays(tmp_path_factory, where, damage, bit):
@@ -94,35 +69,6 @@ def test_a_damaged_file_never_gives_other_arrays(tmp_path_factory, where, damage
         assert list(cache_dir().iterdir()) == [path]
 
 
-def test_objects_are_never_unpickled(folder):
-    cached("epochs", 1, Maker())
-    (path,) = folder.iterdir()
-    with open(path, "wb") as file:
-        np.savez(file, x=np.array([{"a": 1}], dtype=object))
-    same(cached("epochs", 1, Maker()))
-
-
-@pytest.mark.parametrize("place", ["", "/below"])
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, place):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SPARSEMTL_CACHE", f"{tmp_path}/file{place}")
-    with pytest.raises(DataError, match=rf"{tmp_path}/file{place}/epochs-.*set SPARSEMTL_CACHE") as caught:
-        cached("epochs", 1, Maker())
-    assert "\n" not in str(caught.value)
-
-
-def test_a_full_disk_and_an_error_while_making_leave_nothing_behind(folder, monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(cache.np, "savez", fail)
-    with pytest.raises(DataError, match="No space left on device"):
-        cached("epochs", 1, Maker())
-    with pytest.raises(OSError, match="No space"):
-        cached("epochs", 1, fail)
-    assert list(folder.iterdir()) == []
-
-
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -141,12 +87,40 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_dir() == temporary
 
 
-def test_a_sealed_folder_is_whole_until_a_file_is_cut_or_lost(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "file").write_text("text")
-    assert not is_whole(tmp_path)
-    seal(tmp_path)
-    (tmp_path / "another").touch()
-    assert is_whole(tmp_path)
-    (tmp_path / "a" / "file").write_text("tex")
-    assert not is_whole(tmp_path)
+def test_a_folder_is_made_once_and_again_if_a_file_is_cut_or_lost(folder):
+    made = []
+
+    def make(part):
+        made.append(part)
+        (part / "a").mkdir()
+        (part / "a" / "file").write_text("text")
+
+    def same():
+        assert (cached_folder("name", make) / "a" / "file").read_text() == "text"
+
+    same()
+    (folder / "name" / "another").touch()
+    same()
+    assert len(made) == 1
+    (folder / "name" / "a" / "file").write_text("tex")
+    same()
+    (folder / "name" / "a" / "file").unlink()
+    same()
+    assert len(made) == 3
+    assert os.listdir(folder) == ["name"]
+
+
+def test_a_folder_whose_making_fails_leaves_nothing_and_the_first_of_two_is_kept(folder):
+    def fail(part):
+        (part / "file").touch()
+        raise KeyboardInterrupt
+
+    def overtaken(part):
+        (folder / "raced").mkdir()
+        (folder / "raced" / "theirs").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_folder("other", fail)
+    cached_folder("raced", overtaken)
+    assert os.listdir(folder) == ["raced"]
+    assert os.listdir(folder / "raced") == ["theirs"]

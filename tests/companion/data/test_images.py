@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from companion.data import images, load
-from companion.data.images import nearest, random_split, shrink, thin
+from companion.data.images import nearest, shrink, thin
 from PIL import Image
 
 SETS = {
@@ -39,12 +39,6 @@ def test_each_image_is_in_one_split_and_the_seed_moves_it(folder, get):
     assert all(len(part) for part in found.splits.values())
     assert torch.equal(get(folder).splits["val"], found.splits["val"])
     assert len({tuple(get(folder, seed=seed).splits["val"].tolist()) for seed in range(8)}) > 1
-
-
-def test_n_keeps_some_images_of_each_split(folder, get):
-    found = get(folder, n=4)
-    assert 3 <= len(found) <= 5
-    assert all(len(rows) for rows in found.splits.values())
 
 
 def test_root_is_the_folder_or_the_one_above_or_the_environment(folder, get, monkeypatch):
@@ -84,11 +78,6 @@ def test_the_fingerprint_depends_on_content_and_options_not_on_place_time_or_wha
     assert len(others | {first}) == 4
 
 
-def test_to_moves_every_tensor(folder, get):
-    moved = get(folder).to("meta")
-    assert {t.device.type for t in (moved.images, *moved.targets.values(), *moved.splits.values())} == {"meta"}
-
-
 def test_labels_are_resampled_as_pil_does():
     labels = np.random.default_rng(0).integers(0, 40, (48, 64)).astype(np.uint8)
     for size in (16, 17, 32, 64):  # at other sizes PIL rounds ties by the error of its running sum
@@ -112,9 +101,3 @@ def test_thinned_lists_spread_over_each_split_by_number():
     assert [(ids[0], ids[-1]) for ids in found.values()] == [("0", "100"), ("200", "298")]
     steps = np.diff([int(i) for i in found["train"]])
     assert steps.max() - steps.min() <= 1
-
-
-def test_split_of_the_official_size():
-    lists = random_split([f"{i:05d}" for i in range(795)], {"val": 0.1}, seed=0)
-    assert [len(lists[split]) for split in ("train", "val")] == [715, 80]
-    assert len(thin(lists, 10)["train"]) == 9

@@ -16,18 +16,6 @@ def _own_cache(tmp_path_factory):
         yield
 
 
-def test_layout():
-    data = load("simulated-eeg", subject=2, trials_per_class=10, tmin=0.5, tmax=2.5, sfreq=128, channels=("Cz", "C3"))
-    assert data.channels == ("Cz", "C3")
-    assert data.classes == ("left_hand", "right_hand")
-    assert data.sfreq == 128
-    assert data.recordings == {"mi": (2, 4, 6), "me": (1, 3, 5)}
-    for trials in (data.mi, data.me):
-        assert trials.x.shape == (20, 2, 256)
-        np.testing.assert_array_equal(np.bincount(trials.y), [10, 10])
-        assert 3 < trials.x.std() < 60  # microvolts, as in a real EEG
-
-
 def test_same_arguments_same_bits_and_other_seeds_other_people(tmp_path, monkeypatch):
     options = {"trials_per_class": 3, "channels": "motor21"}
     first = load("simulated-eeg", seed=5, **options)
