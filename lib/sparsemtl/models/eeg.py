@@ -55,11 +55,6 @@ def _steps(trunk: nn.Module, n_times: int, *windows: tuple[int, int, int]) -> in
     return steps
 
 
-def _convolved(samples: int, kernel: int) -> int:
-    """Samples that a kernel leaves of signals which are zero-padded by half of it at both ends."""
-    return samples + 2 * (kernel // 2) - kernel + 1
-
-
 def _period(samples: int) -> int:
     """The least 2^a 3^b with a > 2 that is not below `samples`: its Fourier transform is fast."""
     return min(n for b in range(8) if (n := 3**b * 2 ** max(3, math.ceil(math.log2(samples / 3**b)))) >= samples)
@@ -67,11 +62,11 @@ def _period(samples: int) -> int:
 
 def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
     """Depthwise cross-correlation of (n, C, T) with (C, K), zero-padded by K // 2 at both ends, by FFT."""
-    taps, samples = kernels.shape[-1], _convolved(x.shape[-1], kernels.shape[-1])
-    period = _period(x.shape[-1] + taps // 2)  # one padding of taps // 2 zeros serves both ends of a circle
+    taps, samples = kernels.shape[-1], x.shape[-1]
+    period = _period(samples + taps // 2)  # one padding of taps // 2 zeros serves both ends of a circle
     kernels = F.pad(kernels, (0, period - taps)).roll(-(taps // 2), -1)  # negative lags wrap to the end
     spectra = torch.fft.rfft(x, period) * torch.fft.rfft(kernels, period).conj()
-    return torch.fft.irfft(spectra, period)[..., :samples]
+    return torch.fft.irfft(spectra, period)[..., : samples + 1 - taps % 2]
 
 
 def _window_moments(rows: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
@@ -81,7 +76,7 @@ def _window_moments(rows: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
     each block of n samples with itself and the next.
     """
     samples, pad = rows.shape[1], n // 2
-    n_each, blocks = _convolved(samples, n), -(-samples // n)
+    n_each, blocks = samples + 1 - n % 2, -(-samples // n)
     pairs = F.pad(rows.T, (0, 0, 0, (blocks + 1) * n - samples)).unfold(0, 2 * n, n)
     products = torch.bmm(pairs[..., :n].mT, pairs)
     lagged = products.as_strided((blocks, n, n), (2 * n * n, 2 * n + 1, 1)).flatten(0, 1)[:samples]  # x_t x_(t + lag)

@@ -61,10 +61,8 @@ def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dic
 
     Raises
     ------
-    DataError
-        Inputs or loss are not finite.
-    SpecError
-        The loss is not a scalar; a layer that `prunable` refuses.
+    DataError, SpecError
+        Inputs or loss are not finite; the loss is not a scalar, or a layer is one that `prunable` refuses.
     """
     return _grads(*_loss(model, loss_fn, inputs, targets))
 
