@@ -145,12 +145,7 @@ class MultiTaskNet(nn.Module):
         "per-task" runs the backbone anew for each task, as the authors' released code does: the same predictions in
         eval mode, but as many batch-norm updates and backbone passes as tasks.
     width, **backbone
-        Arguments of `dilated_resnet`.
-
-    Raises
-    ------
-    SpecError
-        An unknown name, or a size out of range.
+        Arguments of `dilated_resnet`; a name that is unknown raises SpecError as there.
     """
 
     def __init__(

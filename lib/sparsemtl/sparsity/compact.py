@@ -42,7 +42,7 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     -------
     torch.nn.Module
         In eval mode and for inference only, as constants from batch norm are in its biases. It keeps module names and
-        dtypes, and no masks or hooks.
+        dtypes; its convolutions and linear layers hold no masks or hooks.
 
     Raises
     ------

@@ -36,10 +36,8 @@ class Job:
         (outputs, targets) -> scalar tensor, the sum of the tasks' losses.
     epochs, steps : int
         Epochs of the weights that are reported, and optimizer steps in that many epochs.
-    sparsity : float
-        Share of weights to prune, in [0, 1).
-    seed : int
-        Seed of random scores.
+    sparsity, seed : float, int
+        Share of weights to prune, in [0, 1); seed of random scores.
     """
 
     inputs: dict[str, Tensor]
