@@ -23,7 +23,7 @@ def dilated_resnet(
 
     The last two stages keep the resolution and dilate their 3 x 3 convolutions by 2 and 4 instead (Yu et al., CVPR
     2017). The defaults are torchvision's resnet50 with replace_stride_with_dilation=[False, True, True], parameter
-    names included, without pooling and classifier; weights are drawn as there, from torch's global generator.
+    names and initial weights included, without pooling and classifier.
 
     Parameters
     ----------
@@ -137,8 +137,6 @@ class MultiTaskNet(nn.Module):
         One task gives a single-task network.
     classes : int
         Outputs of the segmentation head.
-    width : int
-        That of the backbone.
     head_width, head_reduced, rates, dropout
         The dense heads, see `dense_head`; dilations 12, 24, 36 suit features of 32 x 32.
     attribute_dropout : (float, float)
@@ -148,13 +146,8 @@ class MultiTaskNet(nn.Module):
     passes : {"once", "per-task"}
         "per-task" runs the backbone anew for each task, as the authors' released code does: the same predictions in
         eval mode, but as many batch-norm updates and backbone passes as tasks.
-    **backbone
-        Further arguments of `dilated_resnet`.
-
-    Raises
-    ------
-    SpecError
-        An unknown name, or a size out of range.
+    width, **backbone
+        Arguments of `dilated_resnet`; a name that is unknown raises SpecError as there.
     """
 
     def __init__(
@@ -194,10 +187,7 @@ class MultiTaskNet(nn.Module):
 def backbone_convs(model: nn.Module) -> dict[str, Tensor]:
     """Penalised weights: {name: weight (filters, input channels, k, k)} of all convolutions of the backbone, in order.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A network with the backbone `shared`, or a backbone alone; names are those of its `named_parameters`.
+    The network has the backbone `shared`, or is one; names are those of its `named_parameters`.
     """
     prefix = "shared." if hasattr(model, "shared") else ""
     return {

@@ -4,16 +4,14 @@ The split into shared, MI-only and ME-only parameters follows Shin, Yin and Lee 
 (Lawhern et al. 2018, J. Neural Eng. 15, 056013) and the Shallow and Deep ConvNets (Schirrmeister et al. 2017,
 Hum. Brain Mapp. 38, 5391). Any other module (n, E, T) -> (n, n_features) can be the trunk.
 
-Why not braindecode's modules themselves: for equal weights ours give the same outputs, but on a CPU they are many
-times faster, because the spatial filters act before the temporal ones. A batch norm between the two only scales and
-shifts, so the order does not matter; EEGNet's long depthwise filters are then applied by FFT. Ours also have no
-max-norm constraint: rescaling weights at every step would blur what a mask does. The price: `temporal`, `spatial`,
-`separable_depth` and `norm_temporal` hold parameters but are not called, so forward hooks on them do not fire.
+For equal weights the outputs are braindecode's, but on a CPU ours are many times faster: the spatial filters act before
+the temporal ones, as a batch norm between the two only scales and shifts, and EEGNet's long depthwise filters are
+applied by FFT. So `temporal`, `spatial`, `separable_depth` and `norm_temporal` hold parameters but are not called:
+forward hooks on them do not fire. Ours also have no max-norm constraint, which would blur what a mask does.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
 import torch
@@ -29,14 +27,7 @@ SEPARABLE_TAPS = 16  # of EEGNet's separable convolution in time
 def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> None:
     """Redraw all weights in place: Xavier-normal for Conv and Linear, zero biases, batch norm reset.
 
-    The draw is DiSparse's (Sun et al. 2022).
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Any network.
-    generator : torch.Generator, optional
-        The draw depends on it alone; None takes torch's global one.
+    The draw is DiSparse's (Sun et al. 2022), from `generator` or torch's global one.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
@@ -47,23 +38,21 @@ def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> 
             module.reset_parameters()
 
 
-def _steps(trunk: Any, n_times: int, kernel: int) -> int:
-    """Time steps that leave a trunk; SpecError if none would, naming the least number of samples."""
-    name = type(trunk).__name__
+def _steps(trunk: nn.Module, n_times: int, *windows: tuple[int, int, int]) -> int:
+    """Time steps that windows (size, stride, padding) leave of `n_times` samples; SpecError if there are none."""
+    steps, least, name, kernel = n_times, 1, type(trunk).__name__, windows[0][0]
     if kernel < 1:
         raise SpecError(f"{name}: kernel must be at least 1 sample, got {kernel}")
-    if trunk.steps(n_times, kernel) < 1:
-        least = next(n for n in count(n_times) if trunk.steps(n, kernel) >= 1)
+    for size, stride, padding in windows:
+        steps = (steps + 2 * padding - size) // stride + 1
+    for size, stride, padding in reversed(windows):
+        least = (least - 1) * stride + size - 2 * padding
+    if n_times < least:
         raise SpecError(
             f"{name} with kernel={kernel} needs at least {least} samples, got n_times={n_times}: "
             "take longer epochs, a higher sampling rate or a smaller kernel"
         )
-    return trunk.steps(n_times, kernel)
-
-
-def _convolved(samples: int, kernel: int) -> int:
-    """Samples that a kernel leaves of signals which are zero-padded by half of it at both ends."""
-    return samples + 2 * (kernel // 2) - kernel + 1
+    return steps
 
 
 def _period(samples: int) -> int:
@@ -72,25 +61,22 @@ def _period(samples: int) -> int:
 
 
 def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
-    """Depthwise cross-correlation of (n, C, T) with (C, K), zero-padded by K // 2 at both ends, by FFT.
-
-    In EEG training (21 to 64 electrodes, 80 to 160 Hz) a step takes 1.6 to 2.2 times as long with `F.conv1d`.
-    """
-    taps, samples = kernels.shape[-1], _convolved(x.shape[-1], kernels.shape[-1])
-    period = _period(x.shape[-1] + taps // 2)  # one padding of taps // 2 zeros serves both ends of a circle
+    """Depthwise cross-correlation of (n, C, T) with (C, K), zero-padded by K // 2 at both ends, by FFT."""
+    taps, samples = kernels.shape[-1], x.shape[-1]
+    period = _period(samples + taps // 2)  # one padding of taps // 2 zeros serves both ends of a circle
     kernels = F.pad(kernels, (0, period - taps)).roll(-(taps // 2), -1)  # negative lags wrap to the end
     spectra = torch.fft.rfft(x, period) * torch.fft.rfft(kernels, period).conj()
-    return torch.fft.irfft(spectra, period)[..., :samples]
+    return torch.fft.irfft(spectra, period)[..., : samples + 1 - taps % 2]
 
 
 def _window_moments(rows: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
     """Means (n,) and second moments (n, n) of all windows of n samples of the signals (rows, T), and their number.
 
-    The signals are zero-padded by n // 2 at both ends, as for a convolution. Only products of samples less than n apart
-    are made: those of each block of n samples with itself and the next.
+    The signals are zero-padded by n // 2 at both ends. Only products of samples less than n apart are made: those of
+    each block of n samples with itself and the next.
     """
     samples, pad = rows.shape[1], n // 2
-    n_each, blocks = _convolved(samples, n), -(-samples // n)
+    n_each, blocks = samples + 1 - n % 2, -(-samples // n)
     pairs = F.pad(rows.T, (0, 0, 0, (blocks + 1) * n - samples)).unfold(0, 2 * n, n)
     products = torch.bmm(pairs[..., :n].mT, pairs)
     lagged = products.as_strided((blocks, n, n), (2 * n * n, 2 * n + 1, 1)).flatten(0, 1)[:samples]  # x_t x_(t + lag)
@@ -106,45 +92,34 @@ class EEGNet(nn.Module):
 
     Temporal convolution (8 filters) - batch norm - depthwise spatial convolution (2 filters each) - batch norm - ELU -
     mean pool 4 - dropout - separable convolution - batch norm - ELU - mean pool 8 - dropout. Defaults are
-    braindecode's; for decoding within subjects the paper takes dropout 0.5. Signals should have no large offsets
-    (band-passed, standardised).
+    braindecode's. Signals should have no large offsets (band-passed, standardised).
 
     Parameters
     ----------
     n_channels, n_times : int
-        Electrodes E and samples T of a trial.
+        Electrodes E and samples T of a trial; SpecError if T is too short.
     kernel : int
         Length of the temporal filters in samples: half a second in the paper, 64 at 128 Hz. The other lengths are
         counted in samples at any rate.
     dropout, bn_momentum : float
         Dropout probability, momentum of the batch norms.
-
-    Raises
-    ------
-    SpecError
-        T is too short.
     """
 
     def __init__(
         self, n_channels: int, n_times: int, kernel: int = 64, *, dropout: float = 0.25, bn_momentum: float = 0.01
     ):
         super().__init__()
-        f1, f2, eps, momentum = 8, 16, 1e-3, bn_momentum
-        self.n_features = f2 * _steps(self, n_times, kernel)
+        f1, f2, eps, momentum, padding = 8, 16, 1e-3, bn_momentum, SEPARABLE_TAPS // 2
+        windows = (kernel, 1, kernel // 2), (4, 4, 0), (SEPARABLE_TAPS, 1, padding), (8, 8, 0)
+        self.n_features = f2 * _steps(self, n_times, *windows)
         self.temporal = nn.Conv2d(1, f1, (1, kernel), bias=False)
         self.norm_temporal = nn.BatchNorm2d(f1, eps, momentum)
         self.spatial = nn.Conv2d(f1, f2, (n_channels, 1), groups=f1, bias=False)
         self.norm_spatial = nn.BatchNorm1d(f2, eps, momentum)
-        padding = SEPARABLE_TAPS // 2
         self.separable_depth = nn.Conv1d(f2, f2, SEPARABLE_TAPS, padding=padding, groups=f2, bias=False)
         self.separable_point = nn.Conv1d(f2, f2, 1, bias=False)
         self.norm_separable = nn.BatchNorm1d(f2, eps, momentum)
         self.dropout = nn.Dropout(dropout)
-
-    @staticmethod
-    def steps(n_times: int, kernel: int) -> int:
-        """Time steps of the features of `n_times` samples."""
-        return _convolved(_convolved(n_times, kernel) // 4, SEPARABLE_TAPS) // 8
 
     def _temporal_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (F1,) with which batch norm would normalise the temporal convolution's output.
@@ -182,10 +157,10 @@ class EEGNet(nn.Module):
 class _ConvNet(nn.Module):
     """First block of the Shallow and the Deep ConvNet: temporal convolution, spatial convolution, batch norm."""
 
-    def __init__(self, filters: int, n_channels: int, n_times: int, kernel: int, features: int):
+    def __init__(self, filters: int, features: int, n_channels: int, n_times: int, *windows: tuple[int, int, int]):
         super().__init__()
-        self.n_features = features * _steps(self, n_times, kernel)
-        self.temporal = nn.Conv2d(1, filters, (1, kernel))
+        self.n_features = features * _steps(self, n_times, *windows)
+        self.temporal = nn.Conv2d(1, filters, (1, windows[0][0]))
         self.spatial = nn.Conv2d(filters, filters, (n_channels, 1), bias=False)
         self.norm = nn.BatchNorm1d(filters)
 
@@ -204,13 +179,8 @@ class ShallowConvNet(_ConvNet):
     """
 
     def __init__(self, n_channels: int, n_times: int, kernel: int = 25, *, dropout: float = 0.5):
-        super().__init__(40, n_channels, n_times, kernel, 40)
+        super().__init__(40, 40, n_channels, n_times, (kernel, 1, 0), (75, 15, 0))
         self.dropout = nn.Dropout(dropout)
-
-    @staticmethod
-    def steps(n_times: int, kernel: int) -> int:
-        """Time steps of the features of `n_times` samples."""
-        return (n_times - kernel + 1 - 75) // 15 + 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, n_features) of signals (n, E, T)."""
@@ -223,23 +193,16 @@ class DeepConvNet(_ConvNet):
 
     Temporal and spatial convolution, then three convolutions of 50, 100 and 200 filters, each followed by batch
     norm, ELU and max pool 3, with dropout before the last three. Parameters and errors as for `EEGNet`; kernel 10 is
-    for 250 Hz. T is at least 441 samples with kernel 10, 281 with 6, 201 with 4.
+    for 250 Hz.
     """
 
     def __init__(self, n_channels: int, n_times: int, kernel: int = 10, *, dropout: float = 0.5):
-        super().__init__(25, n_channels, n_times, kernel, 200)
+        super().__init__(25, 200, n_channels, n_times, *4 * [(kernel, 1, 0), (3, 3, 0)])
         layers: list[nn.Module] = []
         for n_in, n_out in ((25, 50), (50, 100), (100, 200)):
             conv = nn.Conv1d(n_in, n_out, kernel, bias=False)
             layers += [nn.Dropout(dropout), conv, nn.BatchNorm1d(n_out), nn.ELU(), nn.MaxPool1d(3)]
         self.blocks = nn.Sequential(*layers)
-
-    @staticmethod
-    def steps(n_times: int, kernel: int) -> int:
-        """Time steps of the features of `n_times` samples."""
-        for _ in range(4):
-            n_times = (n_times - kernel + 1) // 3
-        return n_times
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, n_features) of signals (n, E, T)."""
@@ -250,7 +213,7 @@ BACKBONES = {"eegnet": EEGNet, "shallow": ShallowConvNet, "deep4": DeepConvNet}
 
 
 class DualTaskNet(nn.Module):
-    """Network of Shin et al. (2023): trunk `shared` (phi_s), heads `mi` (phi_I) and `me` (phi_E), all explicit.
+    """Network of Shin et al. (2023): trunk `shared` (phi_s), heads `mi` (phi_I) and `me` (phi_E).
 
     Parameters
     ----------
@@ -263,7 +226,7 @@ class DualTaskNet(nn.Module):
     tasks : sequence of "mi", "me"
         Heads to build, in the order in which the tasks' trials are stacked; one task gives a single-task network.
     generator : torch.Generator, optional
-        Source of the initial weights (see `init_weights`); None takes torch's global one.
+        Source of the initial weights (see `init_weights`).
     **trunk
         Further arguments of a trunk of ours, such as `kernel` (samples) and `dropout`.
 

@@ -1,14 +1,13 @@
 """Physical removal of dead channels: the same function with smaller tensors.
 
-A group is one input channel of a convolution, theta[:, c] (Upadhyay et al. 2023, Eq. 6). Where it is zero, the layer
+A group is one input channel of a convolution, theta[:, c] (Upadhyay et al. 2023, Eq. 6). If it is zero, the layer
 does not read channel c of the stream before it, and a channel that nobody reads is not made: its filter, its
-batch-norm entry and, in turn, the input channels that only it read are dropped. A residual stream has several readers
-and keeps what any of them needs; each reader then picks its own channels (index_select).
+batch-norm entry and, in turn, the input channels that only it read are dropped. A residual stream keeps what any of
+its readers needs; each reader then picks its own channels (index_select).
 
-Channels that do not depend on the input are found as well: a filter of zeros gives a constant, batch norm and
-activation make another constant of it. Zeros are dropped. Other constants move into the next layer's bias if that
-layer does not pad (a padded border holds zeros, not the constant), and into one added vector where they are all that
-is left of a residual branch. Elsewhere the channel stays.
+A filter of zeros gives a constant, of which batch norm and activation make another one. Zeros are dropped. Other
+constants move into the next layer's bias if that layer does not pad (a padded border holds zeros), and into one added
+vector if they are all that is left of a residual branch.
 
 torch.fx gives the graph; operations that are not known here are left as they are, with all their channels.
 """
@@ -29,10 +28,7 @@ from sparsemtl.sparsity.steps import AVOID, Recorder, Tracer, Watch
 
 @torch.inference_mode(False)  # in which tensors do not count their changes in place
 def compact(model: nn.Module, example: Any) -> nn.Module:
-    """The same function with smaller tensors: zero groups are gone, and all that led to them alone.
-
-    Outputs agree up to rounding, as sums run in another order. The result has at most the parameters of `model`. On a
-    CPU, `torch.fx.experimental.optimization.fuse(small, no_trace=True)` saves another tenth of a ResNet's time.
+    """The same function with smaller tensors, up to rounding: zero groups are gone, and all that led to them alone.
 
     Parameters
     ----------
@@ -115,10 +111,10 @@ def _compact_graph(net, args):
 
 
 def _compact_dual(net):
-    """Take the dead channels out of a DualTaskNet in place; its trunks are chains, without constants to move.
+    """Take the dead channels out of a DualTaskNet in place, whose merged convolutions cannot be traced.
 
-    Its merged convolutions cannot be traced, but convolutions and norms are registered in the order in which they
-    act. What a grouped convolution makes of a channel stays whole.
+    Its convolutions and norms are registered in the order in which they act. What a grouped convolution makes of a
+    channel stays whole.
     """
     heads = [net.get_submodule(task) for task in net.tasks]
     layers = [(name, layer) for name, layer in net.shared.named_modules() if isinstance(layer, CONVS + NORMS)]
@@ -152,10 +148,7 @@ def _compact_dual(net):
 
 
 def _agree(expected, actual):
-    """Whether two outputs, tensors in any structure, are equal but for rounding (generous: half types).
-
-    The tolerance goes with the largest output, down to a hundredth: what cancels to less is left of larger values.
-    """
+    """Whether two outputs, tensors in any structure, are equal but for rounding (generous: half types)."""
     old, new = pytree.tree_leaves(expected), pytree.tree_leaves(actual)  # fx makes a dict of an OrderedDict
     return len(old) == len(new) and all(map(_same, old, new))
 
@@ -165,7 +158,7 @@ def _same(a, b):
         return a == b
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.is_floating_point() and a.numel():
+    if a.is_floating_point() and a.numel():  # down to a hundredth: what cancels to less is left of larger values
         tolerance = 10 * torch.finfo(a.dtype).eps ** 0.5 * max(1e-2, float(a.nan_to_num(0, 0, 0).abs().max()))
         return torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True)
     return (a != b).sum() <= 1e-3 * a.numel()  # labels: rounding decides near-ties

@@ -14,7 +14,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Context without TensorFloat-32 on a GPU, whose rounding in convolutions looks like other outputs."""
+    """Context without TensorFloat-32 on a GPU, whose rounding looks like other outputs."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -50,15 +50,13 @@ def sliced(layer: Any, outputs: Tensor, inputs: Tensor, bias: Tensor | None = No
     if channels_last(layer.weight):
         weight = weight.contiguous(memory_format=torch.channels_last)
     bias = layer.bias if bias is None or (layer.bias is None and not bias[outputs].any()) else bias
-    small: Any
+    kind: Any = nn.Linear
     options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}  # no initial weights are drawn
-    if isinstance(layer, nn.Linear):
-        small = nn.Linear(len(inputs), len(outputs), **options)
-    else:
-        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    if isinstance(layer, CONVS):
+        kind, names = CONVS[weight.ndim - 3], ("kernel_size", "stride", "padding", "dilation", "padding_mode")
         options |= {name: getattr(layer, name) for name in names}
         options["groups"] = 1 if groups == 1 else groups * len(inputs) // layer.in_channels
-        small = CONVS[weight.ndim - 3](len(inputs), len(outputs), **options)
+    small = kind(len(inputs), len(outputs), **options)
     small.weight = nn.Parameter(weight, trained)
     if bias is not None:
         small.bias = nn.Parameter(bias.detach()[outputs].to(weight), trained)
@@ -73,12 +71,6 @@ def sliced_norm(norm: Any, kept: Tensor) -> nn.Module:
         setattr(small, name, nn.Parameter(old.detach()[kept], old.requires_grad))
     small.running_mean, small.running_var = norm.running_mean[kept], norm.running_var[kept]
     return small
-
-
-def pads(layer: Any) -> bool:
-    """Whether a layer puts zeros round its input."""
-    convolves = isinstance(layer, CONVS) and layer.padding_mode == "zeros"
-    return convolves and any(layer._reversed_padding_repeated_twice)  # numbers for padding="same" too
 
 
 def free_name(net: nn.Module, name: str) -> str:

@@ -6,7 +6,6 @@ model.
 """
 
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -28,8 +27,8 @@ def topk_mask(scores: Scores, sparsity: float) -> Masks:
     Parameters
     ----------
     scores : dict of Tensor
-        Real tensors by name, of any shape; larger means keep. Equal scores go in the order of (name, flat index),
-        first ones pruned first, whatever the device or the order of the dict.
+        Real tensors by name, of any shape; larger means keep. Equal scores are pruned in the order of (name, flat
+        index), whatever the device or the order of the dict.
     sparsity : float
         In [0, 1), read as the decimal it is written as, so 0.29 of 100 prunes 29.
 
@@ -40,10 +39,8 @@ def topk_mask(scores: Scores, sparsity: float) -> Masks:
 
     Raises
     ------
-    SpecError
-        A sparsity out of range.
-    DataError
-        Scores that are not finite.
+    SpecError, DataError
+        A sparsity out of range; scores that are not finite.
     """
     if not 0 <= sparsity < 1:
         raise SpecError(f"sparsity {sparsity} is out of range; give a number in [0, 1)")
@@ -60,11 +57,6 @@ def arbiter(votes: Mapping[str, Masks] | Sequence[Masks], rule: str = "or") -> M
     votes : dict or list of mask dicts
         One for each task. A weight that only one task votes on keeps that vote.
     rule : {"or", "and"}
-
-    Returns
-    -------
-    dict of Tensor
-        One mask for each weight that any task votes on.
 
     Raises
     ------
@@ -88,19 +80,12 @@ def budget_masks(scores_per_task: Mapping[str, Scores] | Sequence[Scores], spars
     Every task keeps the share k of its pool, `topk_mask(scores_t, 1 - k)`, the votes are joined by OR, and k is
     lowered for all tasks together until the joined mask meets the budget (DiSparse, Sun et al. 2022, finds k by hand).
     With r_t the 0-based rank of a weight in its pool of n_t, best first, task t keeps it exactly when r_t / n_t < k:
-    the weights to keep have the smallest min_t r_t / n_t, and no search is needed. Ties as in `topk_mask`.
+    the weights to keep have the smallest min_t r_t / n_t, and no search is needed.
 
     Parameters
     ----------
     scores_per_task : dict or list of score dicts
-        One for each task, over the task's own pool of weights.
-    sparsity : float
-        In [0, 1).
-
-    Returns
-    -------
-    dict of Tensor
-        One mask for each weight that any task scores; errors as `topk_mask` and `arbiter`.
+        One for each task, over the task's own pool of weights; sparsity, ties and errors as in `topk_mask`, `arbiter`.
     """
     keys: dict[str, Tensor] = {}
     for scores in _ballots(scores_per_task):
@@ -117,10 +102,9 @@ def budget_masks(scores_per_task: Mapping[str, Scores] | Sequence[Scores], spars
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the pruned weights to zero and keep them exactly 0.0 through training, with any torch optimizer.
 
-    The weight is zeroed before each forward and after each step of any optimizer that holds it (one made before
-    the call too, whatever is in its momentum), and its `.grad` is zeroed after each backward. Parameter names and
-    `state_dict` are those of the dense model; `copy.deepcopy` of the model keeps the masks, a copy's first
-    forward puts them in force.
+    The weight is zeroed before each forward and after each step of any optimizer that holds it (one made before the
+    call too), and its `.grad` after each backward. Parameter names and `state_dict` are those of the dense model; a
+    `copy.deepcopy` keeps the masks, and its first forward puts them in force.
 
     Parameters
     ----------
@@ -152,7 +136,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def masks_of(model: nn.Module) -> Masks:
-    """Return the masks in place: name -> bool tensor (True: kept) for each prunable weight, all True if unmasked."""
+    """Masks in place: name -> bool tensor (True: kept) for each prunable weight, all True if unmasked."""
     modules = dict(model.named_modules())
     masks = {}
     for name, weight in prunable(model).items():
@@ -162,7 +146,7 @@ def masks_of(model: nn.Module) -> Masks:
 
 
 def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str, ...] = "") -> float:
-    """Share of False over all entries of masks, in [0, 1].
+    """Share of False over all entries of masks, in [0, 1]; without any entry SpecError.
 
     Parameters
     ----------
@@ -170,11 +154,6 @@ def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str
         Masks, or a network: its masks in place count, not zeros that happen to be in the weights.
     prefix : str or tuple of str
         Only names that start with it count ("shared.").
-
-    Raises
-    ------
-    SpecError
-        No entry is left.
     """
     masks = masks_of(masks) if isinstance(masks, nn.Module) else masks
     chosen = [mask for name, mask in masks.items() if name.startswith(prefix)]
@@ -194,43 +173,38 @@ def iou(mask_a: Tensor, mask_b: Tensor) -> float:
 # The mask on a model is a non-persistent buffer of the owning module, True where PRUNED (what masked_fill takes).
 # masked_fill, not a product: it stops NaN and infinity, and it does not write -0.0.
 MASK = "pruned"
-_owner = WeakIdKeyDictionary()  # masked parameter -> weak reference to its module
+_guarded = WeakIdKeyDictionary()  # parameter with a hook -> its mask when it was last enforced
 
 
 def enforce_masks(model: nn.Module, _: object = None) -> None:
     """Set the pruned weights of `model` to zero again; a training loop with an optimizer on copies calls this.
 
-    A hook before each forward on the whole model too, as a module that holds a weight need not be called (the EEG
-    trunks). On a copied model it also puts the new parameters under guard.
+    It is also a hook before each forward of the whole model, as a module that holds a weight need not be called (the
+    EEG trunks), and puts the parameters of a copied model under guard.
     """
     for module in model.modules():
         weight, pruned = module._parameters.get("weight"), module._buffers.get(MASK)
         # a weight lent by torch.func.functional_call is no Parameter and the caller's own affair
         if pruned is None or not isinstance(weight, nn.Parameter):
             continue
-        if weight.requires_grad and weight not in _owner:
-            _owner[weight] = weakref.ref(module)
-            weight.register_post_accumulate_grad_hook(_after_backward)
+        if weight.requires_grad:
+            if weight not in _guarded:
+                weight.register_post_accumulate_grad_hook(_after_backward)
+            _guarded[weight] = pruned
         # .data, as two forwards may share one backward: autograd must not take this for a change
         weight.data.masked_fill_(pruned, 0)
 
 
-def _zero_pruned(weight: Tensor, tensor: Tensor | None) -> None:
-    """Zero the entries of `tensor` (the weight, or its gradient) that are pruned in a guarded weight."""
-    module = _owner[weight]() if weight in _owner else None
-    if module is not None and tensor is not None:
-        tensor.masked_fill_(module._buffers[MASK], 0)
-
-
-def _after_backward(weight: Tensor) -> None:
-    _zero_pruned(weight, weight.grad)
+def _after_backward(weight):
+    weight.grad.masked_fill_(_guarded[weight].to(weight.device), 0)
 
 
 @torch.no_grad()
 def _after_step(optimizer, args, kwargs):
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            _zero_pruned(weight, weight)
+            if weight in _guarded:
+                weight.masked_fill_(_guarded[weight].to(weight.device), 0)
 
 
 register_optimizer_step_post_hook(_after_step)

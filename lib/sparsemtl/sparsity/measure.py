@@ -15,7 +15,7 @@ Weights = nn.Module | Iterable[Tensor]
 
 
 def group_sparsity(weights: Weights, dim: int | None = None) -> float:
-    """Share of all groups of all weights that are zero.
+    """Share in [0, 1] of all groups of all weights that are zero.
 
     Parameters
     ----------
@@ -23,11 +23,6 @@ def group_sparsity(weights: Weights, dim: int | None = None) -> float:
         A network, or weights.
     dim : int, optional
         Dimension of the groups; by default that of the input channels.
-
-    Returns
-    -------
-    float
-        In [0, 1].
 
     Raises
     ------
@@ -40,15 +35,15 @@ def group_sparsity(weights: Weights, dim: int | None = None) -> float:
 
 def parameter_sparsity(weights: Weights, dim: int | None = None) -> float:
     """Share of all entries of the weights that are in zero groups; parameters and errors as `group_sparsity`."""
-    found = [(weight, _alive(weight, d)) for weight, d in _weights(weights, dim).values()]
-    dead = sum(w.numel() // len(alive) * int((~alive).sum()) for w, alive in found if len(alive))
-    return _share(dead, sum(w.numel() for w, _ in found))
+    groups = _groups(weights, dim).values()
+    dead = sum(int((~nonzero.any(1)).sum()) * nonzero.shape[1] for nonzero in groups)
+    return _share(dead, sum(nonzero.numel() for nonzero in groups))
 
 
 def zero_fraction(weights: Weights) -> float:
     """Share of all entries that are zero, in a zero group or not; parameters and errors as `group_sparsity`."""
-    tensors = [weight for weight, _ in _weights(weights, None).values()]
-    return _share(sum(int((w == 0).sum()) for w in tensors), sum(w.numel() for w in tensors))
+    groups = _groups(weights, None).values()
+    return _share(sum(int((~nonzero).sum()) for nonzero in groups), sum(nonzero.numel() for nonzero in groups))
 
 
 def channels_per_layer(weights: Weights, dim: int | None = None) -> dict[str, tuple[int, int]]:
@@ -57,24 +52,22 @@ def channels_per_layer(weights: Weights, dim: int | None = None) -> dict[str, tu
     Parameters and errors as `group_sparsity`. The keys are the modules' names ("layer1.0.conv1"), or "0", "1", ... for
     an iterable, in the order of the network.
     """
-    alive = {name: _alive(weight, d) for name, (weight, d) in _weights(weights, dim).items()}
-    return {name: (int(a.sum()), a.numel()) for name, a in alive.items()}
+    return {name: (int(nonzero.any(1).sum()), len(nonzero)) for name, nonzero in _groups(weights, dim).items()}
 
 
-def _weights(weights: Weights, dim: int | None) -> dict[str, tuple[Tensor, int]]:
-    """Each weight with the dimension of its groups."""
+def _groups(weights: Weights, dim: int | None) -> dict[str, Tensor]:
+    """Whether the entries of each weight are not zero, bool (groups, entries of a group)."""
     if isinstance(weights, nn.Module):
         convs = {n: m for n, m in weights.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-        found = {name: (conv.weight.detach(), 0 if conv.transposed else 1) for name, conv in convs.items()}
+        found = {name: (conv.weight, 0 if conv.transposed else 1) for name, conv in convs.items()}
     else:
-        found = {str(i): (weight.detach(), 1) for i, weight in enumerate(weights)}
+        found = {str(i): (weight, 1) for i, weight in enumerate(weights)}
     if not found:
         raise DataError("no convolution weights to count; give a network that has some, or a list of weights")
-    return {name: (weight, own if dim is None else dim) for name, (weight, own) in found.items()}
-
-
-def _alive(weight: Tensor, dim: int) -> Tensor:
-    return (weight != 0).movedim(dim, 0).unsqueeze(-1).flatten(1).any(1)
+    return {
+        name: (weight != 0).movedim(own if dim is None else dim, 0).unsqueeze(-1).flatten(1)
+        for name, (weight, own) in found.items()
+    }
 
 
 def _share(part: int, whole: int) -> float:

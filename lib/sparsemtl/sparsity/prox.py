@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from sparsemtl.errors import SpecError
 from sparsemtl.sparsity.saliency import prunable
 
-OWN = ("penalty", "lam", "dim", "corrected_metric")  # what a param group has beside AdamW's settings
-MOST = 2**26  # entries solved side by side on a GPU, for its memory in float64
-
 
 @torch.no_grad()
 def prox_group_lasso(theta: Tensor, threshold: float | Tensor, dim: int = 1) -> Tensor:
@@ -28,16 +25,11 @@ def prox_group_lasso(theta: Tensor, threshold: float | Tensor, dim: int = 1) -> 
     Parameters
     ----------
     theta : Tensor
-        Real floating tensor; its groups are the slices along `dim`.
+        Real floating tensor; its groups are the slices along `dim`. A group that holds NaN stays NaN.
     threshold : float or Tensor
         alpha * lambda * sqrt(n_g) >= 0: a number, or one entry for each group.
     dim : int
         Dimension of the groups.
-
-    Returns
-    -------
-    Tensor
-        New tensor like `theta`; a group with ||theta_g|| <= threshold is exactly zero, one that holds NaN stays NaN.
 
     Raises
     ------
@@ -56,24 +48,13 @@ def prox_group_lasso_scaled(theta: Tensor, scale: Tensor, threshold: float | Ten
 
     If ||scale * theta||_g <= threshold the group is exactly zero; else x_i = theta_i * nu / (nu + threshold / scale_i)
     with nu = ||x||_g > 0 the root of ||theta / (nu + threshold / scale)||_g = 1 (Deleu and Bengio 2021, "Structured
-    sparsity inducing adaptive optimizers for deep learning"). For scale 1 this is `prox_group_lasso`.
+    sparsity inducing adaptive optimizers for deep learning"). For scale 1 this is `prox_group_lasso`, which has the
+    other parameters and errors. The result is exact to about the rounding error of theta's dtype.
 
     Parameters
     ----------
-    theta, threshold, dim
-        As for `prox_group_lasso`.
     scale : Tensor
         Positive, of theta's shape.
-
-    Returns
-    -------
-    Tensor
-        New tensor like `theta`, to about the rounding error of its dtype.
-
-    Raises
-    ------
-    SpecError
-        As `prox_group_lasso`; a scale of another shape.
     """
     if scale.shape != theta.shape:
         raise SpecError(f"scale has shape {tuple(scale.shape)}, theta {tuple(theta.shape)}; they must be equal")
@@ -92,7 +73,7 @@ def prox_group_lasso_scaled_(
     Parameters
     ----------
     thetas, scales, thresholds : sequence of Tensor
-        Pairs of one shape and dtype; one entry for each group, float64.
+        Pairs of one shape and dtype; thresholds are float64, one entry for each group.
     dim : int
         Dimension of the groups, not negative.
     adam : (sequence of float, float), optional
@@ -108,7 +89,7 @@ def prox_group_lasso_scaled_(
 
 @torch.no_grad()
 def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
-    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise; result as `prox_group_lasso`.
+    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise; errors as `prox_group_lasso`.
 
     Parameters
     ----------
@@ -116,11 +97,6 @@ def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
         Real floating tensor.
     threshold : float or Tensor
         Number >= 0, or a tensor that broadcasts with theta.
-
-    Raises
-    ------
-    SpecError
-        A negative or NaN threshold; a theta that is not real and floating.
     """
     limit = _nonnegative(threshold, theta).to(theta.dtype)
     return theta - theta.clamp(-limit, limit)
@@ -131,20 +107,18 @@ class ProxAdamW(torch.optim.AdamW):
 
     With s = sqrt(v_hat) + eps, AdamW goes to u = (1 - lr * weight_decay) * theta - lr * m_hat / s, and then
     theta = argmin_x 1/(2 lr) sum_i s_i (x_i - u_i)^2 + lam * penalty(x) (Eq. 4 of Upadhyay et al. 2023; Deleu and
-    Bengio 2021), where penalty is sum_g sqrt(n_g) ||x_g||_2 over the groups of each weight, or ||x||_1. The bias
-    corrections of step and metric are the same. Without penalty, or with lam = 0, a step is that of
-    `torch.optim.AdamW`. When `torch.amp.GradScaler` skips a step, nothing changes.
+    Bengio 2021), where penalty is sum_g sqrt(n_g) ||x_g||_2 over the groups of each weight, or ||x||_1. Without
+    penalty, or with lam = 0, a step is that of `torch.optim.AdamW`. When `torch.amp.GradScaler` skips a step, nothing
+    changes.
 
     Parameters
     ----------
-    params : iterable
-        As for any torch optimizer. A param group may have its own "penalty", "lam" and "dim"; see `penalty_groups`.
-    lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused
-        As for `torch.optim.AdamW`; with amsgrad the metric takes the largest v, as the step does.
+    params, lr, betas, eps, weight_decay, **options
+        As for `torch.optim.AdamW`; with amsgrad the metric takes the largest v, as the step does. The following are
+        those of param groups that have none of their own.
     penalty : {"group_lasso", "l1", None}
-        Of param groups that have no "penalty".
     lam : float
-        Strength >= 0 of the penalty, of param groups that have no "lam".
+        Strength >= 0 of the penalty.
     dim : int
         Dimension of each weight whose slices are the groups: 1 for the input channels of a convolution or linear
         layer, 0 for those of a transposed convolution.
@@ -163,7 +137,7 @@ class ProxAdamW(torch.optim.AdamW):
         eps: float = 1e-8, weight_decay: float = 1e-2, *, penalty: str | None = None, lam: float = 0.0, dim: int = 1,
         corrected_metric: bool = True, **options: Any,
     ):  # fmt: skip
-        own = dict(zip(OWN, (penalty, lam, dim, corrected_metric), strict=True))
+        own = {"penalty": penalty, "lam": lam, "dim": dim, "corrected_metric": corrected_metric}
         if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
             params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
         super().__init__(params, lr, betas, eps, weight_decay, **options)
@@ -188,8 +162,7 @@ class ProxAdamW(torch.optim.AdamW):
         """Load a state of this optimizer, or of AdamW: settings that its groups lack stay as they are."""
         groups = [dict(group) for group in state_dict["param_groups"]]
         for own, group in zip(self.param_groups, groups, strict=False):  # torch refuses another number of groups
-            for name in OWN:
-                group.setdefault(name, own[name])
+            group.update(own | group)
             _check_penalty(group | {"params": own["params"]})
         super().load_state_dict(state_dict | {"param_groups": groups})
 
@@ -224,21 +197,16 @@ class ProxAdamW(torch.optim.AdamW):
 
 
 def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -> list[dict]:
-    """Param groups of a network for `ProxAdamW`: the weights of its convolutions are penalised.
+    """Param groups for `ProxAdamW`: the convolutions, the transposed ones and, not penalised, all other parameters.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network, or the part of it that is to become sparse.
+        The network, or the part of it that is to become sparse; errors as `saliency.prunable`.
     lam : float
         Strength of the penalty.
     penalty : {"group_lasso", "l1"}
         A group is an input channel, in transposed convolutions too (dimension 0 of their weights).
-
-    Returns
-    -------
-    list of dict
-        Groups of the convolutions, of the transposed ones, and of all other parameters, without the empty ones.
     """
     prunable(model)  # refuses weights that are computed
     convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
@@ -289,22 +257,13 @@ def _on_gpu_(thetas, scales, thresholds, dim):
         if theta.numel():
             job = theta.movedim(dim, 0), scale.movedim(dim, 0), threshold
             by_size[theta.numel() // len(threshold), theta.dtype].append(job)
-    for jobs in by_size.values():
-        _solve_rows_(jobs)
-
-
-def _solve_rows_(jobs):
-    if len(jobs) > 1 and sum(theta.numel() for theta, _, _ in jobs) > MOST:
-        half = len(jobs) // 2
-        _solve_rows_(jobs[:half])
-        _solve_rows_(jobs[half:])
-        return
-    thetas, scales, thresholds = zip(*jobs, strict=True)
-    theta, scale = (torch.cat([t.reshape(len(t), -1).double() for t in tensors]) for tensors in (thetas, scales))
-    # theta's rounding error; Newton's error is about the square of its last step
-    x = _solve(theta, scale, torch.cat(thresholds)[:, None], 0.1 * math.sqrt(torch.finfo(thetas[0].dtype).eps))
-    for target, rows in zip(thetas, x.split([len(t) for t in thetas]), strict=True):
-        target.copy_(rows.view(target.shape))
+    for (_, dtype), jobs in by_size.items():
+        targets, metrics, limits = zip(*jobs, strict=True)
+        theta, scale = (torch.cat([t.reshape(len(t), -1).double() for t in side]) for side in (targets, metrics))
+        # theta's rounding error; Newton's error is about the square of its last step
+        x = _solve(theta, scale, torch.cat(limits)[:, None], 0.1 * math.sqrt(torch.finfo(dtype).eps))
+        for target, rows in zip(targets, x.split([len(t) for t in targets]), strict=True):
+            target.copy_(rows.view(target.shape))
 
 
 def _solve(theta, scale, threshold, tolerance):

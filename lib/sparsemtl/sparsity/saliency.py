@@ -1,6 +1,6 @@
 """Scores that say how much each weight matters, computed before training.
 
-Every function here returns `dict[str, Tensor]`: one score tensor for each prunable weight, keyed by the
+Every function here returns `dict[str, Tensor]`: one score tensor for each `prunable` weight, keyed by the
 parameter's name ("shared.spatial.weight"), of the weight's shape and device, and LARGER MEANS KEEP, so that
 `masks.topk_mask` serves them all. A score is the one of the dense network: masks in place do not hide gradients.
 
@@ -9,7 +9,7 @@ A copy of the model is scored, in the model's training mode but with its dropout
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -24,17 +24,7 @@ Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> scalar
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights that saliency ranks: those of all convolutions and linear layers. Biases and batch norm stay dense.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Any network.
-
-    Returns
-    -------
-    dict of str to torch.nn.Parameter
-        By parameter name ("shared.spatial.weight"). A tied weight appears once, under its first name.
+    """Weights of all convolutions and linear layers, by parameter name; a tied weight appears once, by its first name.
 
     Raises
     ------
@@ -58,7 +48,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.enable_grad()
 def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str, Tensor]:
-    """dL/dw of every prunable weight, pruned entries included (RigL grows by these).
+    """dL/dw of every prunable weight, pruned entries included; zero for a weight that the loss does not reach.
 
     Parameters
     ----------
@@ -66,32 +56,22 @@ def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dic
         The network.
     loss_fn : callable
         (model(inputs), targets) -> scalar tensor.
-    inputs : Tensor or dict of Tensor
-        Given to the model whole.
-    targets
-        Given to `loss_fn`.
-
-    Returns
-    -------
-    dict of str to Tensor
-        By the names of `prunable`; zero for a weight that the loss does not reach.
+    inputs, targets
+        Tensor or dict of Tensor, given to the model whole; anything, given to `loss_fn`.
 
     Raises
     ------
-    DataError
-        Inputs or loss are not finite.
-    SpecError
-        The loss is not a scalar; a layer that `prunable` refuses.
+    DataError, SpecError
+        Inputs or loss are not finite; the loss is not a scalar, or a layer is one that `prunable` refuses.
     """
-    loss, weights = _loss(model, loss_fn, inputs, targets)
-    return dict(zip(weights, _grads(loss, weights), strict=True))
+    return _grads(*_loss(model, loss_fn, inputs, targets))
 
 
 def snip(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dict[str, Tensor]:
     """Connection sensitivity |dL/dm| at m = 1 of the masked network f(m * w), which is |w * dL/dw|.
 
-    Lee, Ajanthan and Torr 2019, "SNIP" (Eq. 4), before the normalisation, which does not change a ranking within
-    one loss. Parameters, result and errors as `gradients`.
+    Lee, Ajanthan and Torr 2019, "SNIP" (Eq. 4), before the normalisation, which changes no ranking within one loss.
+    Parameters and errors as `gradients`.
     """
     weights = prunable(model)
     grads = gradients(model, loss_fn, inputs, targets)
@@ -103,13 +83,11 @@ def grasp(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, temperatur
     """Gradient signal preservation: w * (H g), the loss of gradient flow when a weight goes.
 
     Wang, Zhang and Grosse 2020, "Picking winning tickets before training by preserving gradient flow", Eq. 8:
-    S = -w * (H g) is the change of g.g / 2 when w goes, and they remove the largest S; we return -S, so that
-    here too larger means keep. H and g are over the prunable weights. Result and errors as `gradients`.
+    S = -w * (H g) is the change of g.g / 2 when w goes, and they remove the largest S; we return -S. H and g are over
+    the prunable weights. Other parameters and errors as `gradients`.
 
     Parameters
     ----------
-    model, loss_fn, inputs, targets
-        As for `gradients`.
     temperature : float
         The model's outputs are divided by it before the loss: 200 for logits, as its authors do; 1 leaves them.
     """
@@ -120,29 +98,17 @@ def grasp(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, temperatur
     loss, weights = _loss(model, cooled, inputs, targets)
     grads = _grads(loss, weights, create_graph=True)
     # the gradient of g.stop(g) is H g: the second factor is a constant
-    flow = sum(((grad * grad.detach()).sum() for grad in grads), torch.zeros(()))
-    products = _grads(flow, weights)
-    return {name: weight.detach() * hg for (name, weight), hg in zip(weights.items(), products, strict=True)}
+    flow = sum(((grad * grad.detach()).sum() for grad in grads.values()), torch.zeros(()))
+    return {name: weights[name].detach() * hg for name, hg in _grads(flow, weights).items()}
 
 
 @torch.enable_grad()
 def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
-    """Synaptic flow |w| * dR/d|w|, with R the summed output of the |w| network for an input of ones.
+    """Synaptic flow |w| * dR/d|w|, float64, with R the summed output of the |w| network for an input of ones.
 
     Tanaka, Kunin, Yamins and Ganguli 2020, "Pruning neural networks without any data by iteratively conserving
-    synaptic flow", Eq. 2, one evaluation. All parameters and buffers are replaced by their absolute values and
-    the network is in eval mode (dropout off, batch norm by its running statistics), so ReLU and ELU act as
-    the identity.
-
-    Parameters
-    ----------
-    model, inputs
-        As for `gradients`; only the shapes of the inputs count.
-
-    Returns
-    -------
-    dict of str to Tensor
-        By the names of `prunable`, float64.
+    synaptic flow", Eq. 2, one evaluation. All parameters and buffers are replaced by their absolute values and the
+    network is in eval mode, so ReLU and ELU act as the identity. Only the shapes of the inputs count.
 
     Raises
     ------
@@ -160,7 +126,7 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     if not torch.isfinite(flow):
         raise DataError("synflow: the summed output is not finite; use smaller initial weights or fewer layers")
     weights = prunable(flat)
-    return {name: weights[name].detach() * g for name, g in zip(weights, _grads(flow, weights), strict=True)}
+    return {name: weights[name].detach() * grad for name, grad in _grads(flow, weights).items()}
 
 
 def magnitude(model: nn.Module) -> dict[str, Tensor]:
@@ -168,17 +134,9 @@ def magnitude(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().abs() for name, weight in prunable(model).items()}
 
 
-def random_scores(model: nn.Module, seed: int | torch.Generator = 0) -> dict[str, Tensor]:
-    """Uniform scores in [0, 1), float64, by the names of `prunable`: the random baseline.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The network.
-    seed : int or torch.Generator
-        Drawn on the CPU, so that a seed means the same mask on every device; the global random state is not used.
-    """
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+def random_scores(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Uniform scores in [0, 1), float64: the random baseline. A seed means the same scores on every device."""
+    generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
         for name, weight in prunable(model).items()
@@ -208,12 +166,12 @@ def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> tuple[T
     return loss, weights
 
 
-def _grads(value: Tensor, weights: Mapping[str, nn.Parameter], create_graph: bool = False) -> list[Tensor]:
+def _grads(value: Tensor, weights: dict[str, nn.Parameter], create_graph: bool = False) -> dict[str, Tensor]:
     """d value / d weight for each weight, zeros where `value` does not depend on it."""
     if not value.requires_grad:
-        return [torch.zeros_like(p) for p in weights.values()]
-    grads = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(weights.values(), grads, strict=True)]
+        return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    grads = torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, materialize_grads=True)
+    return dict(zip(weights, grads, strict=True))
 
 
 def _check_finite(inputs: Any) -> None:

@@ -1,8 +1,4 @@
-"""The operations of a traced network as steps that know their channels: which are constant, needed and left.
-
-`compact` traces a network (`Tracer`), makes a step of each operation (`Recorder`), asks backwards what is needed, and
-rewrites the network forwards.
-"""
+"""The operations of a traced network as steps that know their channels: which are constant, needed and left."""
 
 import copy
 import operator
@@ -14,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SpecError
-from sparsemtl.sparsity.layers import CONVS, NORMS, Pick, free_name, indices, pads, sliced, sliced_norm
+from sparsemtl.sparsity.layers import CONVS, NORMS, Pick, free_name, indices, sliced, sliced_norm
 
 AVOID = "avoid in-place operations in it"
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -178,7 +174,7 @@ class _Step:
 
 
 class _Map(_Step):
-    """Activation, or dropout in eval mode: acts on each entry alone."""
+    """Activation, or dropout in eval mode. Each channel comes from one channel, which may become several channels."""
 
     def constant(self):
         value = self.sources[0].const
@@ -186,10 +182,10 @@ class _Map(_Step):
         return torch.where(value.isnan(), torch.nan, function(value.nan_to_num(0.0)))
 
     def asks(self):
-        return [(self.sources[0], self.need), *super().asks()[1:]]
+        return [(self.sources[0], self.need.view(self.sources[0].width, -1).any(1)), *super().asks()[1:]]
 
     def rewrite(self):
-        return self.sources[0].layout
+        return torch.arange(self.width).view(self.sources[0].width, -1)[self.sources[0].layout].flatten()
 
 
 class _Pool(_Map):
@@ -207,15 +203,9 @@ class _Shape(_Step):
         return [(self.sources[0], torch.zeros(self.sources[0].width).bool())]
 
 
-class _Flatten(_Step):
+class _Flatten(_Map):
     def constant(self):
         return self.sources[0].const.repeat_interleave(self.width // self.sources[0].width)
-
-    def asks(self):
-        return [(self.sources[0], self.need.view(self.sources[0].width, -1).any(1))]
-
-    def rewrite(self):
-        return torch.arange(self.width).view(self.sources[0].width, -1)[self.sources[0].layout].flatten()
 
 
 class _Concatenation(_Step):
@@ -309,7 +299,8 @@ class _Mix(_Layer):
         self.live = (weight != 0).any(2)  # (outputs, inputs of a group): the output depends on the input channel
         # One bias cannot serve the constants of several calls, and a new one may outweigh the only channel.
         if self.groups == 1 and len(self.calls) == 1:
-            movable = value == 0 if pads(layer) or (layer.bias is None and len(value) == 1) else ~value.isnan()
+            pads = getattr(layer, "padding_mode", "") == "zeros" and any(layer._reversed_padding_repeated_twice)
+            movable = value == 0 if pads or (layer.bias is None and len(value) == 1) else ~value.isnan()
             self.bias = self.bias + weight.sum(2)[:, movable] @ value[movable]
             self.live &= ~movable
         return torch.where(self.live.any(1), torch.nan, self.bias)

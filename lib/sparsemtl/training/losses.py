@@ -40,7 +40,7 @@ def normal_loss(p: Tensor, y: Tensor) -> Tensor:
     Parameters
     ----------
     p, y : Tensor, shape (n, 3, H, W)
-        Floating, p of any length; pixels where y is the zero vector do not count.
+        Floating, of any length; pixels where y is the zero vector do not count.
     """
     check_shapes("normals", p.shape, y.shape)
     return _masked_mean(1 - F.cosine_similarity(p.float(), y.float(), dim=1), (y != 0).any(1))
@@ -66,8 +66,8 @@ def binary_loss(logits: Tensor, y: Tensor, double_sigmoid: bool = False) -> Tens
     logits, y : Tensor, shape (n,)
         Floating, and 0 or 1.
     double_sigmoid : bool
-        Put the logits through a sigmoid first, as the authors' released code does; the loss then takes these values
-        in (0, 1) for logits, and the predicted probabilities cannot leave (0.5, 0.74).
+        Put the logits through a sigmoid first, as the authors' released code does: the predicted probabilities then
+        cannot leave (0.5, 0.74).
     """
     check_shapes("binary", logits.shape, y.shape)
     logits = logits.float()
@@ -85,9 +85,9 @@ class UncertaintyWeighting(nn.Module):
         Names; a loss of another task raises SpecError.
     learned : bool
         `log_variance` is a parameter, for the optimizer without weight decay; else a buffer, so that the balance stays
-        as it starts: equal, as in the authors' released code (with log_variance=1).
+        equal, as in the authors' released code.
     log_variance : float
-        Where each s_i starts.
+        Where each s_i starts; 1 in the released code.
     """
 
     def __init__(self, tasks: Iterable[str], learned: bool = True, log_variance: float = 0.0):

@@ -1,8 +1,8 @@
 """Test metrics: classification from confusion matrices (NumPy), dense prediction per picture (PyTorch).
 
 Functions "per picture" return float64 tensors (n,) on the input's device, NaN where a picture has no valid pixel;
-average them over pictures with `torch.nanmean`. Targets are those of `companion.data.images.Images`, brought to
-the size of the predictions. Predictions and targets of different shape raise SpecError.
+average them over pictures with `torch.nanmean`. Predictions p and targets y are those of
+`sparsemtl.training.losses`; those of different shape raise SpecError.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from sparsemtl.training.losses import VOID, check_shapes
 
 
 def confusion_matrix(y: ArrayLike, p: ArrayLike, n: int) -> np.ndarray:
-    """Count how often class i (row) was predicted as class j (column).
+    """Count how often class i (row) was predicted as class j (column), int64 (n, n).
 
     Parameters
     ----------
@@ -24,10 +24,6 @@ def confusion_matrix(y: ArrayLike, p: ArrayLike, n: int) -> np.ndarray:
         True and predicted labels in [0, n), of any equal shapes.
     n : int
         Number of classes.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, n)
 
     Raises
     ------
@@ -50,12 +46,7 @@ def accuracy(c: ArrayLike) -> float:
     Parameters
     ----------
     c : array, shape (n, n)
-        Confusion matrix.
-
-    Returns
-    -------
-    float
-        NaN if c is empty.
+        Confusion matrix; if it is empty the result is NaN.
     """
     c = np.asarray(c, dtype=np.float64)
     return float(np.trace(c) / c.sum()) if c.sum() else float("nan")
@@ -64,7 +55,7 @@ def accuracy(c: ArrayLike) -> float:
 def macro_f1(c: ArrayLike) -> float:
     """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN); parameters and result as `accuracy`.
 
-    A class that is neither true nor predicted anywhere is left out (as in scikit-learn).
+    A class that is neither true nor predicted anywhere is left out, as in scikit-learn.
     """
     c = np.asarray(c, dtype=np.float64)
     return _class_mean(2 * np.diag(c), c.sum(0) + c.sum(1))
@@ -73,23 +64,14 @@ def macro_f1(c: ArrayLike) -> float:
 def mean_iou(c: ArrayLike) -> float:
     """Mean over classes of intersection over union, TP / (TP + FP + FN): the literature's mIoU.
 
-    Parameters and result as `accuracy`, c of all pixels of all pictures (`pixel_confusion`). A class that is neither
-    true nor predicted anywhere is left out.
+    As `macro_f1`, with c of all pixels of all pictures (`pixel_confusion`).
     """
     c = np.asarray(c, dtype=np.float64)
     return _class_mean(np.diag(c), c.sum(0) + c.sum(1) - np.diag(c))
 
 
 def pixel_confusion(p: Tensor, y: Tensor, n: int) -> np.ndarray:
-    """`confusion_matrix` of the pixels that are not void, result and errors too; matrices of batches add up.
-
-    Parameters
-    ----------
-    p, y : Tensor of int, any equal shapes
-        Predicted and true class of each pixel.
-    n : int
-        Number of classes.
-    """
+    """`confusion_matrix` of predicted and true class of the pixels that are not void; matrices of batches add up."""
     check_shapes("segmentation", p.shape, y.shape)
     valid = y != VOID
     return confusion_matrix(y[valid].cpu(), p[valid].cpu(), n)
@@ -98,13 +80,12 @@ def pixel_confusion(p: Tensor, y: Tensor, n: int) -> np.ndarray:
 def micro_iou(p: Tensor, y: Tensor) -> Tensor:
     """Micro IoU per picture, the "IoU" of Upadhyay et al. (2023): pixels of all classes pooled.
 
-    Each wrong pixel is one false positive and one false negative, so TP / (TP + FP + FN) = acc / (2 - acc) with the
-    pixel accuracy.
+    Each wrong pixel is one false positive and one false negative, so TP / (TP + FP + FN) = acc / (2 - acc).
 
     Parameters
     ----------
     p, y : Tensor of int, shape (n, H, W)
-        Predicted and true class; void pixels do not count.
+        Predicted and true class; pixels of label `VOID` do not count.
     """
     check_shapes("segmentation", p.shape, y.shape)
     valid = y != VOID
@@ -114,13 +95,7 @@ def micro_iou(p: Tensor, y: Tensor) -> Tensor:
 
 
 def cosine_similarity(p: Tensor, y: Tensor) -> Tensor:
-    """Mean cosine of the angle between predicted and true normals per picture.
-
-    Parameters
-    ----------
-    p, y : Tensor, shape (n, 3, H, W)
-        Of any length; pixels where y is the zero vector do not count.
-    """
+    """Mean cosine of the angle between predicted and true normals per picture; parameters as `normal_loss`."""
     return _mean_per_picture(*_cosine(p, y))
 
 
@@ -131,17 +106,12 @@ def normal_angles(p: Tensor, y: Tensor) -> Tensor:
 
 
 def angle_statistics(angles: Tensor) -> dict[str, float]:
-    """Mean and median, and the shares below 11.25, 22.5 and 30 degrees: Eigen and Fergus (ICCV 2015).
+    """ "mean" and "median", and the shares "within_11.25", "within_22.5" and "within_30": Eigen and Fergus (ICCV 2015).
 
     Parameters
     ----------
     angles : Tensor, shape (pixels,)
         Degrees, pooled over all pictures; without any, the statistics are NaN.
-
-    Returns
-    -------
-    dict of str to float
-        "mean", "median", "within_11.25", "within_22.5" and "within_30".
     """
     values = angles.double().cpu().numpy() if len(angles) else np.array([np.nan])
     found = {"mean": float(values.mean()), "median": float(np.median(values))}
@@ -150,13 +120,7 @@ def angle_statistics(angles: Tensor) -> dict[str, float]:
 
 
 def depth_mae(p: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute error of depth per picture.
-
-    Parameters
-    ----------
-    p, y : Tensor, shape (n, 1, H, W)
-        In one unit; only pixels where y > 0 count.
-    """
+    """Mean absolute error of depth per picture, in the unit of p and y; parameters as `depth_loss`."""
     check_shapes("depth", p.shape, y.shape)
     return _mean_per_picture((p.double() - y.double()).abs(), y > 0)
 

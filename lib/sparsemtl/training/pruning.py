@@ -1,8 +1,7 @@
 """Every pruning method of the EEG study as one procedure: fresh networks in, trained sparse networks out.
 
-All methods start from the same initial weights and see the same batches; every network takes the same number of
-epochs for the weights that are reported. The lottery ticket and iterative pruning pay for their masks with extra
-epochs.
+All methods start from the same initial weights and see the same batches. The lottery ticket and iterative pruning pay
+for their masks with extra epochs.
 
 A procedure is a function (networks, jobs, train) -> loss of each network by epoch. `train(networks, epochs,
 after_step=None)` trains the networks in place, as `fit_stack` does. Networks and jobs pair up: the folds of one run,
@@ -17,10 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsemtl.sparsity.masks import apply_masks, arbiter, budget_masks, topk_mask
+from sparsemtl.sparsity.masks import Masks, apply_masks, arbiter, budget_masks, topk_mask
 from sparsemtl.sparsity.saliency import gradients, grasp, magnitude, prunable, random_scores, snip, synflow
 
-Masks = dict[str, Tensor]
 Histories = list[list[float]]
 Train = Callable[..., Histories]  # (networks, epochs, after_step=None), as `fit_stack` trains
 Procedure = Callable[[Sequence[nn.Module], Sequence["Job"], Train], Histories]
@@ -38,10 +36,8 @@ class Job:
         (outputs, targets) -> scalar tensor, the sum of the tasks' losses.
     epochs, steps : int
         Epochs of the weights that are reported, and optimizer steps in that many epochs.
-    sparsity : float
-        Share of weights to prune, in [0, 1).
-    seed : int
-        Seed of random scores.
+    sparsity, seed : float, int
+        Share of weights to prune, in [0, 1); seed of random scores.
     """
 
     inputs: dict[str, Tensor]
@@ -52,9 +48,10 @@ class Job:
     sparsity: float
     seed: int
 
-    def only(self, task: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Inputs and targets of one task."""
-        return {task: self.inputs[task]}, {task: self.targets[task]}
+
+def _prune(nets: Sequence[nn.Module], masks: Sequence[Masks]) -> None:
+    for net, mask in zip(nets, masks, strict=True):
+        apply_masks(net, mask)
 
 
 def dense(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train) -> Histories:
@@ -66,8 +63,7 @@ def _at_initialisation(masks: Callable[[nn.Module, Job], Masks]) -> Procedure:
     """Procedure that prunes each untrained network once, by masks(net, job), and trains what is left."""
 
     def procedure(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train) -> Histories:
-        for net, job in zip(nets, jobs, strict=True):
-            apply_masks(net, masks(net, job))
+        _prune(nets, [masks(net, job) for net, job in zip(nets, jobs, strict=True)])
         return train(nets, jobs[0].epochs)
 
     return procedure
@@ -80,7 +76,7 @@ def _best(score: Callable[[nn.Module, Job], dict[str, Tensor]]) -> Procedure:
 
 def task_scores(net: nn.Module, job: Job, task: str) -> dict[str, Tensor]:
     """SNIP scores of one task over its own pool: the shared weights and the task's head."""
-    scores = snip(net, job.loss_fn, *job.only(task))
+    scores = snip(net, job.loss_fn, {task: job.inputs[task]}, {task: job.targets[task]})
     return {name: s for name, s in scores.items() if name.startswith(("shared.", f"{task}."))}
 
 
@@ -115,29 +111,21 @@ def synflow_masks(net: nn.Module, job: Job, rounds: int = 100) -> Masks:
     return masks
 
 
-def _prune_smallest(nets: Sequence[nn.Module], like: Sequence[nn.Module], sparsity: float) -> None:
-    """Prune in each network the weights that are smallest in its partner in `like`."""
-    for net, other in zip(nets, like, strict=True):
-        apply_masks(net, topk_mask(magnitude(other), sparsity))
-
-
 def lottery_ticket(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train) -> Histories:
     """Train, prune the smallest weights once, rewind to the initial weights, train again (Frankle and Carbin 2019)."""
     trained = [copy.deepcopy(net) for net in nets]
     train(trained, jobs[0].epochs)
-    _prune_smallest(nets, trained, jobs[0].sparsity)
+    _prune(nets, [topk_mask(magnitude(net), jobs[0].sparsity) for net in trained])
     return train(nets, jobs[0].epochs)
 
 
 def iterative_magnitude(nets: Sequence[nn.Module], jobs: Sequence[Job], train: Train, rounds: int = 5) -> Histories:
-    """Train, then prune in equal ratios and fine-tune in turn, `rounds` times (Han et al. 2015).
-
-    Fine-tuning takes as long again as the training.
-    """
+    """Train, then `rounds` times prune an equal ratio and fine-tune, which takes as long again (Han et al. 2015)."""
     job = jobs[0]
     histories = train(nets, job.epochs)
     for k in range(1, rounds + 1):
-        _prune_smallest(nets, nets, partial_sparsity(job.sparsity, k, rounds))
+        sparsity = partial_sparsity(job.sparsity, k, rounds)
+        _prune(nets, [topk_mask(magnitude(net), sparsity) for net in nets])
         tuned = train(nets, math.ceil(job.epochs / rounds))
         histories = [before + after for before, after in zip(histories, tuned, strict=True)]
     return histories
@@ -154,16 +142,13 @@ def rigl(
 
     Parameters
     ----------
-    nets, jobs, train
-        As for every procedure, see the module.
     drop, until : float
         The share at first; it falls to 0 by a cosine, until this share of all steps.
     every : int
         Optimizer steps between two updates.
     """
     masks = [topk_mask(random_scores(net, job.seed), job.sparsity) for net, job in zip(nets, jobs, strict=True)]
-    for net, mask in zip(nets, masks, strict=True):
-        apply_masks(net, mask)
+    _prune(nets, masks)
 
     def after_step(step, batches):
         if (step + 1) % every or step + 1 > until * jobs[0].steps:
@@ -191,7 +176,7 @@ def _moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float) -> Tens
     return moved.view_as(mask)
 
 
-# Procedures on the joint network; "snip-single" and "dense-single" use theirs on one network for each task.
+# On the joint network, or for "snip-single" and "dense-single" on one network for each task.
 PROCEDURES: dict[str, Procedure] = {
     "dense-single": dense,
     "dense-multi": dense,
