@@ -32,10 +32,6 @@ def test_a_formula_shows_as_it_stands(formula):
     assert text_of(docstrings.as_rst([formula])) == formula
 
 
-def test_what_is_in_backquotes_is_left_to_sphinx():
-    assert docstrings.as_rst(["`a_` or ``b|c`` and d|e"]) == ["`a_` or ``b|c`` and d\\|e"]
-
-
 @pytest.mark.parametrize("gap", [[], [""]])
 def test_columns_stay_columns(gap):
     lines = ["A record is one object:", *gap, "    hash    its name", "    spec    what * was run", "Then more."]

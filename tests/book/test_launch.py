@@ -40,8 +40,7 @@ def launch():
     ("environ", "configured", "url"),
     [
         ({}, "", ""),
-        ({}, None, ""),
-        ({"GITHUB_REPOSITORY": ""}, "", ""),
+        ({"GITHUB_REPOSITORY": ""}, None, ""),
         ({}, "https://github.com/owner/name/", "https://github.com/owner/name"),
         ({"GITHUB_REPOSITORY": "owner/name.x"}, "", "https://github.com/owner/name.x"),
         ({"GITHUB_REPOSITORY": "a/b"}, "https://github.com/owner/name", "https://github.com/a/b"),

@@ -45,33 +45,11 @@ DEVELOPMENT = "eegmmidb-development"  # people of whom none is tested
 DEVELOPMENT_PEOPLE = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)
 DEVIATING = (88, 92, 100, 104)  # people whose rate or timing is not that of the others
 EVERYONE = tuple(n for n in range(1, 110) if n not in (*DEVELOPMENT_PEOPLE, *DEVIATING))
-_REAL = {
-    "data": "eegmmidb", "problems": tuple(PROBLEMS), "params": RECIPE | {"allow_missing_runs": True},
-    "seeds": tuple(range(10)), "other_seeds": tuple(range(5)), "control_seeds": tuple(range(3)), "truth": 0,
-}  # fmt: skip
-
-# Each profile: data set, people, seeds, problems and parameters; other_seeds: with the second trunk; control_seeds: on
-# shuffled labels and on recordings; truth: simulated people for each share of common sources; one_recording: people
-# of each problem for whom a task has but one recording, so that none can be told from another
 PROFILE_SETTINGS = {
-    "quick": {
-        "data": "simulated-eeg", "people": (1, 2, 3), "seeds": (0, 1), "problems": ("left-right",),
-        "params": RECIPE | {"folds": 2, "epochs": 10, "trials_per_class": 15},
-        "other_seeds": (0,), "control_seeds": (0,), "truth": 0,
-    },
-    "small": _REAL | {
-        "people": (1, 3, 6, 7, 15, 42), "truth": 40,
-        "one_recording": {"left-right": (3, 6, 7), "hands-feet": (6, 7)},
-    },
-    "full": _REAL | {"people": EVERYONE},
-}  # fmt: skip
-
-# What a verdict rests on, for readers
-PROFILE_WORDS = {
-    "quick": "simulated recordings, which are no evidence",
-    "small": "real recordings of six people",
-    "full": "real recordings of everyone in the data set but the development people",
+    name: {"people": EVERYONE} | settings | {"params": RECIPE | settings["params"]}
+    for name, settings in SETTINGS["profiles"].items()
 }
+PROFILE_WORDS = SETTINGS["profile_words"]
 
 # What a parameter may be; the loader checks what chooses the data
 RULES = {

@@ -106,13 +106,7 @@ PROFILE_SETTINGS = {
     | {name: (source, _FULL | _RECIPES[profile] | own) for name, (source, own) in _RECIPES["data"][profile].items()}
     for profile in PROFILES
 }
-# What a verdict rests on, for readers
-PROFILE_WORDS = {
-    "quick": "simulated images, which are no evidence",
-    "small": "real images of 64 pixels and networks of CPU size",
-    "full": "the paper's sizes of networks and images",
-}
-
+PROFILE_WORDS = _RECIPES["profile_words"]
 # Seconds of one three-task run if no record says: on one core (small), on an H100 class card (full).
 DEFAULT_SECONDS = {"quick": 3, "small": 400, "full": 600}
 
