@@ -1,21 +1,18 @@
 import ast
 import doctest
-import importlib.util
 import inspect
 import pkgutil
 import re
 from importlib import import_module
 from pathlib import Path
 
+import docstrings
 import pytest
 import sparsemtl
 
 core = pytest.importorskip("docutils.core")
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("docstrings", ROOT / "book/_ext/docstrings.py")
-docstrings = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(docstrings)
 
 
 def text_of(lines):

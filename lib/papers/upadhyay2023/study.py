@@ -98,8 +98,6 @@ RULES |= {
 
 _RECIPES = _in_file("recipes.toml")
 _FULL = dict.fromkeys(("head_reduced", "loss_size", "n")) | _RECIPES["full"]
-
-
 # Each profile: seeds, and for each of the paper's data sets the data that stand for it with their parameters
 PROFILE_SETTINGS = {
     profile: {"seeds": (0,) if profile == "quick" else (0, 1, 2, 3, 4)}
