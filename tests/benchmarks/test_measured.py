@@ -55,8 +55,10 @@ def test_a_mark_is_met_on_its_own_side(word, wanted, met):
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "other"}, {"sides": {}}, {"marks": []}, {"details": {"case": 2}}, {"environment": {}}]
-)
+    "change",
+    [{"name": "other"}, {"sides": {key: {"unit": "s", "values": [1.0]} for key in ("slow", "fast")}}, {"marks": []},
+     {"details": {"case": 2}}, {"environment": {}}],
+)  # fmt: skip
 def test_a_value_changed_by_hand_is_found(tmp_path, change):
     path = made().write(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
