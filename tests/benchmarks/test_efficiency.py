@@ -56,31 +56,6 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
     assert set(table[table.benchmark != efficiency.TITLES["prox"]].outcome) == {"not run"}
 
 
-def test_the_story_gives_the_ratio_of_each_first_mark(prox):
-    told = efficiency.story({("prox", "cpu"): prox})
-    assert "one part in 4 of the published" in told
-    assert f"{efficiency.TITLES['training']}: not run" in told
-
-
-def test_the_sentence_on_removal_has_the_gain_of_each_pattern():
-    sides = seconds(dense=[6.0, 6.0], one=[2.0, 2.0], other=[3.0, 3.0])
-    marks = [Mark(f"{name}: time gained", "dense", side, "at least", 2.5) for name, side in (
-        ("aligned, PyTorch", "one"), ("trained, PyTorch", "other"))]  # fmt: skip
-    patterns = {"aligned": {"zero_groups": 0.7}, "trained": {"zero_groups": 0.25}}
-    details = {"patterns": patterns, "trained run": "run 123"}
-    told = efficiency.removal({("compaction", "cpu"): Benchmark("compaction", sides, tuple(marks), details, MACHINE)})
-    assert "**3 times** with 70 %" in told
-    assert "**2 times** with 25 %" in told
-
-
-def test_the_committed_records_have_the_first_marks_that_the_story_tells():
-    found = efficiency.benchmarks(ROOT / "results")
-    words = {"prox": "published", "training": "released", "latency": "one decision, dense EEGNet"}
-    assert words.keys() == efficiency.STORY.keys()
-    for name, word in words.items():
-        assert word in found[name, "cpu"].marks[0].what
-
-
 def test_a_missed_mark_says_by_how_much_and_where_the_time_goes(prox):
     told = efficiency.missed({("prox", "cpu"): prox})
     assert told == ["Missed on the CPU by 20.0 %: gain (4, at least 5). Time goes to sum 75 %, copy 20 %."]

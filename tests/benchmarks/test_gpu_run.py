@@ -5,10 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from companion.__main__ import command_parser
 from companion.choose import chosen
-from companion.records import Store
 from gpu_run import Step, perform, plan
 
 TOY = Path(__file__).parents[1] / "toy"
@@ -47,13 +45,3 @@ def test_each_step_says_what_it_wrote_and_a_cut_keeps_the_steps_before(tmp_path)
     assert entries[0]["wrote"] == ["made.txt"]
     assert [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()] == entries
     assert perform(steps, tmp_path / "late", 0) == []
-
-
-@pytest.mark.slow
-def test_runs_are_kept_when_the_time_is_over(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(TOY))
-    store = str(tmp_path / "runs")
-    words = (sys.executable, *["-m", "companion", "run", "toy2020", "--profile", "quick", "--store"], store)
-    (entry,) = perform([Step("table1", words, 120)], tmp_path, 120)
-    assert entry["status"] == 0
-    assert len(entry["wrote"]) == len(Store(tmp_path / "runs").all()[0]) == 15

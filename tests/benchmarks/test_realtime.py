@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import realtime
-from measured import Benchmark
 
 
 @pytest.fixture
@@ -33,22 +32,3 @@ def test_the_figure_draws_a_line_for_each_class_and_every_decision(decisions):
     assert [t.get_text() for t in top.get_legend().get_texts()] == ["left hand", "right hand"]
     assert len(bottom.get_lines()[0].get_xdata()) == len(decisions)
     plt.close("all")
-
-
-def latency():
-    """Two runtimes, one network: masks take as long as dense, removal halves the time of one of them."""
-    milliseconds = {"dense": (4.0, 2.0), "masks 40 %": (4.4, 2.0), "compacted 40 %": (4.2, 1.0)}
-    sides = {
-        f"A, {kind}, {runtime}": {"unit": "ms", "values": [value] * 3}
-        for kind, values in milliseconds.items()
-        for runtime, value in zip(realtime.RUNTIMES, values, strict=True)
-    }
-    facts = {kind: {"weights": 10, "not zero": 6, "operations": 100} for kind in milliseconds}
-    return Benchmark("latency", sides, (), {"networks": {"A": facts}}, {})
-
-
-def test_masks_and_removal_are_told_as_shares_of_the_dense_networks_time():
-    told = realtime.masks_against_removal([latency()])
-    assert "takes 1.00 to 1.10 of the dense network's time with masks, and 0.50 to 1.05 of it" in told
-    assert "(least: A, compacted 40 %, ONNX Runtime)" in told
-    assert realtime.masks_against_removal([]) == "One decision: not run."

@@ -1,21 +1,18 @@
 import ast
 import doctest
-import importlib.util
 import inspect
 import pkgutil
 import re
 from importlib import import_module
 from pathlib import Path
 
+import docstrings
 import pytest
 import sparsemtl
 
 core = pytest.importorskip("docutils.core")
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("docstrings", ROOT / "book/_ext/docstrings.py")
-docstrings = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(docstrings)
 
 
 def text_of(lines):
@@ -30,10 +27,6 @@ def text_of(lines):
 )
 def test_a_formula_shows_as_it_stands(formula):
     assert text_of(docstrings.as_rst([formula])) == formula
-
-
-def test_what_is_in_backquotes_is_left_to_sphinx():
-    assert docstrings.as_rst(["`a_` or ``b|c`` and d|e"]) == ["`a_` or ``b|c`` and d\\|e"]
 
 
 @pytest.mark.parametrize("gap", [[], [""]])

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 pytest.importorskip("sphinx_book_theme")
+import launch
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).parents[2]
@@ -28,30 +28,21 @@ kernelspec: {name: python3, display_name: Python 3}
 """
 
 
-@pytest.fixture(scope="module")
-def launch():
-    spec = importlib.util.spec_from_file_location("launch", ROOT / "book/_ext/launch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("environ", "configured", "url"),
     [
         ({}, "", ""),
-        ({}, None, ""),
-        ({"GITHUB_REPOSITORY": ""}, "", ""),
+        ({"GITHUB_REPOSITORY": ""}, None, ""),
         ({}, "https://github.com/owner/name/", "https://github.com/owner/name"),
         ({"GITHUB_REPOSITORY": "owner/name.x"}, "", "https://github.com/owner/name.x"),
         ({"GITHUB_REPOSITORY": "a/b"}, "https://github.com/owner/name", "https://github.com/a/b"),
     ],
 )
-def test_one_setting_gives_the_address(launch, environ, configured, url):
+def test_one_setting_gives_the_address(environ, configured, url):
     assert launch.repository_url(environ, configured) == url
 
 
-def test_a_value_that_is_no_repository_stops_the_build_with_its_name(launch):
+def test_a_value_that_is_no_repository_stops_the_build_with_its_name():
     with pytest.raises(ExtensionError, match="GITHUB_REPOSITORY is 'name'"):
         launch.repository_url({"GITHUB_REPOSITORY": "name"})
 
@@ -89,7 +80,7 @@ def test_a_notebook_gets_buttons_that_lead_to_it_and_a_page_in_markdown_gets_non
     assert launched(page) == []
 
 
-def test_without_an_address_there_are_no_buttons(launch):
+def test_without_an_address_there_are_no_buttons():
     assert launch.theme_options({"launch_buttons": {}, "repository_url": ""}, {}) == {}
 
 

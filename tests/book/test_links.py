@@ -48,11 +48,8 @@ def test_every_link_inside_the_book_leads_to_a_file_and_an_anchor(book):
 @pytest.mark.parametrize(
     ("address", "found"),
     [
-        ("other.html", True),
-        ("other.html#there", True),
         ("#here", True),
         ("other.html?q=1#there", True),
-        ("https://host/gone.html#x", True),
         ("other.html#gone", False),
         ("#gone", False),
         ("gone.html", False),

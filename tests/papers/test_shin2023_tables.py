@@ -143,15 +143,12 @@ def test_whoever_lacks_a_cell_is_left_out_and_seeds_are_paired(records):
     pd.testing.assert_series_equal(found, tables.EFFECTS["shin-best-method"](evidence_of(first)).pooled)
 
 
-def test_overfitting_is_read_at_the_lowest_training_loss_that_both_reach(records):
+def test_overfitting_is_read_where_both_trained_as_far_and_scores_follow_the_private_sources(records):
     assert tables.EFFECTS["shin-overfitting"](evidence_of(records)).pooled.tolist() == pytest.approx([0.4] * 3)
+    assert tables.EFFECTS["shin-control-truth"](evidence_of(records)).pooled.tolist() == pytest.approx([1, 1])
     curve = {"train": [0.8, 0.4, 0.5, 0.1], "test": [1.0, 2.0, 9.0, 3.0]}
     assert claims.test_loss_at(curve, 0.6) == pytest.approx(1.5)
     assert claims.test_loss_at(curve, 0.1) == pytest.approx(3.0)
-
-
-def test_scores_that_follow_the_private_sources_are_found(records):
-    assert tables.EFFECTS["shin-control-truth"](evidence_of(records)).pooled.tolist() == pytest.approx([1, 1])
 
 
 def test_a_comparison_at_other_sparsities_than_asked_is_not_tested(records, make_record):
@@ -166,15 +163,6 @@ def test_a_comparison_at_other_sparsities_than_asked_is_not_tested(records, make
 
     changed = [denser(r) if (r.spec.method, r.spec.params["sparsity"]) == ("rigl", 0.4) else r for r in records]
     found = tables.EFFECTS["shin-best-method"](evidence_of(changed))
-    kept = [r for r in records if (r.spec.method, r.spec.params["sparsity"]) != ("rigl", 0.4)]
-    cells = claims.cells_of(claims.of_kind(kept))
-
-    def mean(method, s):
-        return claims.by_person(claims.differences(cells, claims.both({(method, s): 1})))
-
-    at = {s: [m for m in RIVALS if (m, s) != ("rigl", 0.4)] for s in (0.2, 0.4, 0.8)}
-    wanted = sum(mean("budget", s) - sum(mean(m, s) for m in ms) / len(ms) for s, ms in at.items()) / 3
-    pd.testing.assert_series_equal(found.pooled, wanted, check_names=False)
     assert "RigL at 40" in found.limits
     assert not found.not_tested
 
@@ -229,35 +217,31 @@ def test_claims_asked_otherwise_start_with_the_judged_effect(records):
 
 
 TABLES = {
-    "each": (tables.against_each, tables.each_sentence), "controls": (tables.controls, tables.controls_sentence),
-    "decodable": (tables.decodable, tables.decodable_sentence), "truth": (tables.truth_by_share, tables.truth_sentence),
-    "otherwise": (tables.claims_otherwise, tables.otherwise_sentence),
-    "agreement": (tables.agreement, tables.agreement_sentence),
-    "development": (tables.development, tables.development_sentence),
+    tables.against_each: tables.each_sentence, tables.controls: tables.controls_sentence,
+    tables.decodable: tables.decodable_sentence, tables.truth_by_share: tables.truth_sentence,
+    tables.claims_otherwise: tables.otherwise_sentence, tables.agreement: tables.agreement_sentence,
+    tables.development: tables.development_sentence,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_sentences_have_numbers_with_records_and_say_not_run_without(records, name):
-    make, say = TABLES[name]
-    assert any(c.isdigit() for c in say(make(records))) or name == "truth"
-    assert NOT_RUN in say(make([]))
+@pytest.mark.parametrize("make", TABLES)
+def test_sentences_without_records_say_not_run(make):
+    assert NOT_RUN in TABLES[make](make([]))
     assert NOT_RUN in tables.table1_sentence([])
 
 
 @pytest.mark.parametrize("given", ["records", "nothing"])
 def test_figures_and_tables_stand_with_and_without_records(records, given):
     shown = records if given == "records" else []
-    for problem in study.PROBLEMS:
-        for make in (figures.accuracy_against_sparsity, figures.people):
-            assert make(shown, problem).axes
+    for make in (figures.accuracy_against_sparsity, figures.people):
+        assert make(shown, "left-right").axes
     for make in (figures.vote_agreement, figures.training_curves):
         assert make(shown).axes
     for kind in ("main", "truth"):
         assert figures.scalp_maps(tables.electrode_maps(shown, kind)).axes
     assert figures.effects(tables.truth_by_share(shown)).axes
     assert figures.development(tables.development(shown)).axes
-    for make in (tables.realised_sparsity, tables.overfitting, tables.recordings):
+    for make in (tables.realised_sparsity, tables.overfitting, tables.recordings, *TABLES):
         assert make(shown).empty == (given == "nothing")
 
 

@@ -1,8 +1,8 @@
 """What the records say on each claim: contrasts of accuracy, paired over people (no torch)."""
 
 # ruff: isort: skip_file
-import base64
 import math
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from companion.claims import Effects
 from companion.style import percent
 from papers.shin2023.study import (
-    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, LOSS_STEP, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS,
+    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS,
     SPARSITIES, TASKS, TRUNKS,
 )  # fmt: skip
 from scipy.stats import spearmanr
@@ -20,18 +20,17 @@ AT_40, LEVELS = (PROPOSED, PUBLISHED_SPARSITY), SPARSITIES[1:]
 DRAWS = 2000  # of the bootstrap
 
 
-def kind_of(record):
-    """What a record is evidence for: "main", "trunk" (another trunk), "truth" or "development"."""
-    if record.spec.data == DEVELOPMENT:
-        return "development"
-    if "shared" in record.spec.params:
-        return "truth"
-    return "main" if record.spec.params["trunk"] == next(iter(TRUNKS)) else "trunk"
-
-
 def of_kind(records, kind="main"):
-    """The records of one kind (list)."""
-    return [r for r in records if kind_of(r) == kind]
+    """The records that are evidence of one kind (list): "main", "trunk" (another trunk), "truth" or "development"."""
+
+    def kind_of(spec):
+        if spec.data == DEVELOPMENT:
+            return "development"
+        if "shared" in spec.params:
+            return "truth"
+        return "main" if spec.params["trunk"] == next(iter(TRUNKS)) else "trunk"
+
+    return [r for r in records if kind_of(r.spec) == kind]
 
 
 def tasks_of(record):
@@ -41,13 +40,7 @@ def tasks_of(record):
 
 def hits(record, task):
     """Whether each trial of a task was classified correctly (bool array, in the order of the recordings)."""
-    labels, predicted = record.result["labels"][task], record.result["predicted"][task]
-    return np.array([p == y for p, y in zip(predicted, labels, strict=True)])
-
-
-def trial_losses(record, task):
-    """Cross-entropy of each trial of a task, nats in steps of `LOSS_STEP`, 8 at most (float array)."""
-    return LOSS_STEP * np.frombuffer(base64.b64decode(record.result["losses"][task]), np.uint8)
+    return np.array(list(record.result["labels"][task])) == np.array(list(record.result["predicted"][task]))
 
 
 def dense_of(method, sparsity):
@@ -107,8 +100,11 @@ def by_person(found):
     return sums.groupby(level=1).mean() if len(sums) else sums
 
 
-def contrast(records, weights, parts=(), limits="", not_tested="", shift=0.0):
-    """`Effects` of weights for `differences`, plus a shift; parts: name -> weights, for the fold-out."""
+def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0):
+    """`Effects` of weights for `differences`, plus a shift; parts: name -> weights, for the fold-out.
+
+    limits: of the answer; None for how far the dense network decodes.
+    """
     cells = cells_of(records)
     found = differences(cells, weights)
     shown = {name: by_person({k: v for k, v in found.items() if k[0] == p}) for p, name in PROBLEMS.items()}
@@ -117,6 +113,7 @@ def contrast(records, weights, parts=(), limits="", not_tested="", shift=0.0):
     shown = {name: values + shift for name, values in shown.items()}
     shown |= {name: by_person(differences(cells, own)) for name, own in dict(parts).items()}
     within = tuple(end + shift for end in resampled(found)) if found else None
+    limits = above_chance(records) if limits is None else limits
     return Effects(by_person(found) + shift, {k: v for k, v in shown.items() if len(v)}, limits, not_tested, within)
 
 
@@ -138,16 +135,6 @@ def above_chance(records):
     found = by_person(differences(cells_of(records), both({MULTI: 1})))
     said = f"The dense network is {100 * (found.mean() - 0.5):.1f} points above chance, all that pruning could cost."
     return said if len(found) else ""
-
-
-def multitask(records):
-    """Dense multi-task minus dense single-task."""
-    return contrast(records, both({MULTI: 1, SINGLE: -1}), limits=above_chance(records))
-
-
-def sparse_over_dense(records):
-    """Proposed at 40 % minus dense multi-task."""
-    return contrast(records, both({AT_40: 1, MULTI: -1}), limits=above_chance(records))
 
 
 def missed_sparsity(records, tolerance=0.01):
@@ -182,46 +169,6 @@ def best_method(records, levels=LEVELS):
     return contrast(records, weights, parts, limits, why)
 
 
-def robust(records):
-    """Change of the proposed network from dense to 80 %, plus the margin: the points that it has to spare."""
-    margin = next(c.smallest for c in CLAIMS if c.id == "shin-robust")
-    parts = {
-        f"change of {METHODS[m].label}": both({(m, LEVELS[-1]): 1, (m, 0.0): -1}) for m in (PROPOSED, EXACT, *RIVALS)
-    }
-    weights = both({(PROPOSED, LEVELS[-1]): 1, MULTI: -1})
-    return contrast(records, weights, parts, above_chance(records), shift=margin)
-
-
-def best_at_40(records):
-    """Proposed at 40 % minus the mean of its other levels, dense included."""
-    others = [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
-    parts = {f"over {percent(s)}": both({AT_40: 1, (PROPOSED, s): -1}) for s in others}
-    weights = both({AT_40: 1} | {(PROPOSED, s): -1 / len(others) for s in others})
-    return contrast(records, weights, parts, above_chance(records))
-
-
-def execution_over_imagery(records):
-    """Execution minus imagery of the proposed network, mean over the levels, dense included."""
-
-    def weights(levels):
-        signs = {"me": 1 / len(levels), "mi": -1 / len(levels)}
-        return {(task, *dense_of(PROPOSED, s), "true"): w for s in levels for task, w in signs.items()}
-
-    parts = {f"at {percent(s)}": weights([s]) for s in SPARSITIES}
-    return contrast(records, weights(SPARSITIES), parts, above_chance(records))
-
-
-def over_random(records):
-    """Proposed at an exact budget minus random masks of equal size, mean over the sparsities."""
-    parts = {f"at {percent(s)}": minus(EXACT, "random", levels=(s,)) for s in LEVELS}
-    return contrast(records, minus(EXACT, "random"), parts, above_chance(records))
-
-
-def over_shuffled(records):
-    """Dense multi-task on true labels minus the same on labels shuffled within recordings."""
-    return contrast(records, both({MULTI: 1}) | both({MULTI: -1}, "shuffled"))
-
-
 def better_classical(records):
     """The classical decoder with the higher mean accuracy over people, problems and tasks."""
     cells = cells_of(records)
@@ -233,7 +180,7 @@ def over_classical(records):
     """Dense single-task minus the better classical decoder."""
     pairs = product((SINGLE, MULTI), CLASSICAL)
     parts = {f"{METHODS[n[0]].label} over {METHODS[c].label}": both({n: 1, (c, 0.0): -1}) for n, c in pairs}
-    return contrast(records, both({SINGLE: 1, (better_classical(records), 0.0): -1}), parts)
+    return contrast(records, both({SINGLE: 1, (better_classical(records), 0.0): -1}), parts, limits="")
 
 
 def less_overfitting(records):
@@ -294,11 +241,37 @@ def votes_find_sources(records):
     return Effects(values.groupby(level=1).mean(), parts)
 
 
-QUANTITIES = {
-    "shin-multitask": multitask, "shin-sparse-beats-dense": sparse_over_dense, "shin-overfitting": less_overfitting,
-    "shin-best-method": best_method, "shin-robust": robust, "shin-best-at-40": best_at_40,
-    "shin-me-above-mi": execution_over_imagery, "shin-control-labels": over_shuffled,
-    "shin-control-classical": over_classical, "shin-control-random": over_random,
+def execution_over_imagery(levels):
+    """Weights of execution minus imagery of the proposed network, mean over the levels of sparsity."""
+    signs = {"me": 1 / len(levels), "mi": -1 / len(levels)}
+    return {(task, *dense_of(PROPOSED, s), "true"): sign for s in levels for task, sign in signs.items()}
+
+
+_PRUNED, _MOST, _OTHERS = (PROPOSED, EXACT, *RIVALS), LEVELS[-1], [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
+QUANTITIES = {  # of the records of one kind
+    "shin-multitask": partial(contrast, weights=both({MULTI: 1, SINGLE: -1})),
+    "shin-sparse-beats-dense": partial(contrast, weights=both({AT_40: 1, MULTI: -1})),
+    "shin-overfitting": less_overfitting,
+    "shin-best-method": best_method,
+    "shin-robust": partial(
+        contrast, weights=both({(PROPOSED, _MOST): 1, MULTI: -1}),
+        parts={f"change of {METHODS[m].label}": both({(m, _MOST): 1, (m, 0.0): -1}) for m in _PRUNED},
+        shift=next(c.smallest for c in CLAIMS if c.id == "shin-robust"),  # the points that it has to spare
+    ),
+    "shin-best-at-40": partial(
+        contrast, weights=both({AT_40: 1} | {(PROPOSED, s): -1 / len(_OTHERS) for s in _OTHERS}),
+        parts={f"over {percent(s)}": both({AT_40: 1, (PROPOSED, s): -1}) for s in _OTHERS},
+    ),
+    "shin-me-above-mi": partial(
+        contrast, weights=execution_over_imagery(SPARSITIES),
+        parts={f"at {percent(s)}": execution_over_imagery((s,)) for s in SPARSITIES},
+    ),
+    "shin-control-labels": partial(contrast, weights=both({MULTI: 1}) | both({MULTI: -1}, "shuffled"), limits=""),
+    "shin-control-classical": over_classical,
+    "shin-control-random": partial(
+        contrast, weights=minus(EXACT, "random"),
+        parts={f"at {percent(s)}": minus(EXACT, "random", levels=(s,)) for s in LEVELS},
+    ),
     "shin-control-truth": votes_find_sources,
 }  # fmt: skip
 

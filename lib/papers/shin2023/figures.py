@@ -88,18 +88,23 @@ def explore(records):
     )
 
 
+def _scalp(ax, values, channels, **look):
+    """Draw a scalp map of values by electrode."""
+    import mne
+
+    info = mne.create_info(list(channels), 100.0, "eeg")
+    info.set_montage(mne.channels.make_standard_montage("colin27_1005"), match_case=False)
+    return mne.viz.plot_topomap(values, info, axes=ax, show=False, contours=4, **look)[0]
+
+
 def trial(data, task="me"):
     """The first trial over the motor cortex, and by class how far the mean power of each electrode is off that of all.
 
     data: `MotorData`, whose trials have passed the filter of a band.
     """
-    import mne
-
     trials = getattr(data, task)
     power = np.array([(trials.x[trials.y == k] ** 2).mean((0, 2)) for k in range(len(data.classes))])
     change = 100 * (power / power.mean(0) - 1)
-    info = mne.create_info(list(data.channels), data.sfreq, "eeg")
-    info.set_montage(mne.channels.make_standard_montage("colin27_1005"), match_case=False)
     fig, (left, *maps) = plt.subplots(1, 1 + len(power), figsize=(10.5, 3), width_ratios=(2.2, *[1] * len(power)))
     shown, step = ("C4", "Cz", "C3"), 6 * trials.x[0].std()
     for k, name in enumerate(shown):
@@ -108,8 +113,7 @@ def trial(data, task="me"):
     left.set_yticks([k * step for k in range(len(shown))], shown)
     left.set(xlabel="seconds", title=f"one trial: {data.classes[trials.y[0]]}".replace("_", " "))
     for ax, values, name in zip(maps, change, data.classes, strict=True):
-        look = {"cmap": "RdBu_r", "vlim": (-abs(change).max(), abs(change).max()), "contours": 4}
-        image, _ = mne.viz.plot_topomap(values, info, axes=ax, show=False, **look)
+        image = _scalp(ax, values, data.channels, cmap="RdBu_r", vlim=(-abs(change).max(), abs(change).max()))
         ax.set_title(f"power: {name}".replace("_", " "))
     fig.colorbar(image, ax=maps, shrink=0.7, label="% off the mean")
     return fig
@@ -164,12 +168,8 @@ def vote_agreement(records):
 
 def scalp_maps(maps):
     """Scalp maps of `electrode_maps`: spatial weights that both, MI only and ME only keep; below, true sources."""
-    import mne
-
     if maps.empty:
         return empty_figure("scalp maps")
-    info = mne.create_info(list(maps.index), 100.0, "eeg")
-    info.set_montage(mne.channels.make_standard_montage("colin27_1005"), match_case=False)
     kept = {name: maps[kind] / (maps[kind].mean() or 1) for kind, name in KINDS.items()}
     span = max(abs(values - 1).max() for values in kept.values()) or 1
     rows = [(kept, {"cmap": "RdBu_r", "vlim": (1 - span, 1 + span)}, "relative to the mean electrode")]
@@ -180,7 +180,7 @@ def scalp_maps(maps):
     fig, axes = plt.subplots(len(rows), len(KINDS), figsize=(9, 3.1 * len(rows)), squeeze=False)
     for line, (panels, look, unit) in zip(axes, rows, strict=True):
         for ax, (name, values) in zip(line, panels.items(), strict=True):
-            image, _ = mne.viz.plot_topomap(values.to_numpy(), info, axes=ax, show=False, contours=4, **look)
+            image = _scalp(ax, values.to_numpy(), maps.index, **look)
             ax.set_title(name, fontsize="medium")
         fig.colorbar(image, ax=line, shrink=0.7, label=unit)
     return fig

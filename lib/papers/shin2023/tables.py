@@ -31,6 +31,7 @@ VOTE_COLUMNS = {
 HEADS = {"start apart": "", "start alike": "_one_head"}  # how the two heads begin: ending of the columns
 NAMES = {m: info.label for m, info in METHODS.items()} | PROBLEMS | TASKS | {s: percent(s) for s in SPARSITIES}
 EMPTY = ["method", "sparsity", "person", "problem", "task", "classes", *METRICS]  # columns without a record
+CELLS = [(method, s) for method in METHODS for s in sparsities_of(method)]  # the rows of Table 1
 KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}
 
 
@@ -76,7 +77,7 @@ def table1(records, problem):
     Cells without a record say "not run". `published_of` has the published cells.
     """
     table, rows = select(records, problem), {}
-    for method, sparsity in ((m, s) for m in METHODS for s in sparsities_of(m)):
+    for method, sparsity in CELLS:
         chosen = table[(table.method == method) & (table.sparsity == sparsity)]
         row = {"realised": percent(chosen.get("realised_whole", pd.Series(dtype=float)).mean())}
         for task, metric in PUBLISHED:
@@ -96,11 +97,10 @@ def published_of(table):
 def runs_of_cells(evidence, problem):
     """(row, column) of `table1` -> the part of an `Evidence` behind that cell."""
     main = evidence.of(table1_specs(evidence.profile), "--table table1")
-    found = {}
-    for name, sparsity in ((m, s) for m in METHODS for s in sparsities_of(m)):
-        method, level = dense_of(name, sparsity)
-        row = METHODS[name].label, percent(sparsity)
-        found[row] = main.only(method=method, problem=problem, sparsity=level, labels="true")
+    found = {
+        (METHODS[m].label, percent(s)): main.only(method=m, problem=problem, sparsity=s, labels="true")
+        for m, s in CELLS
+    }
     return lambda row, column: found[row]
 
 
@@ -138,7 +138,7 @@ def against_each(records):
         weights = minus(EXACT, method)
         if not METHODS[method].sparse:
             weights = both({(EXACT, s): 1 / len(LEVELS) for s in LEVELS} | {(method, 0.0): -1})
-        effects = contrast(main, weights)
+        effects = contrast(main, weights, limits="")
         if len(effects.pooled):
             rows[METHODS[method].label] = _in_points(effects.pooled) | {"p": judge(CLAIMS[0], effects).p}
     out = table_of(rows, "against")
@@ -147,7 +147,7 @@ def against_each(records):
 
 def each_sentence(table):
     """What `against_each` shows."""
-    rivals = table.loc[[METHODS[m].label for m in RIVALS if METHODS[m].label in table.index]] if len(table) else table
+    rivals = table[table.index.isin([METHODS[m].label for m in RIVALS])]
     if rivals.empty:
         return f"The comparison at equal sparsity: {NOT_RUN}."
     better, worse = rivals[rivals["95 % from"] > 0], rivals[rivals["to"] < 0]

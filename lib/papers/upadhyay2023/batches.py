@@ -13,15 +13,9 @@ from torch.nn import functional as F
 class Batches:
     """Batches of the training images of a scorer's data, on its device; what they hold is decided by seed and epoch.
 
-    Parameters
-    ----------
-    scorer : Scorer
-        Its data, and the unit of its targets.
-    params : dict
-        "batch"; "crop", "flip": each image is a random part of at least this share of its side, mirrored or not;
-        "standardise": images have mean 0 and standard deviation 1 over the training images, else they are in [0, 1];
-        "loss_size": side of the targets, None for that of the metric.
-    seed : int
+    params: "batch"; "crop", "flip": each image is a random part of at least this share of its side, mirrored or not;
+    "standardise": images have mean 0 and standard deviation 1 over the training images, else they are in [0, 1];
+    "loss_size": side of the targets, None for that of the metric.
     """
 
     def __init__(self, scorer, params, seed):

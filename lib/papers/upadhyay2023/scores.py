@@ -15,18 +15,9 @@ RESAMPLES = 1000  # of the test images, for a standard error
 class Scorer:
     """Targets of a data set at the resolution of losses and metrics, and the scores of predictions for them.
 
-    Parameters
-    ----------
-    data : the images with their targets and splits.
-    params : dict
-        Parameters of a run: "resolution" ("input", or "features" for an eighth of it), "depth" ("metres" or
-        "relative": over each image's largest, clipped as in the released code), "threshold" of the binary tasks.
-    tasks : sequence of str
-
-    Attributes
-    ----------
-    targets : dict of tensors
-        As those of the data, at `side` x `side`; depth in the unit of the run.
+    params: those of a run; "resolution": "input", or "features" for an eighth of it; "depth": "metres", or "relative"
+    to each image's largest, clipped as in the released code; "threshold" of the binary tasks. targets: as those of
+    the data, at `side` x `side`; depth in the unit of the run.
     """
 
     def __init__(self, data, params, tasks):
@@ -136,9 +127,8 @@ class Scorer:
     def report(self, metrics, each):
         """The part of a record that says how a network scored beside the blind control (dict).
 
-        blind: metrics of the predictor of one value for each position; constant: of one value for all positions; gain:
-        for each of `SCORES` how much better the network is than the former, with the bootstrap standard error over
-        test images; images: the scores of each test image, see `study.packed`.
+        blind: the predictor of one value for each position; constant: of one for all; gain: for each of `SCORES` how
+        much better the network is than the former, with its bootstrap standard error; images: see `study.packed`.
         """
         blind, blind_each = self.blind()
         signs, gain = {name: sign for name, _, sign in SCORES.values()}, {}

@@ -1,0 +1,39 @@
+"""A checkpoint that this run cannot go on from is not taken; one that may be whole stays."""
+
+import pytest
+import torch
+from companion import checkpoint
+from sparsemtl.errors import DataError
+
+ORIGIN = {"data": "a", "code": "b", "device": "cpu", "packages": {"torch": "2"}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    checkpoint.save(tmp_path / "run.pt", {"origin": ORIGIN, "lam": 0.5, "weights": torch.ones(2)})
+    return tmp_path / "run.pt"
+
+
+@pytest.mark.parametrize("what", [None, *ORIGIN])
+def test_a_checkpoint_of_other_data_code_or_device_is_not_taken(path, what, capsys):
+    state = checkpoint.load(path, ORIGIN | ({what: "other"} if what else {}))
+    assert (state is None) == bool(what)
+    assert (f"{path} is of other" in capsys.readouterr().err) == bool(what)
+    assert path.exists()
+
+
+def test_a_damaged_checkpoint_is_moved_aside(path):
+    path.write_bytes(b"PK\x03\x04 cut off")
+    assert checkpoint.load(path, ORIGIN) is None
+    assert path.with_suffix(".damaged").read_bytes() == b"PK\x03\x04 cut off"
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_just_now_is_kept(path, error, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises((DataError, MemoryError)):
+        checkpoint.load(path, ORIGIN)
+    assert path.exists()
