@@ -42,7 +42,7 @@ def tasks_of(record):
 def hits(record, task):
     """Whether each trial of a task was classified correctly (bool array, in the order of the recordings)."""
     labels, predicted = record.result["labels"][task], record.result["predicted"][task]
-    return np.array([p == y for p, y in zip(predicted, labels, strict=True)])
+    return np.frombuffer(predicted.encode(), np.uint8) == np.frombuffer(labels.encode(), np.uint8)
 
 
 def trial_losses(record, task):
