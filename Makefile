@@ -15,6 +15,8 @@ BIN := .venv/bin
 # .venv belongs to one Python and one place: another Python, a copy or a moved checkout gets its own.
 INSTALLED := .venv/.installed-$(shell { "$(PYTHON)" --version; pwd; } 2>&1 | cksum | tr -cd 0-9)
 export JUPYTER_PREFER_ENV_PATH := 1
+# Forty processes import the same packages: what Python compiles is kept, whatever the environment says of that.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Stamps of the build are named by the content of what goes in: a touched file rebuilds nothing, a deleted one does.
 # cksum is the one checksum that every POSIX system has.

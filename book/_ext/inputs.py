@@ -9,12 +9,15 @@ import hashlib
 import json
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
+from myst_nb.core.read import is_myst_markdown_notebook
 
 NOTED = "inputs.json"  # beside the cache: {page: digest of its inputs when it was last built}
+READERS = {".ipynb": "nbformat", ".md": "myst_nb_md"}  # of pages that may hold code
 
 
 def digest_of(paths):
@@ -46,18 +49,23 @@ def forget(cache_folder, root, pages):
 
 
 def execute(cache_folder, root, pages, timeout):
-    """Execute the notebooks of some pages that the cache lacks, one a core; one that fails is left to MyST-NB.
+    """Execute the notebooks and the Markdown pages with code that the cache lacks, one a core.
 
-    timeout: seconds for a cell.
+    One that fails is left to MyST-NB, which says so. timeout: seconds for a cell.
     """
-    cache = get_cache(str(cache_folder))
-    notebooks = [path for page in pages if (path := root / f"{page}.ipynb").is_file()]
-    lacking = {str(path): cache.add_nb_to_project(str(path)).pk for path in notebooks}
-    lacking = [pk for pk in lacking.values() if cache.get_cached_project_nb(pk) is None]
-    if lacking:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores slow each other down
-        executor = load_executor("local-parallel", cache, logging.getLogger(__name__))
-        executor.run_and_cache(filter_pks=lacking, timeout=timeout)
+    cache, lacking = get_cache(str(cache_folder)), []
+    for path in (root / f"{page}{suffix}" for page in pages for suffix in READERS):
+        if path.is_file() and (path.suffix != ".md" or is_myst_markdown_notebook(path.read_text(encoding="utf-8"))):
+            pk = cache.add_nb_to_project(str(path), read_data={"type": "plugin", "name": READERS[path.suffix]}).pk
+            lacking += [] if cache.get_cached_project_nb(pk) else [pk]
+
+    def run(pk):
+        executor = load_executor("local-serial", cache, logging.getLogger(__name__))
+        executor.run_and_cache(filter_pks=[pk], timeout=timeout)
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores slow each other down
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a kernel is a process; the next one begins when one ends
+        list(pool.map(run, lacking))
 
 
 def _outdated(app, env, added, changed, removed):

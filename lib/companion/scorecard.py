@@ -68,7 +68,7 @@ def takeaway(judged):
     controls = [j for found in judged.values() for j in found if j.claim.control and j.n]
     failed = [j.claim.short for j in controls if j.verdict in FAILED]
     if controls:
-        words.append(f"Of {len(controls)} controls {len(failed)} fail{': ' * bool(failed)}{', '.join(failed)}.")
+        words.append(f"Of {len(controls)} controls {len(failed)} fail{': ' * bool(failed)}{'; '.join(failed)}.")
     return " ".join(words)
 
 

@@ -25,7 +25,8 @@ VERDICT_STYLE = {  # colour and marker
     "no such effect": ("#E69F00", "s"), "undecided": (MUTED, "o"), "not tested": (MUTED, "x"), NOT_RUN: (MUTED, ""),
 }  # fmt: skip
 LEAST = 9  # points of the smallest text: 12 pixels on a desktop; on a phone, where figures shrink, 9
-WIDTH = 8.0  # inches of 96 pixels: as wide as the text; 10.5 fills a page at 1300 pixels
+WIDTH = 8.0  # inches of 96 pixels: as wide as the text
+WIDEST = 9.1  # inches of a figure: shrunk to a sheet of A4 less its margins, 180 mm, 9 points are 7
 
 
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
@@ -36,10 +37,11 @@ LOOK = {"background": "transparent", "view": {"stroke": None}, "axis": _TEXT | {
 def use_style():
     """Set the look of every figure: transparent ground, text of 10 points, of which a desktop shows 13 pixels."""
     sns.set_theme(style="ticks", palette="colorblind")
-    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color",
+            "grid.color")  # fmt: skip
     plt.rcParams.update(
         {"figure.dpi": 96, "figure.figsize": (WIDTH, 4), "figure.constrained_layout.use": True, "axes.grid": True,
-         "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "legend.frameon": False,
+         "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.1, "legend.frameon": False,
          "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
          "legend.fontsize": 9, "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"]}
         | dict.fromkeys(inks, INK)
@@ -47,7 +49,8 @@ def use_style():
 
 
 def svg(fig, name, alt):
-    """A matplotlib figure as SVG to put into a page (str): as wide as it was made, text as text; closes the figure."""
+    """A matplotlib figure as SVG to put into a page (str): `WIDEST` at most, text as text; closes the figure."""
+    fig.set_size_inches(min(fig.get_figwidth(), WIDEST), fig.get_figheight())
     for text in fig.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), LEAST))
     file = io.StringIO()

@@ -39,11 +39,12 @@ WIDE = """() => [...document.querySelectorAll('.shown table.results')]
   .map((t) => `${t.id}: ${t.scrollWidth} pixels, ${t.tHead.rows[0].cells.length} columns`)"""
 UNSORTED = """() => [...document.querySelectorAll('.shown table.results:not(.scorecard):has(tbody tr + tr)')]
   .filter((t) => !t.querySelector('button.sort')).map((t) => t.id)"""
-SMALL = """() => [...document.querySelectorAll('figure.results svg text')].filter((t) => t.textContent.trim())
+SMALL = """(least) => [...document.querySelectorAll('figure.results svg text')].filter((t) => t.textContent.trim())
   .map((t) => [t, t.getScreenCTM()]).filter(([, m]) => m)
   .map(([t, m]) => [parseFloat(getComputedStyle(t).fontSize) * Math.hypot(m.a, m.b), t.textContent])
-  .filter(([size]) => size && size < 8.9).slice(0, 5)"""
-# Words on paper below 7 pt, but for raised and lowered ones, and those in figures, which shrink with the sheet
+  .filter(([size]) => size && size < least).slice(0, 5)"""
+SCREEN, PAPER = 8.9, 9.3  # pixels of the smallest text in a figure: 9 pixels, and 7 pt
+# Words on paper below 7 pt, but for raised and lowered ones, and those in figures
 TINY = """() => {
   const walk = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT), found = [];
   const other = "svg, sup, sub, mjx-container, script, style";
@@ -115,7 +116,7 @@ def faults(name, shown):
     yield "tables", page.evaluate(WIDE)
     yield "tables that do not sort", page.evaluate(UNSORTED)
     yield "panels", [s for s in ("details.evidence", "a.code") if page.locator(s).count() > 1]
-    yield "text in figures", page.evaluate(SMALL)
+    yield "text in figures", page.evaluate(SMALL, SCREEN)
     yield "a cell", without_runs(page)
     yield "charts", not_alive(page)
     page.evaluate(OPEN)
@@ -124,11 +125,12 @@ def faults(name, shown):
     yield "wider than a phone", page.evaluate(STICKS_OUT)
     rules = ["scrollable-region-focusable", "meta-viewport", "link-in-text-block"]
     yield "axe on a phone", grave(page, runOnly=rules)
-    yield "text in figures on a phone", page.evaluate(SMALL)
+    yield "text in figures on a phone", page.evaluate(SMALL, SCREEN)
     look(page, SHEET, "dark")  # first: the theme hears one change at a time
     look(page, SHEET, "dark", "print")
     yield "wider than paper", page.evaluate(STICKS_OUT)
     yield "text below 7 pt on paper", page.evaluate(TINY)
+    yield "text in figures below 7 pt on paper", page.evaluate(SMALL, PAPER)
     sides = page.locator(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article")
     yield "beside the text on paper", [e.get_attribute("class") for e in sides.all() if e.is_visible()]
     look(page, DESK, "dark")

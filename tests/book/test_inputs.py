@@ -6,6 +6,7 @@ import inputs
 import nbformat
 import pytest
 from jupyter_cache import get_cache
+from myst_nb.core.read import myst_nb_reader_plugin
 
 PAGES = ["book/index", "notebooks/scorecard", "notebooks/shin2023_table1", "notebooks/upadhyay2023_fig4"]
 
@@ -82,8 +83,14 @@ def test_a_build_that_failed_does_not_count(checkout):
 
 def test_what_the_cache_lacks_is_executed_ahead(checkout):
     cache = get_cache(str(checkout / "_build/.jupyter_cache"))
-    path = checkout / "notebooks/scorecard.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")]), path)
-    inputs.execute(checkout / "_build/.jupyter_cache", checkout, ["book/index", "notebooks/scorecard"], 60)
-    found = cache.match_cache_notebook(nbformat.read(path, 4))
-    assert cache.get_cache_bundle(found.pk).nb.cells[0].outputs[0].text == "42\n"
+    paths = [checkout / "notebooks/scorecard.ipynb", checkout / "book/index.md", checkout / "book/prose.md"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")]), paths[0])
+    (checkout / "book/index.ipynb").unlink()
+    paths[1].write_text("---\nfile_format: mystnb\n---\n\n# Page\n\n```{code-cell}\nprint(7 * 7)\n```\n")
+    paths[2].write_text("# Page\n")
+    pages = ["book/index", "book/prose", "notebooks/scorecard"]
+    inputs.execute(checkout / "_build/.jupyter_cache", checkout, pages, 60)
+    for notebook, said in ((nbformat.read(paths[0], 4), "42\n"), (myst_nb_reader_plugin(paths[1]), "49\n")):
+        found = cache.match_cache_notebook(notebook)
+        code = [cell for cell in cache.get_cache_bundle(found.pk).nb.cells if cell.cell_type == "code"]
+        assert code[0].outputs[0].text == said

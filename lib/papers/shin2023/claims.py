@@ -40,7 +40,8 @@ def tasks_of(record):
 
 def hits(record, task):
     """Whether each trial of a task was classified correctly (bool array, in the order of the recordings)."""
-    return np.array(list(record.result["labels"][task])) == np.array(list(record.result["predicted"][task]))
+    labels, predicted = record.result["labels"][task], record.result["predicted"][task]
+    return np.frombuffer(predicted.encode(), np.uint8) == np.frombuffer(labels.encode(), np.uint8)
 
 
 def dense_of(method, sparsity):

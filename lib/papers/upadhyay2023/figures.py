@@ -39,11 +39,13 @@ def sight(paper_size, ours):
         for k, (height, name) in enumerate(zip(lines, names, strict=True)):
             ax.plot((2 * k - 0.4, 2 * k + 1.4), [height] * 2, color=HIGHLIGHT, lw=2)
             run = k == 0 or np.isfinite(points[2 * k][0])
-            ax.text(2 * k + 0.5, -0.12, name if run else f"{name}:\n{NOT_RUN}", ha="center", va="top",
+            ax.text(2 * k + 0.5, -0.03, name if run else f"{name}:\n{NOT_RUN}", ha="center", va="top",
                     transform=ax.get_xaxis_transform())  # fmt: skip
-        ax.set_xticks(range(6), ["dense", "sparse"] * 3, fontsize="x-small")
-        ax.set(title=TASKS[task], ylabel=label, xlim=(-0.6, 5.6))
-    fig.legend(axes[0].plot([], [], color=HIGHLIGHT, lw=2), ["sees no image"], loc="outside lower center")
+        ax.set(title=TASKS[task], ylabel=label, xlim=(-0.6, 5.6), xticks=())
+    dot = {"color": MUTED, "marker": "o", "ls": "", "ms": 8}
+    keys = {"dense": dot | {"mfc": "white"}, "sparse": dot, "sees no image": {"color": HIGHLIGHT, "lw": 2}}
+    handles = [axes[0].plot([], [], **look)[0] for look in keys.values()]
+    fig.legend(handles, keys, loc="outside lower center", ncols=3)
     return fig
 
 
@@ -273,7 +275,7 @@ def kinds_of_sparsity(dense, unstructured, grouped):
 def gallery(images, truth, found, title=""):
     """Images, and truth beside prediction for each task, a row an image; as `run.predictions` returns them."""
     dense = [t for t in truth if truth[t].ndim > 1]
-    size = (1.8 * (1 + 2 * len(dense)), 2 * len(images))
+    size = (1.3 * (1 + 2 * len(dense)), 1.5 * len(images))
     fig, axes = plt.subplots(len(images), 1 + 2 * len(dense), figsize=size, squeeze=False)
     for row, line in enumerate(axes):
         line[0].imshow(images[row])
