@@ -20,7 +20,7 @@ CLASSICAL = ("csp-lda", "tangent-space")
 LOSS_STEP = 1 / 32  # nats: unit of the cross-entropy that a record keeps for each trial
 
 SETTINGS, _CLAIMS = (
-    tomllib.loads((Path(__file__).parent / f"published/{name}.toml").read_text(encoding="utf-8"))
+    tomllib.loads((Path(__file__).parent / f"plan/{name}.toml").read_text(encoding="utf-8"))
     for name in ("settings", "claims")
 )
 Method = namedtuple("Method", "label sparse")  # how the pages name a method, and whether it prunes

@@ -51,7 +51,7 @@ PUBLISHED = Path(__file__).parent / "published"
 
 
 def _in_file(name):
-    text = (PUBLISHED / name).read_text(encoding="utf-8")
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
     return tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
 
 
@@ -59,7 +59,7 @@ def _switch(values):
     return Switch(*(tuple(v) if isinstance(v, list) else v for v in values))
 
 
-SWITCHES = {name: _switch(values) for name, values in _in_file("switches.json").items()}
+SWITCHES = {name: _switch(values) for name, values in _in_file("published/switches.json").items()}
 # Switches flipped one at a time on the three-task model; those without influence on training or beside it are left out
 FLIPPED = ("dense_decay", "head_decay", "metric", "restarts", "penalty_gradient", "uncertainty", "stopping")
 
@@ -97,7 +97,7 @@ RULES |= {
     "rates": _WHOLES,
 }  # fmt: skip
 
-_RECIPES = _in_file("recipes.toml")
+_RECIPES = _in_file("plan/recipes.toml")
 _FULL = dict.fromkeys(("head_reduced", "loss_size", "n")) | _RECIPES["full"]
 # Each profile: seeds, and for each of the paper's data sets the data that stand for it with their parameters
 PROFILE_SETTINGS = {
@@ -333,7 +333,7 @@ _SIZES = dict.fromkeys(
 }  # as published
 CLAIMS = tuple(
     Claim(name, units="seeds", smallest=0.02, published=_SIZES.get(name), **claim)
-    for name, claim in _in_file("claims.toml").items()
+    for name, claim in _in_file("plan/claims.toml").items()
 )
 
 # For the landing page: the paper's name, number and claim with its published values, and the claim that stands for it
