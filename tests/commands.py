@@ -10,7 +10,7 @@ from pathlib import Path
 from companion.__main__ import main
 
 TOY = Path(__file__).parent / "toy" / "papers" / "toy2020"
-PATIENCE = 300  # seconds, on a busy machine
+PATIENCE = 900  # seconds, on a busy machine
 
 
 def written(folder, seconds=0.4, more=""):
