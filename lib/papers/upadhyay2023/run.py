@@ -36,7 +36,7 @@ CHECKPOINT_SECONDS = 60.0  # at most so much work is lost when a run is interrup
 TURNS = 5  # times that each form of the backbone is timed
 KEPT = ("history", "best", "seconds", "lam")  # in a checkpoint, beside network and optimizer
 SIZES = ("width", "layers", "stem", "first_dilated", "initial", "head_width", "head_reduced", "rates", "passes",
-         "dropout")  # fmt: skip
+         "dropout", "attribute_dropout")  # fmt: skip
 MODULES = ("net", "balance", "optimizer")  # of which it has the state
 WARM_UP = 0.1  # share of the steps over which the learning rate rises
 
@@ -139,7 +139,7 @@ class Training:
         torch.manual_seed(spec.seed)
         bounded = {"normal": p.get("normal_head") == "tanh", "depth": self.scorer.relative}
         net = MultiTaskNet(
-            self.tasks, len(self.data.classes) + bool(p.get("spare_class")), **{k: p[k] for k in SIZES},
+            self.tasks, len(self.data.classes) + bool(p.get("spare_class")), **{k: p[k] for k in SIZES if k in p},
             bounded=[task for task, is_bounded in bounded.items() if is_bounded],
         )  # fmt: skip
         self.net = net.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU

@@ -79,6 +79,7 @@ def _or_none(rule):
 
 
 _BELOW_ONE = number("a share of 0 or more, and below 1", lambda v: 0 <= v < 1)
+_TWO_SHARES = ("two shares below 1", lambda v: len(v) == 2 and all(map(_BELOW_ONE[1], v)))
 # What a parameter may be. Not width 1: there oneDNN corrupts memory on processors that stop at AVX2
 RULES = MappingProxyType(
     {name: one_of(s.paper, s.released) for name, s in SWITCHES.items() if isinstance(s.paper, str | bool)}
@@ -87,7 +88,7 @@ RULES = MappingProxyType(
         "precision": one_of("float32", "bfloat16"),
         "weight_decay": _ZERO_UP, "dense_decay": _or_none(_ZERO_UP), "head_decay": _ZERO_UP, "eps": _POSITIVE,
         "label_smoothing": _BELOW_ONE, "share": _SHARE, "crop": _SHARE, "held": _SHARE, "aim": _SHARE,
-        "dropout": ("two shares below 1", lambda v: len(v) == 2 and all(map(_BELOW_ONE[1], v))),
+        "dropout": _TWO_SHARES, "attribute_dropout": _TWO_SHARES,
         "threshold": number("between 0 and 1", lambda v: 0 < v < 1),
         "lam": _ZERO_UP, "target": _or_none(_BELOW_ONE), "count": one_of("group", "parameter"), "lr": _POSITIVE,
         "penalty": one_of("group_lasso", "l1"), "version": one_of(VERSION),
@@ -111,6 +112,7 @@ _SMALL = _FULL | {
     "width": 24, "layers": (1, 2, 2, 1), "head_width": 32, "head_reduced": 64, "rates": (1, 2, 3),
     "loss_size": 16, "size": 64, "lr": 3e-3, "precision": "float32",
 }  # fmt: skip
+_FACES = {"crop": 0.9, "lr": 1e-3, "attribute_dropout": (0.0, 0.0)}
 _QUICK = _FULL | {
     "width": 4, "layers": (1, 1, 1, 1), "head_width": 16, "rates": (1, 2, 3), "precision": "float32", "size": 32,
     "batch": 8, "epochs": 10, "patience": 9, "lr": 1e-2,
@@ -121,8 +123,10 @@ _QUICK = _FULL | {
 # validation images, seed 0, with a decoupled decay of 0.05: IoU 0.244 (blind 0.194), cosine 0.697 (0.679), MAE 0.802 m
 # (0.966 m). The aim for normals, 0.03 above blind, was missed: width 32 and 90 epochs, at five times the cost, gave
 # 0.701. float32, as a processor without bfloat16 arithmetic takes twenty times as long for a step in it. Trainings have
-# a fixed length: patience ends none, and is there for the hashes of records. The recipe of the
-# faces is still to be chosen: it gets a plan of its own before any face is run.
+# a fixed length: patience ends none, and is there for the hashes of records. The recipe of the faces differs by milder
+# crops, a lower learning rate and no dropout in the heads of the attributes: with those of the rooms, or with the
+# dropout of the released code, most networks did not learn to see a smile. Chosen by scores of dense networks on the
+# 600 validation images, seed 7; after 10 epochs IoU 0.771 (blind 0.59), male 0.91 (0.645), smile 0.89 (0.53).
 PROFILE_SETTINGS = MappingProxyType(
     {
         "quick": {
@@ -131,7 +135,7 @@ PROFILE_SETTINGS = MappingProxyType(
         "small": {
             "seeds": (0, 1, 2, 3, 4),
             "nyuv2": ("nyuv2", _SMALL | {"batch": 16, "epochs": 25, "patience": 60}),
-            "celebamask": ("celebamask", _SMALL | {"batch": 32, "epochs": 25, "patience": 25}),
+            "celebamask": ("celebamask", _SMALL | {"batch": 32, "epochs": 25, "patience": 25} | _FACES),
         },
         "full": {
             "seeds": (0, 1, 2, 3, 4),

@@ -113,16 +113,16 @@ def dense_head(
     )
 
 
-def binary_head(channels: int) -> nn.Sequential:
+def binary_head(channels: int, dropout: tuple[float, float] = (0.6, 0.4)) -> nn.Sequential:
     """Head of a yes-or-no task: float (n, channels, h, w) -> one logit each, (n,).
 
     "A convolution layer and two linear fully connected layers"; widths, poolings and dropouts, which the paper does
     not state, are those of the authors' released code.
     """
     convolved = nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)
-    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.6)
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout[0])
     return nn.Sequential(
-        *convolved, *pooled, nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.4), nn.Linear(32, 1), nn.Flatten(0)
+        *convolved, *pooled, nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout[1]), nn.Linear(32, 1), nn.Flatten(0)
     )
 
 
@@ -141,6 +141,8 @@ class MultiTaskNet(nn.Module):
         That of the backbone.
     head_width, head_reduced, rates, dropout
         The dense heads, see `dense_head`; dilations 12, 24, 36 suit features of 32 x 32.
+    attribute_dropout : (float, float)
+        Rates in the heads of "male" and "smile".
     bounded : sequence of "normal", "depth"
         Heads that end in tanh and in a sigmoid, as in the authors' released code; else they are linear.
     passes : {"once", "per-task"}
@@ -158,7 +160,8 @@ class MultiTaskNet(nn.Module):
     def __init__(
         self, tasks: Sequence[str], classes: int = 40, *, width: int = 64, head_width: int = 256,
         head_reduced: int | None = None, rates: Sequence[int] = (12, 24, 36), dropout: tuple[float, float] = (0.5, 0.0),
-        bounded: Sequence[str] = (), passes: str = "once", **backbone: Any,
+        attribute_dropout: tuple[float, float] = (0.6, 0.4), bounded: Sequence[str] = (), passes: str = "once",
+        **backbone: Any,
     ):  # fmt: skip
         super().__init__()
         if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
@@ -174,7 +177,7 @@ class MultiTaskNet(nn.Module):
                 options = head_width, rates, BOUNDS[task] if task in bounded else None, dropout, head_reduced
                 self.heads[task] = dense_head(32 * width, outputs[task], *options)
             else:
-                self.heads[task] = binary_head(32 * width)
+                self.heads[task] = binary_head(32 * width, attribute_dropout)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Predictions {task: tensor} of images x, float (n, 3, H, W).
