@@ -3,7 +3,8 @@
     python benchmarks/tested.py [--only companion] [--marks slow]
 
 Tests that take minutes run apart, with `--marks slow`. The reports stay in `_build/tested`; the record is of all that
-are there, so that folders may run hours apart. Loops that numba compiles and processes that tests start are not traced: their lines count as not run.
+are there, so that folders may run hours apart. Loops that numba compiles and processes that tests start are not traced:
+their lines count as not run.
 """
 
 import json
@@ -22,7 +23,10 @@ GOAL = 0.95  # of lines and of branches
 GAP = "a gap in the tests"
 # Survivors of the committed record that a test need not kill
 ARGUED = {
-}
+    "companion/claims.py line 46: False -> True": "a gap when it was drawn; a test sees it now",
+    "companion/claims.py line 129: claim.published > 0 -> claim.published >= 0":
+        "a published size of 0 is no size: the condition before this one has left it out",
+}  # fmt: skip
 UNITS = {"lines": "of the library that the tests run", "branches": "that they take", "mutants": "that they kill"}
 
 
