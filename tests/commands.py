@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ from companion.__main__ import main
 from companion.records import Store
 
 TOY = Path(__file__).parent / "toy" / "papers" / "toy2020"
-PATIENCE = 300  # seconds, on a busy machine
+PATIENCE = 900  # seconds, on a busy machine
+STARTED = []  # processes of `run`
 
 
 def written(folder, seconds=0.4, more=""):
@@ -35,7 +37,17 @@ def run(folder, store, *words):
     """A process of `sparsemtl run slow2020`, in a process group of its own."""
     command = [sys.executable, "-m", "companion", "run", "slow2020", "--store", str(store), *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment(folder), start_new_session=True, **pipes)
+    STARTED.append(subprocess.Popen(command, env=environment(folder), start_new_session=True, **pipes))
+    return STARTED[-1]
+
+
+def end_all():
+    """End what `run` started and what is still there, with its workers: a test that gave up waiting leaves nothing."""
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    STARTED.clear()
 
 
 def digests(store):

@@ -9,6 +9,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 
 import pytest
+from commands import end_all
 from companion import papers, records
 from companion.records import RunRecord
 from companion.spec import RunSpec
@@ -52,6 +53,13 @@ def _no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", only_here)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_runs_on():
+    """A test that gives up waiting would leave its engine to run on."""
+    yield
+    end_all()
 
 
 @pytest.fixture

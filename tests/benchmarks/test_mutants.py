@@ -2,8 +2,9 @@
 
 import ast
 
+import mutants
 import pytest
-from mutants import ROOT, TESTS, Fault, passes, places
+from mutants import ROOT, TESTS, Fault, drawn, passes, places, verdict
 
 CODE = """
 def f(a, n=3):
@@ -43,6 +44,24 @@ def test_every_module_that_decides_results_has_places_and_tests():
     for module, tests in TESTS.items():
         assert len(places(module)) > 20
         assert (ROOT / "tests" / tests).is_file()
+
+
+def test_each_module_has_its_draw_and_more_mutants_keep_the_first():
+    few, more = drawn(TESTS, 2, 0), drawn(TESTS, 5, 0)
+    assert more[: len(few)] == few
+    assert len(set(more)) == 5 * len(TESTS)
+    assert drawn(["companion/claims.py"], 2, 0) == [pair for pair in few if pair[0] == "companion/claims.py"]
+    assert drawn(["companion/claims.py"], 2, 1) != drawn(["companion/claims.py"], 2, 0)
+
+
+def test_a_verdict_is_kept_but_not_that_tests_fail_without_a_fault(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mutants, "KEPT", tmp_path / "kept.json")
+    monkeypatch.setattr(mutants, "passes", lambda module, place, limit: asked.append(place))
+    module = "companion/claims.py"
+    for place in (3, 3, None, None, 4):
+        assert verdict(module, place, 60)[0] is None
+    assert asked == [3, None, None, 4]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The page on the tests says what pytest's reports and the records of the tests say, and "not run" without them."""
 
 import tested
-from measured import Benchmark, Mark
+from measured import Benchmark, Mark, committed_benchmarks
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.test_bad_input" name="a" time="1.5"/>
@@ -42,7 +42,16 @@ def test_goals_are_met_missed_or_not_run():
     assert tested.by_module([]).empty
     mutants = Benchmark("mutants", {}, (), {"by module": {"a.py": [3, 4]}})
     assert tested.by_module([record(), mutants]).loc["a.py"].to_dict() == {"killed": 3, "made": 4}
+    assert tested.survivors([record()]).empty
     counts = {"tests": 12, "skipped": 0, "seconds": 1.0, "refused": 5, "kills": 0}
     said = tested.story([record(one=counts, two=counts)])
     for words in ("**24 tests**", "**10 bad inputs**", "kills: not run", "0 of 1 goals"):
         assert words in said
+
+
+def test_a_survivor_is_argued_or_a_gap_and_no_argument_is_left_over():
+    said = next(iter(tested.ARGUED))
+    table = tested.survivors([Benchmark("mutants", {}, (), {"survived": [said, "a.py line 1: 0 -> 1"]})])
+    assert table["why it survives"].to_dict() == {said: tested.ARGUED[said], "a.py line 1: 0 -> 1": tested.GAP}
+    committed = committed_benchmarks(tested.ROOT / "results")["mutants", "cpu"]
+    assert set(tested.ARGUED) <= set(committed.details["survived"])

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import living
+from commands import PATIENCE, living
 from companion import engine, fingerprint
 from companion.__main__ import main
 from companion.engine import execute, run
@@ -243,7 +243,7 @@ def first():
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "sent"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)])
 def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers, sent, first, capsys):
-    store, give_up = Store(tmp_path / "runs"), time.monotonic() + 300
+    store, give_up = Store(tmp_path / "runs"), time.monotonic() + PATIENCE
     words = [*GRID, "--store", str(store.folder)]
     process = subprocess.Popen(
         [sys.executable, "-m", "companion", *words, "--workers", workers],
@@ -257,7 +257,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(tmp_path, workers,
         os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the workers too
     else:
         process.send_signal(sent)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert out == ""
     bar = f"/{TOTAL} ["
