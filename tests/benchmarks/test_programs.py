@@ -36,7 +36,6 @@ LIBRARIES = {
     "streaming",
     "export",
     "gpu_run",
-    "tested",  # until all its folders were run: its page says so
 }  # no benchmark of their own
 
 
