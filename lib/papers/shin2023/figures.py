@@ -1,5 +1,7 @@
 """Figures of the EEG study, from records and tables alone; each function returns a matplotlib figure."""
 
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -221,7 +223,7 @@ def effects(table):
         ax.plot(rows.effect, y, "o", color=TASK_COLOURS["both"])
         ax.axvline(0, color=MUTED, lw=1)
         ax.set_yticks(y, rows.index, fontsize="small")
-        ax.set_title(name, fontsize="small")
+        ax.set_title(fill(name, 28), fontsize="small", loc="right")  # long labels leave little width on the right
     for ax in axes.flat[len(names) :]:
         ax.axis("off")
     fig.supxlabel("points, with 95 % interval", fontsize="small")

@@ -255,8 +255,8 @@ def kinds_of_sparsity(dense, unstructured, grouped):
     block, loose = dense[name].copy(), unstructured[name]
     norms = np.sqrt((block**2).sum((2, 3)))
     block[norms <= np.quantile(norms, (loose == 0).mean())] = 0
-    panels = {"unstructured (trained with l1)": loose, "blocks: whole kernels (cut by size)": block}
-    panels["channel-wise (trained with the group lasso)"] = convs[name]
+    panels = {"unstructured\n(trained with l1)": loose, "blocks: whole kernels\n(cut by size)": block}
+    panels["channel-wise\n(trained with the group lasso)"] = convs[name]
     fig, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
     for ax, (kind, weight) in zip(axes, panels.items(), strict=True):
         weight = weight[:16, :16]
