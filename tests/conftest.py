@@ -65,8 +65,13 @@ def _no_engine_runs_on():
 @pytest.fixture
 def toy(monkeypatch):
     """Module `study` of the paper in tests/toy, which the companion finds as long as the test runs."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "toy"))
-    return papers.study("toy2020")
+    from companion import engine, fingerprint
+
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent / "toy"))
+        yield papers.study("toy2020")
+    for kept in (engine.environment, fingerprint.code_fingerprint):  # the code is other code without this paper
+        kept.cache_clear()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def _pair(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # text, or nested too deeply for JSON, which the rules refuse as text
         return name, value
 
 

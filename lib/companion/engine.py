@@ -79,7 +79,7 @@ def _made(specs, root, device):
 def reproducible(device):
     """Context in which the same spec and code compute the same numbers on a CPU: one thread, deterministic kernels.
 
-    On a GPU numbers may differ from run to run, but float32 is float32.
+    On a GPU numbers may differ from run to run, but float32 is not rounded to TensorFloat-32.
     """
     check_device(device)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from commands import PATIENCE, TOY, digests, environment, run, wait_for, written
+from commands import PATIENCE, digests, environment, run, wait_for, written
 from companion import cluster
 from companion.__main__ import main
 
@@ -117,9 +117,8 @@ def test_a_cluster_of_this_machine_listens_on_loopback_alone():
     assert {port.laddr.ip for port in ports} == {"127.0.0.1"}
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch, capsys):
+def test_a_scheduler_that_does_not_answer_is_one_line(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "WAIT", 0.5)
-    monkeypatch.syspath_prepend(str(TOY.parents[1]))
     assert main(["run", "toy2020", "--store", str(tmp_path), "--scheduler", "tcp://127.0.0.1:9"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sparsemtl")]
     assert "no scheduler answers at tcp://127.0.0.1:9" in line

@@ -106,7 +106,7 @@ def normal_angles(p: Tensor, y: Tensor) -> Tensor:
 
 
 def angle_statistics(angles: Tensor) -> dict[str, float]:
-    """ "mean" and "median", and the shares "within_11.25", "within_22.5" and "within_30": Eigen and Fergus (ICCV 2015).
+    """Keys "mean", "median", and shares "within_11.25", "within_22.5", "within_30": Eigen and Fergus (ICCV 2015).
 
     Parameters
     ----------
