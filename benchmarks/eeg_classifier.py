@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from companion.data import load
 from harness import Mark, arguments, report, seconds, take_turns, where_time_goes
-from papers.shin2023.run import EPOCH_OPTIONS, aligned, folds_of, together, trained
+from papers.shin2023.power import PowerNet
+from papers.shin2023.run import EPOCH_OPTIONS, alignment, folds_of, moments, together, trained
 from papers.shin2023.study import specs
-from sparsemtl.models.power import PowerNet
 from torch import nn
 
 TASK = "mi"
@@ -93,7 +93,8 @@ def by_classifier(p, data, folds, device):
     trials, found = data.mi, np.zeros(len(data.mi.y), int)
     for fold in folds:
         train, test = fold[TASK]
-        seen, unseen = aligned(trials.x[train], trials.x[test], p["align"])
+        matrix, shift = alignment(*moments(trials.x[train].astype(np.float64)), p["align"])
+        seen, unseen = ((matrix @ (trials.x[rows] - shift)).astype(np.float32) for rows in (train, test))
         steps = p["epochs"] * -(-len(train) // p["batch"])
         schedule = LRScheduler(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps, step_every="batch")
         classifier = EEGClassifier(

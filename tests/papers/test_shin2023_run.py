@@ -76,14 +76,26 @@ def test_nothing_of_the_test_fold_gets_into_masks_alignment_or_training(spec_of,
 
 
 def test_euclidean_alignment_whitens_the_training_trials_as_the_matrix_square_root_does():
-    x = person().mi.x
-    train, test = motor.aligned(x[:10], x[10:], "euclidean")
-    covariance = np.mean([a @ a.T / a.shape[1] for a in x[:10].astype(float)], axis=0)
+    x = person().mi.x.astype(float)
+    matrix, shift = motor.alignment(*motor.moments(x[:10]), "euclidean")
+    covariance = np.mean([a @ a.T / a.shape[1] for a in x[:10]], axis=0)
     whole = np.linalg.inv(sqrtm(covariance).real)
-    ratio = train / np.einsum("ef,nft->net", whole, x[:10])
-    np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-3)
-    np.testing.assert_allclose(test, ratio.mean() * np.einsum("ef,nft->net", whole, x[10:]), rtol=1e-3, atol=1e-4)
-    assert train.std() == pytest.approx(1)
+    np.testing.assert_allclose(matrix / matrix[0, 0], whole / whole[0, 0], rtol=1e-6, atol=1e-9)
+    assert (matrix @ x[:10] - shift).std() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("how", ["none", "electrode"])
+def test_other_alignments_give_the_training_trials_unit_variance(how):
+    x = person().mi.x.astype(float) + np.arange(person().mi.x.shape[1])[:, None]
+    matrix, shift = motor.alignment(*motor.moments(x), how)
+    made = matrix @ (x - shift)
+    assert made.std() == pytest.approx(1)
+    if how == "electrode":
+        np.testing.assert_allclose(
+            [made.mean((0, 2)), made.std((0, 2))], [[0] * x.shape[1], [1] * x.shape[1]], atol=1e-9
+        )
+    else:
+        np.testing.assert_allclose(made, x / x.std())
 
 
 @pytest.mark.parametrize("seed", range(3))

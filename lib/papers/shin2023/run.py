@@ -15,16 +15,17 @@ import torch
 from companion.data import load
 from companion.data.eeg import recording_folds, stratified_folds
 from companion.spec import canonical_json, check_values
+from papers.shin2023.power import PowerNet, lag_moments, mapped
 from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, PROPOSED, PUBLISHED_SPARSITY, RULES, TASKS
 from scipy.special import logsumexp
 from sparsemtl.errors import DataError, SpecError, needs
 from sparsemtl.models.eeg import DualTaskNet, init_weights
-from sparsemtl.models.power import PowerNet, lag_moments
 from sparsemtl.sparsity.masks import iou, sparsity_of
 from sparsemtl.sparsity.saliency import prunable
 from sparsemtl.training.fit import fit_stack
 from sparsemtl.training.metrics import accuracy, confusion_matrix, macro_f1
 from sparsemtl.training.pruning import PROCEDURES, Job, task_scores, votes
+from torch.func import functional_call, stack_module_state
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
@@ -116,22 +117,27 @@ def relabelled(data, spec):
     return replace(data, **made, classes=data.classes if labels == "shuffled" else tuple(map(str, range(most))))
 
 
-def aligned(train, test, how):
-    """Training and test trials, float32 (n, electrodes, samples), after a map that only the training trials decide.
+def moments(x):
+    """Mean (n, electrodes) and second moments (n, electrodes, electrodes) of each trial (n, electrodes, samples)."""
+    return x.mean(2), x @ x.swapaxes(1, 2) / x.shape[2]
+
+
+def alignment(means, second, how):
+    """Matrix and shift: aligned signals are matrix @ (x - shift). means, second: `moments` of the training trials.
 
     how: "none" scales all by one number, "electrode" standardises each electrode, "euclidean" whitens by the mean
     covariance of the trials (He and Wu 2020, doi:10.1109/TBME.2019.2913914). The labels play no part.
     """
-    x = train.astype(np.float64)
-    shift, matrix = 0.0, np.eye(x.shape[1])
+    mean, second = means.mean(0), second.mean(0)
+    shift, matrix = np.zeros_like(mean), np.eye(len(mean))
     if how == "electrode":
-        shift, matrix = x.mean((0, 2))[:, None], np.diag(1 / x.std((0, 2)))
+        shift, matrix = mean, np.diag((np.diag(second) - mean**2) ** -0.5)
     elif how == "euclidean":
-        values, vectors = np.linalg.eigh(np.einsum("net,nft->ef", x, x) / (x.shape[0] * x.shape[2]))
+        values, vectors = np.linalg.eigh(second)
         matrix = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max())) @ vectors.T
-    made = matrix @ (x - shift)
-    scale = made.std()
-    return (made / scale).astype(np.float32), (matrix @ (test - shift) / scale).astype(np.float32)
+    second = second - np.outer(shift, mean) - np.outer(mean - shift, shift)  # of x - shift
+    variance = np.trace(matrix @ second @ matrix.T) / len(mean) - np.mean(matrix @ (mean - shift)) ** 2
+    return matrix / np.sqrt(variance), shift[:, None]
 
 
 def decoded(method, n_classes, trials, train, test):
@@ -170,11 +176,12 @@ def trained(specs, data, folds, tasks, device):
     """
     spec, p, size = specs[0], specs[0].params, len(folds[0])
     seeds = [1000 * own.seed + k for own in specs for k in range(size)]
-    seen, unseen, y, y_test = [], [], [], []  # for each network: task -> crops of the trials, as it takes them; labels
+    align = {t: aligner(getattr(data[0], t).x, p, device) for t in tasks}
+    seen, unseen, y, y_test = [], [], [], []  # for each network: task -> crops of trials, as it takes them; labels
     for trials, fold in ((own, fold) for own, parts in zip(data, folds, strict=True) for fold in parts):
-        parts = {t: aligned(*(getattr(trials, t).x[rows] for rows in fold[t]), p["align"]) for t in tasks}
+        parts = {t: align[t](*fold[t]) for t in tasks}
         for k, (xs, ys) in enumerate(((seen, y), (unseen, y_test))):
-            xs.append({t: crops(torch.as_tensor(part[k], device=device), p) for t, part in parts.items()})
+            xs.append({t: part[k] for t, part in parts.items()})
             ys.append({t: torch.as_tensor(getattr(trials, t).y[fold[t][k]], device=device) for t in tasks})
     fewest = {t: min(len(own[t]) for own in y) for t in tasks}
     steps = max(-(-n // p["batch"]) for n in fewest.values())
@@ -191,33 +198,48 @@ def trained(specs, data, folds, tasks, device):
     if spec.method == PROPOSED and p["sparsity"] == PUBLISHED_SPARSITY and p["labels"] == "true":
         for outcome, net, job in zip(outcomes, nets, jobs, strict=True):
             outcome["votes"] = vote_analysis(net, job, make(job.seed + 500).to(device))
+    parts = [(padded(own, tasks), wanted) for own, wanted in ((seen, y), (unseen, y_test))]
     curves = [{"epochs": [], "train": [], "test": []} for _ in specs]
 
     def after_epoch(epoch):
         if spec.method in CURVES and epoch + 1 in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
+            found = [mean_losses(nets, x, wanted).reshape(len(specs), -1).mean(1) for x, wanted in parts]
             for k, curve in enumerate(curves):
-                own = slice(k * size, (k + 1) * size)
-                losses = (mean_loss(nets[own], x[own], wanted[own]) for x, wanted in ((seen, y), (unseen, y_test)))
-                for name, value in zip(curve, (epoch + 1, *losses), strict=True):
+                for name, value in zip(curve, (epoch + 1, *(part[k] for part in found)), strict=True):
                     curve[name].append(value)
 
     train = partial(
-        _train, data=(seen, y), fewest=fewest, steps=steps, p=p, draws=seeds[::size], after_epoch=after_epoch
+        _train, data=parts[0], fewest=fewest, steps=steps, p=p, draws=seeds[::size], after_epoch=after_epoch
     )
     PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
+    before, test = (predicted(nets, *part) for part in parts)
     for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
         curve = curves[k // size]
-        kept = {name: weight != 0 for name, weight in prunable(net).items()}
-        before, test = predicted(net, seen[k]), predicted(net, unseen[k])
-        parts = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in tasks}
-        outcome |= {
-            "logits": {t: own.double().cpu().numpy() for t, own in test.items()},
-            "train": {t: {"train_accuracy": (own.argmax(1) == y[k][t]).float().mean().item(),
-                          "train_loss": cross_entropy(own, y[k][t]).item()} for t, own in before.items()},
-            "sparsity": {part: sparsity_of(kept, start) for part, start in parts.items()},
-            "weights": sum(mask.numel() for mask in kept.values()),
-        } | ({"curve": curve} if curve["epochs"] else {})  # fmt: skip
+        outcome |= tested(net, *({t: out[t][k] for t in tasks} for out in (before, test)), y[k])
+        outcome |= {"curve": curve} if curve["epochs"] else {}
     return [outcomes[first : first + size] for first in range(0, len(nets), size)]
+
+
+def tested(net, before, test, y):
+    """The outcome of a network: its sparsity, logits of the test trials, accuracy and loss of the training trials.
+
+    before, test: task -> logits of the training and test trials; y: labels of the training trials.
+    """
+    kept = {name: weight != 0 for name, weight in prunable(net).items()}
+    names = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in test}
+    train = {
+        t: {
+            "train_accuracy": (out.argmax(1) == y[t]).float().mean().item(),
+            "train_loss": cross_entropy(out, y[t]).item(),
+        }
+        for t, out in before.items()
+    }
+    return {
+        "logits": {t: out.double().cpu().numpy() for t, out in test.items()},
+        "train": train,
+        "sparsity": {part: sparsity_of(kept, start) for part, start in names.items()},
+        "weights": sum(mask.numel() for mask in kept.values()),
+    }
 
 
 def built(p, data, tasks, shape, seed):
@@ -231,14 +253,35 @@ def built(p, data, tasks, shape, seed):
     )
 
 
+def aligner(x, p, device):
+    """Function (training trials, test trials) -> the crops of both, as the network takes them; only the first align.
+
+    x: all trials (n, electrodes, samples) of a task. What takes moments is given those of aligned signals without
+    making the signals: the moments of the trials are shared by all folds.
+    """
+    x = x.astype(np.float64)
+    own, (means, second) = crops(torch.as_tensor(x, device=device), p), moments(x)
+    if p["trunk"] in POWER:
+        taken = {"taps": p["options"]["taps"], "mixed": p["trunk"] == "mixed"}
+        own = [lag_moments(part, **taken) for part in own]
+
+    def align(*rows):
+        matrix, shift = alignment(means[rows[0]], second[rows[0]], p["align"])
+        matrix, shift = (torch.as_tensor(part, device=device) for part in (matrix, shift))
+        if p["trunk"] in POWER:  # a shift of the signals is lost in the batch norm
+            made = [mapped(part, matrix, **taken).float() for part in own]
+        else:
+            made = [(matrix @ (part - shift)).float() for part in own]
+        return [[part[each] for part in made] for each in rows]
+
+    return align
+
+
 def crops(x, p):
-    """Crops of trials (n, electrodes, samples) as the network takes them, `HOP` seconds apart (list of tensors)."""
+    """Crops of trials (n, electrodes, samples), `HOP` seconds apart (list of tensors)."""
     size = round(p["crop"] * p["sfreq"]) or x.shape[2]
     starts = range(0, x.shape[2] - size + 1, max(1, round(HOP * p["sfreq"])))
-    parts = [x[..., start : start + size] for start in starts]
-    if p["trunk"] not in POWER:
-        return parts
-    return [lag_moments(part, p["options"]["taps"], mixed=p["trunk"] == "mixed") for part in parts]
+    return [x[..., start : start + size] for start in starts]
 
 
 def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, after_epoch):
@@ -247,25 +290,25 @@ def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, afte
     A fold with a trial more than another leaves one out in each epoch, drawn by chance, as all folds train together.
     draws: seeds of what is drawn, each for as many networks.
     """
-    rngs, each = [np.random.default_rng(seed) for seed in draws], torch.arange(len(nets))
-    folds = len(nets) // len(rngs)
-    sizes = [{t: len(own[t]) for t in fewest} for own in data[1]]
-    x = {t: [pad_sequence(crop, True) for crop in zip(*(own[t] for own in data[0]), strict=True)] for t in fewest}
-    x = {t: torch.stack(own) for t, own in x.items()}  # (crops, networks, trials, ...)
-    y = {t: pad_sequence([own[t] for own in data[1]], True) for t in fewest}  # zeros that are never dealt
+    rngs, each, (x, labels) = [np.random.default_rng(seed) for seed in draws], torch.arange(len(nets))[:, None], data
+    y = {t: pad_sequence([own[t] for own in labels], True) for t in fewest}
+    absent = {t: np.arange(own.shape[1]) >= np.array([[len(one[t])] for one in labels]) for t, own in y.items()}
+    trials = {t: own.flatten(0, 2) for t, own in x.items()}  # of all crops and networks, in one row
 
     def batches(epoch):
-        dealt = {t: [] for t in fewest}
-        for k, own in enumerate(sizes):
-            for t, n in fewest.items():
-                dealt[t].append(rngs[k // folds].permutation(own[t])[:n])
-        rows = {t: np.array_split(np.stack(own), steps, axis=1) for t, own in dealt.items()}
+        rows = {}
+        for t, no in absent.items():
+            chance = np.concatenate([rng.random((len(no) // len(rngs), no.shape[1])) for rng in rngs])
+            dealt = torch.as_tensor((chance + no).argsort(1)[:, : fewest[t]], device=y[t].device)
+            rows[t] = dealt.tensor_split(steps, 1)
         for i in range(steps):
-            crop = torch.tensor([rng.integers(len(next(iter(x.values())))) for rng in rngs]).repeat_interleave(folds)
-            chosen = {t: (each[:, None], torch.as_tensor(rows[t][i])) for t in fewest}
+            crop = torch.tensor([rng.integers(len(next(iter(x.values())))) for rng in rngs])
+            first = crop.repeat_interleave(len(nets) // len(rngs))[:, None] * len(nets) + each
+            chosen = {t: own[i] for t, own in rows.items()}
+            place = {t: first.to(own.device) * y[t].shape[1] + own for t, own in chosen.items()}
             yield (
-                {t: x[t][crop[:, None], *where] for t, where in chosen.items()},
-                {t: y[t][where] for t, where in chosen.items()},
+                {t: trials[t].index_select(0, own.flatten()).unflatten(0, own.shape) for t, own in place.items()},
+                {t: y[t].gather(1, own) for t, own in chosen.items()},
             )
 
     def optimizer(parameters):
@@ -283,20 +326,32 @@ def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, afte
     )  # fmt: skip
 
 
-def mean_loss(nets, x, y):
-    """Mean cross-entropy over tasks and networks; x, y: `crops` and labels by task, one of each a network."""
-    outs = [(predicted(net, own), wanted) for net, own, wanted in zip(nets, x, y, strict=True)]
-    return float(np.mean([[cross_entropy(own[t], wanted[t]).item() for t in own] for own, wanted in outs]))
+def padded(own, tasks):
+    """Crops of the trials of all networks: task -> (crops, networks, trials, ...), zeros where one has fewer trials."""
+    networks = {t: zip(*(part[t] for part in own), strict=True) for t in tasks}
+    return {t: torch.stack([pad_sequence(crop, True) for crop in parts]) for t, parts in networks.items()}
 
 
 @torch.no_grad()
-def predicted(net, x):
-    """Logits of trials by task, the mean over their crops. x: task -> `crops`."""
-    was = net.training
+def predicted(nets, x, y):
+    """Logits of the trials of each network, the mean over their crops: task -> list of (trials, classes).
+
+    x: `padded`; y: labels by task, of each network.
+    """
+    state, net, was = stack_module_state(nets), nets[0], nets[0].training
     net.eval()
-    found = [net(dict(zip(x, crop, strict=True))) for crop in zip(*x.values(), strict=True)]
+    take = torch.vmap(lambda state, crop: functional_call(net, state, (crop,)))
+    found = [take(state, dict(zip(x, crop, strict=True))) for crop in zip(*x.values(), strict=True)]
     net.train(was)
-    return {t: torch.stack([logits[t] for logits in found]).mean(0) for t in x}
+    mean = {t: torch.stack([logits[t] for logits in found]).mean(0) for t in x}
+    return {t: [out[: len(own[t])] for out, own in zip(mean[t], y, strict=True)] for t in x}
+
+
+def mean_losses(nets, x, y):
+    """Cross-entropy of each network, the mean over tasks (array); x, y: as for `predicted`."""
+    found = predicted(nets, x, y)
+    losses = [[cross_entropy(out, own[t]) for out, own in zip(found[t], y, strict=True)] for t in found]
+    return torch.tensor(losses).double().mean(0).numpy()
 
 
 def multitask_loss(outputs, targets):

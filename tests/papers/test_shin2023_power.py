@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from sparsemtl.models.power import PowerNet, lag_moments
+from papers.shin2023.power import PowerNet, lag_moments, mapped
 
 
 def plain(net, x):
@@ -34,3 +34,10 @@ def test_features_gradients_and_running_statistics_are_those_of_the_network_on_s
     torch.testing.assert_close(fast.norm.running_var, slow.norm.running_var, rtol=1 / unbiased * 2, atol=1e-9)
     slow.norm.running_var.copy_(fast.norm.running_var)
     torch.testing.assert_close(fast.eval()(lag_moments(x, taps, mixed=mixed)), plain(slow.eval(), x))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_moments_of_mapped_signals_follow_from_those_of_the_signals(mixed):
+    x, matrix = torch.randn(4, 5, 40, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)
+    made = mapped(lag_moments(x, mixed=mixed), matrix, mixed=mixed)
+    torch.testing.assert_close(made, lag_moments(matrix @ x, mixed=mixed))

@@ -3,8 +3,11 @@
 Temporal filters, spatial filters, batch norm, square, mean over time, logarithm: what FBCNet (Mane et al. 2021,
 arXiv 2104.01233) and the Shallow ConvNet (Schirrmeister et al. 2017, Hum. Brain Mapp. 38, 5391) share with common
 spatial patterns. Up to the square all is linear, so the mean square of a filter's output is w' C w, with C the second
-moments of all windows of K samples of a trial. `lag_moments` makes them once for each trial, since it has no weights.
+moments of all windows of K samples of a trial. `lag_moments` makes them once for each trial, since it has no weights;
+`mapped` makes those of linearly mapped signals, such as aligned ones, of them.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +43,19 @@ def lag_moments(x: Tensor, taps: int = 3, *, mixed: bool = False) -> Tensor:
     return torch.cat([second.flatten(1), flat.mean(2)], 1)[:, None]
 
 
+def mapped(moments: Tensor, matrix: Tensor, taps: int = 3, *, mixed: bool = False) -> Tensor:
+    """Moments (n, 1, .) of the signals `matrix` @ x, from those of the signals x; matrix: (E, E), of the same dtype."""
+    n_means = taps * len(matrix)
+    second, means = moments[:, 0].split([moments.shape[2] - n_means, n_means], 1)
+    whole = torch.block_diag(*taps * [matrix]) if mixed else matrix
+    e, f = torch.triu_indices(*whole.shape)
+    pairs = whole[e][:, e] * whole[f][:, f] + whole[e][:, f] * whole[f][:, e]  # of x_e x_f, e <= f
+    pairs = torch.where(e == f, pairs / 2, pairs)
+    parts = [part.unflatten(1, (-1, len(by))) @ by.mT for part, by in ((second, pairs), (means, matrix))]
+    return torch.cat([part.flatten(1) for part in parts], 1)[:, None]
+
+
+@cache
 def _pairs(n: int) -> Tensor:
     """Matrices A and B (2, n, P): row x A times row x B, entry by entry, is x_i x_j of each pair i <= j, else doubled.
 
