@@ -33,7 +33,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 CHECKPOINT_SECONDS = 60.0  # at most so much work is lost when a run is interrupted
-TURNS = 5  # times that each form of the backbone is timed
+TURNS = 51  # times that each form of the backbone is timed: single ones differ by a tenth beside other work
 KEPT = ("history", "best", "seconds", "lam")  # in a checkpoint, beside network and optimizer
 SIZES = ("width", "layers", "stem", "first_dilated", "initial", "head_width", "head_reduced", "rates", "passes",
          "dropout", "attribute_dropout")  # fmt: skip
@@ -377,7 +377,7 @@ class Training:
 
     def _milliseconds(self, net, example):
         with self.context():
-            return 1000 * Timer("net(example)", globals={"net": net, "example": example}).timeit(3).mean
+            return 1000 * Timer("net(example)", globals={"net": net, "example": example}).timeit(1).mean
 
 
 def resized(task, p, side):
