@@ -3,11 +3,12 @@
     python benchmarks/tested.py [--only companion] [--marks slow]
 
 Tests that take minutes run apart, with `--marks slow`. The reports stay in `_build/tested`; the record is of all that
-are there, so that folders may run hours apart. Loops that numba compiles and processes that tests start are not traced:
-their lines count as not run.
+are there, so that folders may run hours apart. Processes that tests start are traced too. Loops that numba compiles
+cannot be: their tests run once more without numba's compiler.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ from companion.evidence import NOT_RUN
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "_build" / "tested"
 FAST = "not browser and not slow"
+LOOPS = "sparsemtl/sparsity/test_prox.py"  # tests of what numba compiles, but for those of the compiler's files
+TRACED = """[run]
+branch = true
+parallel = true
+patch = subprocess
+source = {root}/lib
+data_file = {reports}/{name}.coverage
+"""
 GOAL = 0.95  # of lines and of branches
 GAP = "a gap in the tests"
 # Survivors of the committed record that a test need not kill
@@ -40,9 +49,21 @@ def folders():
 
 def run(name, paths, marks):
     """Run the tests of a folder and keep both reports; a failed test ends the program."""
-    words = ["coverage", "run", "--branch", "--source=lib", f"--data-file={REPORTS / name}.coverage", "-m", "pytest"]
-    words += [f"--junitxml={REPORTS / name}.xml", "-m", marks, *map(str, paths)]
-    if subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=False).returncode not in (0, 5):  # 5: none chosen
+    pytest(name, [f"--junitxml={REPORTS / name}.xml", "-m", marks, *map(str, paths)])
+    if name == "sparsemtl":
+        words = ["-m", marks, "-k", "not compiled", str(ROOT / "tests" / LOOPS)]
+        pytest(f"{name} without compiler", words, NUMBA_DISABLE_JIT="1")
+
+
+def pytest(name, words, **environment):
+    """Run tests under coverage, with its data in `REPORTS`."""
+    for old in REPORTS.glob(f"{name}.coverage*"):
+        old.unlink()
+    settings = REPORTS / "settings"
+    settings.write_text(TRACED.format(root=ROOT, reports=REPORTS, name=name))
+    words = [sys.executable, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", *words]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | environment, check=False)
+    if done.returncode not in (0, 5):  # 5: none chosen
         (REPORTS / f"{name}.xml").unlink(missing_ok=True)
         sys.exit(f"tests in {name} failed: no record")
 
@@ -61,7 +82,8 @@ def counted(report):
 
 def covered():
     """(totals, {file: share of its lines and branches}) of all folders that were run."""
-    for words in (["combine", "--keep", "-q", *map(str, REPORTS.glob("*.coverage"))], ["json", "-q", "-o", "all.json"]):
+    parts = map(str, REPORTS.glob("*.coverage.*"))
+    for words in (["combine", "--keep", "-q", *parts], ["json", "-q", "-o", "all.json"]):
         subprocess.run([sys.executable, "-m", "coverage", *words], cwd=REPORTS, check=True)
     found = json.loads((REPORTS / "all.json").read_text())
     share = {

@@ -38,7 +38,8 @@ def test_a_run_repeats_to_the_bit_and_keeps_its_times_out_of_the_result(record):
     assert again.digest == record.digest
     assert not {"timings", "precision"} & set(record.result)
     assert record.run["precision"] == "float32"
-    assert [len(record.run["timings"][f"{name}_ms"]) for name in ("dense", "zeros", "compact")] == [dense.TURNS] * 3
+    forms = [f"{name}_ms" for name in ("dense", "zeros", "compact", "tiny")]
+    assert [len(record.run["timings"][form]) for form in forms] == [dense.TURNS] * 4
 
 
 def test_a_record_holds_what_the_pages_draw(record):

@@ -47,6 +47,7 @@ def frame(records):
         turns = {name: np.array(times[f"{name}_ms"]) for name in ("dense", *SAVERS)}
         row |= {f"{name}_ms": np.median(taken) for name, taken in turns.items()}
         row |= {f"{name}_saved": np.median(1 - turns[name] / turns["dense"]) for name in SAVERS}
+        row["tiny_times"] = np.median(np.divide(times.get("tiny_ms", math.nan), turns["dense"]))
         rows.append(row)
     table = pd.DataFrame(rows)
     commonest = table.groupby("data").width.transform(lambda w: w.mode().max()) if rows else ()
@@ -189,7 +190,14 @@ def time_saved(evidence):
     """Share of a dense network's time that its kernels save on the zeros of the three-task model at 70 %."""
     table = frame(evidence.records)
     parts = {label: cell(table, ALL_NYU, f"{name}_saved", level=GOAL) for name, label in SAVERS.items()}
-    return Effects(parts[SAVERS["zeros"]], parts)
+    return Effects(parts[SAVERS["zeros"]], parts, limits=tiny_weights(table))
+
+
+def tiny_weights(table, level=GOAL):
+    """A sentence on what weights below 1e-38 cost, which training leaves in a sparse network; "" if unknown."""
+    times = cell(table, ALL_NYU, "tiny_times", level=level).dropna()
+    cost = f"the network takes {times.mean():.1f} times as long as a dense one"
+    return f"training leaves weights below 1e-38; unless a CPU flushes them to zero, {cost}" if len(times) else ""
 
 
 def dense_sees(evidence):

@@ -8,7 +8,7 @@ from companion.statistics import NOT_RUN, estimate, mean_sd
 from companion.style import listed, percent, table_of
 
 from papers.upadhyay2023.claims import (  # isort: skip
-    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, scores_of, seen, sees,
+    EFFECTS, SAVERS, TWIN_OF, cell, frame, gains, mean_of, scores_of, seen, sees, tiny_weights,
 )  # fmt: skip
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, BLIND, CLAIMS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
@@ -139,11 +139,11 @@ def times_sentence(evidence):
     table = times(evidence)
     if table.empty:
         return f"Times: {NOT_RUN}."
-    last = table.iloc[-1]
+    last, tiny = table.iloc[-1], tiny_weights(frame(evidence.records))
     zeros, compact = (f"{last[f'{name}: {SAVED}']:.0f} %" for name in SAVERS.values())
     return (
         f"With {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save {zeros} of a dense backbone's "
-        f"time; removing the dead channels saves {compact}."
+        f"time; removing the dead channels saves {compact}." + (f" {tiny[0].upper()}{tiny[1:]}." if tiny else "")
     )
 
 
