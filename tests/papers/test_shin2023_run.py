@@ -220,18 +220,3 @@ def test_what_cannot_run_is_named(spec_of, given, method, change, names):
     spec = spec_of(method)
     with pytest.raises(SpecError, match=names):
         motor.run(replace(spec, params=dict(spec.params) | change))
-
-
-def test_four_classes_are_tested_on_recordings_that_no_training_saw(spec_of, monkeypatch):
-    """Each pair of classes has recordings of its own, which would give it away."""
-    seen = {}
-    monkeypatch.setattr(motor, "assembled", lambda outcomes, data, folds, repeats: seen.update(data=data, folds=folds))
-    motor.run(spec_of("csp-lda", problem="four-class", trials_per_class=12, fmax=16.0))
-    assert len(seen["folds"]) > 1
-    for task in TASKS:
-        recording = getattr(seen["data"], task).recording
-        for fold in seen["folds"]:
-            train, test = (set(recording[rows].tolist()) for rows in fold[task])
-            assert not train & test
-        tested = np.concatenate([fold[task][1] for fold in seen["folds"]])
-        assert sorted(tested.tolist()) == list(range(len(recording)))

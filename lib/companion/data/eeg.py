@@ -6,7 +6,6 @@ the whole recording is filtered and resampled, so that no trial has an edge of i
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -48,8 +47,8 @@ class EEGSet:
     problems: Mapping[str, tuple[str, ...]]
 
 
-_FISTS, _BOTH = ("left_hand", "right_hand"), ("hands", "feet")
-_PROBLEMS = {"left-right": _FISTS, "hands-feet": _BOTH, "four-class": _FISTS + _BOTH}
+_FISTS = ("left_hand", "right_hand")
+_PROBLEMS = {"left-right": _FISTS, "hands-feet": ("hands", "feet")}
 DEVELOPMENT = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)  # people of EEGMMIDB on whom the training was chosen
 SETS = {
     "eegmmidb": EEGSet(tuple(range(1, 110)), 160.0, ELECTRODES64, _PROBLEMS),
@@ -295,28 +294,3 @@ def stratified_folds(data, n_folds, seed):
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     folds = zip(*(splitter.split(y, y) for y in labels.values()), strict=True)
     return [dict(zip(labels, fold, strict=True)) for fold in folds]
-
-
-def recording_folds(data):
-    """Split each task into folds that hold whole recordings out; every class is in each training part.
-
-    Recordings of the same classes are dealt to the folds in turn, so that every trial is tested once; there are as many
-    folds as the rarest classes of a task have recordings. Returns folds as `stratified_folds` does; raises `DataError`
-    if that is only one.
-    """
-    places, fewest = {}, []
-    for task in data.tasks:
-        trials, dealt, places[task] = getattr(data, task), Counter(), np.zeros(len(getattr(data, task).y), int)
-        for number in np.unique(trials.recording):
-            here = trials.recording == number
-            kind = tuple(np.unique(trials.y[here]).tolist())
-            places[task][here] = dealt[kind]
-            dealt[kind] += 1
-        fewest.append((min(dealt.values()), task))
-    n, task = min(fewest)
-    if n < 2:
-        raise DataError(f"{data.name} has one {task.upper()} recording of some classes: take stratified folds, {OUT}")
-    return [
-        {task: (np.flatnonzero(place % n != k), np.flatnonzero(place % n == k)) for task, place in places.items()}
-        for k in range(n)
-    ]

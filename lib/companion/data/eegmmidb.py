@@ -21,7 +21,7 @@ RUNS = {
     "both": {"mi": (6, 10, 14), "me": (5, 9, 13)},
 }
 EVENTS = {"fists": {"T1": "left_hand", "T2": "right_hand"}, "both": {"T1": "hands", "T2": "feet"}}
-KINDS = {"left-right": ("fists",), "hands-feet": ("both",), "four-class": ("fists", "both")}
+KINDS = {"left-right": "fists", "hands-feet": "both"}
 FOLDER = Path("MNE-eegbci-data", "files", "eegmmidb", "1.0.0")  # where MNE looks below its data folder
 FETCH = "fetch them (`sparsemtl data eegmmidb --download`, or download=True)"
 LARGEST = 2**26  # bytes of an EDF in a pack: the recordings have 2.6 million
@@ -35,22 +35,20 @@ def load_eegmmidb(
     root: a folder with `eegmmidb/` in it, that folder, or an MNE data folder (default: SPARSEMTL_DATA, then MNE's).
     The EDF files are there as MNE lays them out, or as packs `S001.tar.xz`, which are unpacked into the cache.
     subject: 1 to 109. problem: "left-right" (fists) or "hands-feet" (both fists, both feet): the two classes share
-    their recordings. "four-class" joins them; each class pair has its own recordings, so only whole recordings may be
-    held out, and two recordings of each kind and task are needed. allow_missing_runs: take the recordings that exist if
-    each task has each class. download: fetch the person's missing files, of all problems, from PhysioNet (MNE checks
-    them by their checksums). epochs: see `companion.data.eeg.EpochOptions`.
+    their recordings. allow_missing_runs: take the recordings that exist if each task has each class. download: fetch
+    the person's missing files, of all problems, from PhysioNet (MNE checks them by their checksums). epochs: see
+    `companion.data.eeg.EpochOptions`.
 
     Raises `DataError` if files are missing or unfit, or hold one recording under two names, and `SpecError` if an
     option is impossible.
     """
 
     def find(classes, options):
-        who, kinds, where = f"{name} S{subject:03d}", KINDS[problem], places(root, name, "eegmmidb")
+        who, kind, where = f"{name} S{subject:03d}", KINDS[problem], places(root, name, "eegmmidb")
         tasks = TASKS if name == "eegmmidb" else ("mi",)
-        wanted = {task: {run: kind for kind in kinds for run in RUNS[kind][task]} for task in tasks}
         if download:
             _download(who, where, subject, sorted(r for runs in RUNS.values() for task in tasks for r in runs[task]))
-        files = {run: f"S{subject:03d}R{run:02d}.edf" for runs in wanted.values() for run in runs}
+        files = {run: f"S{subject:03d}R{run:02d}.edf" for task in tasks for run in RUNS[kind][task]}
         folder = find_folder(where, f"S{subject:03d}", files.values())
         paths = {run: folder / file for run, file in files.items() if (folder / file).is_file()}
         missing = ", ".join(file for run, file in files.items() if run not in paths)
@@ -59,12 +57,11 @@ def load_eegmmidb(
         if missing and not allow_missing_runs:
             raise DataError(f"{who} lacks {missing}: {FETCH}, or use the others (--allow-missing-runs)")
         read = {}
-        for task, runs in wanted.items():
-            here = {run: kind for run, kind in runs.items() if run in paths}
-            if min(list(here.values()).count(kind) for kind in kinds) < len(kinds):
-                fault = f"too few {task.upper()} recordings for {problem} (lacks {missing})"
+        for task in tasks:
+            read[task] = {run: partial(read_edf, paths[run], EVENTS[kind]) for run in RUNS[kind][task] if run in paths}
+            if not read[task]:
+                fault = f"no {task.upper()} recording for {problem} (lacks {missing})"
                 raise DataError(f"{who} has {fault}: {FETCH}, choose another problem, or leave the person out")
-            read[task] = {run: partial(read_edf, paths[run], EVENTS[kind]) for run, kind in here.items()}
         sums = {path.name: sha256(path) for path in paths.values()}
         verify(folder, sums, where)
         return sums, read

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 from companion.data import load
-from companion.data.eeg import recording_folds, stratified_folds
+from companion.data.eeg import stratified_folds
 from companion.spec import canonical_json, check_values
 from papers.shin2023.power import PowerNet, lag_moments, mapped
 from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, PROPOSED, PUBLISHED_SPARSITY, RULES, TASKS
@@ -85,8 +85,6 @@ def run_all(specs, root=None, device="cpu"):
 def folds_of(data, spec, repeats):
     """The folds of a spec, drawn by its seed; as many trials are in each fold of one number whatever the seed."""
     p = spec.params
-    if p["problem"] == "four-class":  # its classes do not share their recordings: each is held out whole
-        return recording_folds(data) * repeats
     return [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
 
 

@@ -56,7 +56,7 @@ RULES = {
     "sparsity": number("at least 0 and less than 1", lambda v: 0 <= v < 1),
     "labels": one_of("true", "shuffled", "recording"), "trunk": one_of(*TRUNKS),
     "align": one_of("none", "electrode", "euclidean"),
-    "problem": one_of(*PROBLEMS, "four-class"), "version": one_of(VERSION), "subject": whole(1),
+    "problem": one_of(*PROBLEMS), "version": one_of(VERSION), "subject": whole(1),
     "options": ("an object of the trunk's arguments", lambda v: isinstance(v, Mapping)),
     "epochs": whole(1), "batch": whole(1), "folds": whole(2), "repeats": whole(1),
     "lr": number("a number above 0", lambda v: v > 0), "sfreq": number("a number above 0", lambda v: v > 0),

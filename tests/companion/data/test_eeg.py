@@ -4,7 +4,7 @@ import mne
 import numpy as np
 import pytest
 import scipy.signal
-from companion.data.eeg import ELECTRODES64, MOTOR21, MotorData, Trials, motor_data, recording_folds, stratified_folds
+from companion.data.eeg import ELECTRODES64, MOTOR21, MotorData, Trials, motor_data, stratified_folds
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError, SpecError
@@ -191,33 +191,9 @@ def test_stratified_folds_partition_each_task_with_equal_shares():
             np.testing.assert_array_equal(3 * np.bincount(np.array(y)[fold[task][1]]), np.bincount(y))
 
 
-@given(st.integers(2, 4), st.integers(2, 4), st.booleans(), st.randoms())
-@settings(max_examples=30, deadline=None)
-def test_recording_folds_hold_whole_recordings_out_and_train_on_every_class(n_mi, n_me, four, random):
-    labels, recordings = {"mi": [], "me": []}, {"mi": [], "me": []}
-    for task, count in (("mi", n_mi), ("me", n_me)):
-        for number in range(count * (1 + four)):
-            for label in (0, 1, 0, 1):
-                labels[task].append(label + 2 * (number % 2 if four else 0))
-                recordings[task].append(number)
-        order = random.sample(range(len(labels[task])), len(labels[task]))
-        labels[task], recordings[task] = ([values[k] for k in order] for values in (labels[task], recordings[task]))
-    data = made(labels, recordings)
-    folds = recording_folds(data)
-    assert len(folds) == min(n_mi, n_me)
-    check_partition(data, folds)
-    for fold in folds:
-        for task, (train, test) in fold.items():
-            trials = getattr(data, task)
-            assert not set(trials.recording[train]) & set(trials.recording[test])
-            assert set(trials.y[train]) == set(trials.y[test]) == set(range(len(data.classes)))
-
-
-def test_too_few_trials_or_recordings_for_the_folds():
+def test_too_few_trials_for_the_folds():
     data = made({"mi": [0, 1] * 5, "me": [0] * 7 + [1] * 3}, {"mi": [4] * 5 + [8] * 5, "me": [3] * 10})
     with pytest.raises(DataError, match=r"too few ME trials for 4 folds \(7 l, 3 r\)"):
         stratified_folds(data, 4, seed=0)
     with pytest.raises(SpecError, match="n_folds=1"):
         stratified_folds(data, 1, seed=0)
-    with pytest.raises(DataError, match="one ME recording"):
-        recording_folds(data)

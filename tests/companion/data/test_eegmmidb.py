@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from companion.data import load
-from companion.data.eeg import recording_folds
 from companion.data.eegmmidb import FOLDER, RUNS
 from small_sets import HOME
 from sparsemtl.errors import DataError, SpecError
@@ -43,26 +42,22 @@ def remove(folder, *runs):
 
 
 @pytest.mark.parametrize(
-    ("problem", "classes", "kinds"),
+    ("problem", "classes", "kind"),
     [
-        ("left-right", ("left_hand", "right_hand"), ["fists"]),
-        ("hands-feet", ("hands", "feet"), ["both"]),
-        ("four-class", ("left_hand", "right_hand", "hands", "feet"), ["fists", "both"]),
+        ("left-right", ("left_hand", "right_hand"), "fists"),
+        ("hands-feet", ("hands", "feet"), "both"),
     ],
 )
-def test_trials_come_from_their_own_runs_with_their_own_labels(recorded, problem, classes, kinds):
+def test_trials_come_from_their_own_runs_with_their_own_labels(recorded, problem, classes, kind):
     data = get(recorded, problem=problem)
     assert (data.classes, data.channels) == (classes, ("C4", "C3"))
     for task in ("mi", "me"):
         trials = getattr(data, task)
-        assert data.recordings[task] == tuple(sorted(run for kind in kinds for run in RUNS[kind][task]))
-        assert trials.x.shape == (12 * len(kinds), 2, 640)
+        assert data.recordings[task] == RUNS[kind][task]
+        assert trials.x.shape == (12, 2, 640)
         size = trials.x.std(-1)  # microvolts
         np.testing.assert_allclose(size[:, 1], 10 * trials.recording, rtol=0.1)
         np.testing.assert_allclose(size[:, 0], np.where(trials.y % 2 == 0, 20, 40), rtol=0.1)
-        if problem == "four-class":
-            np.testing.assert_array_equal(trials.y >= 2, np.isin(trials.recording, RUNS["both"][task]))
-    assert len(recording_folds(data)) == 3
 
 
 def test_development_people_have_imagery_alone(recorded, tmp_path):
@@ -122,13 +117,6 @@ def test_an_unpacked_file_that_was_lost_or_cut_comes_from_the_pack_again(recorde
 def test_missing_runs_only_when_asked_for(own):
     remove(own, 7, 8, 12)
     assert get(own, allow_missing_runs=True).recordings == {"mi": (4,), "me": (3, 11)}
-
-
-def test_four_classes_need_two_recordings_of_each_kind(own):
-    remove(own, 6, 10, 9)
-    with pytest.raises(DataError, match=r"too few MI recordings for four-class \(lacks S001R06.edf, S001R10.edf"):
-        get(own, problem="four-class", allow_missing_runs=True)
-    assert get(own, problem="hands-feet", allow_missing_runs=True).recordings == {"mi": (14,), "me": (5, 13)}
 
 
 def test_a_recording_that_the_published_list_knows_under_another_name_is_refused(own, monkeypatch):
