@@ -117,11 +117,9 @@ class ProxAdamW(torch.optim.AdamW):
         As for `torch.optim.AdamW`; with amsgrad the metric takes the largest v, as the step does. The following are
         those of param groups that have none of their own.
     penalty : {"group_lasso", "l1", None}
+        A group is a slice along dimension 1: an input channel of a convolution or linear layer.
     lam : float
         Strength >= 0 of the penalty.
-    dim : int
-        Dimension of each weight whose slices are the groups: 1 for the input channels of a convolution or linear
-        layer, 0 for those of a transposed convolution.
     corrected_metric : bool
         False takes the metric s = sqrt(v) + eps, as the code that Upadhyay et al. released.
 
@@ -129,42 +127,24 @@ class ProxAdamW(torch.optim.AdamW):
     ------
     SpecError
         When it is set, and at the step: an unknown penalty, a lam that is not a finite number >= 0, a penalty on
-        complex weights or with differentiable=True, "group_lasso" on a parameter without dimension `dim`.
+        complex weights or with differentiable=True, "group_lasso" on a parameter of one dimension.
     """
 
     def __init__(
         self, params: Iterable, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 1e-2, *, penalty: str | None = None, lam: float = 0.0, dim: int = 1,
+        eps: float = 1e-8, weight_decay: float = 1e-2, *, penalty: str | None = None, lam: float = 0.0,
         corrected_metric: bool = True, **options: Any,
     ):  # fmt: skip
-        own = {"penalty": penalty, "lam": lam, "dim": dim, "corrected_metric": corrected_metric}
+        own = {"penalty": penalty, "lam": lam, "corrected_metric": corrected_metric}
         if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
             params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
         super().__init__(params, lr, betas, eps, weight_decay, **options)
         self.defaults.update(own)
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group as `torch.optim.Optimizer` does, and check its "penalty", "lam" and "dim"."""
+        """Add a group as `torch.optim.Optimizer` does, and check its "penalty" and "lam"."""
         super().add_param_group(param_group)
-        try:
-            _check_penalty(self.param_groups[-1])
-        except SpecError:
-            self.param_groups.pop()
-            raise
-
-    def state_dict(self) -> dict:
-        """State as AdamW's; the groups hold their penalty as plain numbers and strings."""
-        for group in self.param_groups:
-            _check_penalty(group)
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state of this optimizer, or of AdamW: settings that its groups lack stay as they are."""
-        groups = [dict(group) for group in state_dict["param_groups"]]
-        for own, group in zip(self.param_groups, groups, strict=False):  # torch refuses another number of groups
-            group.update(own | group)
-            _check_penalty(group | {"params": own["params"]})
-        super().load_state_dict(state_dict | {"param_groups": groups})
+        _check_penalty(self.param_groups[-1])
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
@@ -179,7 +159,7 @@ class ProxAdamW(torch.optim.AdamW):
             params = [p for p in group["params"] if p.grad is not None and p.numel()]
             if group["penalty"] is None or group["lam"] == 0 or not params:
                 continue
-            strength, dim, eps = float(group["lr"]) * group["lam"], group["dim"], group["eps"]
+            strength, eps = float(group["lr"]) * group["lam"], group["eps"]
             beta = group["betas"][1] if group["corrected_metric"] else 0.0
             steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
             corrections = [math.sqrt(1 - beta**step) for step in steps]
@@ -189,37 +169,38 @@ class ProxAdamW(torch.optim.AdamW):
                     p.copy_(prox_l1(p, strength / scale))
             else:
                 thresholds = [
-                    p.new_full([n := p.shape[dim]], strength * math.sqrt(p.numel() / n), dtype=torch.float64)
+                    p.new_full([n := p.shape[1]], strength * math.sqrt(p.numel() / n), dtype=torch.float64)
                     for p in params
                 ]
-                prox_group_lasso_scaled_(params, moments, thresholds, dim, (corrections, eps))
+                prox_group_lasso_scaled_(params, moments, thresholds, adam=(corrections, eps))
         return loss
 
 
 def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -> list[dict]:
-    """Param groups for `ProxAdamW`: the convolutions, the transposed ones and, not penalised, all other parameters.
+    """Param groups for `ProxAdamW`: the convolutions and, not penalised, all other parameters.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network, or the part of it that is to become sparse; errors as `saliency.prunable`.
+        The network, or the part of it that is to become sparse; errors as `saliency.prunable`. Transposed convolutions,
+        whose input channels are dimension 0 of their weights, are not penalised.
     lam : float
         Strength of the penalty.
     penalty : {"group_lasso", "l1"}
-        A group is an input channel, in transposed convolutions too (dimension 0 of their weights).
     """
     prunable(model)  # refuses weights that are computed
-    convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
-    by_dim = {dim: [m.weight for m in convs if m.transposed == (dim == 0)] for dim in (1, 0)}
-    penalised = {id(p) for params in by_dim.values() for p in params}
-    groups = [{"params": params, "penalty": penalty, "lam": lam, "dim": dim} for dim, params in by_dim.items()]
-    groups.append({"params": [p for p in model.parameters() if id(p) not in penalised], "penalty": None})
+    convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) and not m.transposed]
+    penalised = {conv.weight for conv in convs}
+    groups = [{"params": [conv.weight for conv in convs], "penalty": penalty, "lam": lam}]
+    groups.append({"params": [p for p in model.parameters() if p not in penalised], "penalty": None})
     return [group for group in groups if group["params"]]
 
 
 def _check_penalty(group: dict) -> None:
     """Raise SpecError for a param group that the step cannot honour; what numpy made of its settings becomes plain."""
-    penalty, lam, dim = group["penalty"], group["lam"], group["dim"]
+    if "penalty" not in group:
+        raise SpecError("ProxAdamW: the state that was loaded has no penalty; set it in param_groups")
+    penalty, lam = group["penalty"], group["lam"]
     if not isinstance(penalty, str | None) or penalty not in ("group_lasso", "l1", None):
         raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
     lam = lam.item() if getattr(lam, "ndim", None) == 0 else lam
@@ -231,9 +212,9 @@ def _check_penalty(group: dict) -> None:
     for p in group["params"] if penalty is not None else ():
         if p.is_complex():
             raise SpecError(f"ProxAdamW: {penalty} is for real weights, got {p.dtype}; use torch.view_as_real")
-        if penalty == "group_lasso" and not (isinstance(dim, int) and 0 <= dim < p.ndim > 1):
+        if penalty == "group_lasso" and p.ndim < 2:
             raise SpecError(
-                f"ProxAdamW: group_lasso needs weights with channels in dimension {dim}, got shape {tuple(p.shape)}; "
+                f"ProxAdamW: group_lasso needs weights with channels in dimension 1, got shape {tuple(p.shape)}; "
                 "put biases and norms in a group without penalty"
             )
 

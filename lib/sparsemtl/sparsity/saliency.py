@@ -115,9 +115,9 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     DataError
         Inputs that are not finite, or a flow that overflows float64.
     """
-    _check_finite(inputs)
+    _check(model, inputs)
     ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)
-    flat = _copied(model).double().eval()
+    flat = copy.deepcopy(model).requires_grad_(True).double().eval()
     for tensor in [*flat.parameters(), *flat.buffers()]:
         if tensor.is_floating_point():  # a mask in place is a buffer too
             tensor.data.abs_()
@@ -143,16 +143,10 @@ def random_scores(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy that learns; what a hook computes in it (a bias under torch.nn.utils.prune) is a value until it runs."""
-    tensors = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach() for t in tensors}).requires_grad_(True)
-
-
 def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> tuple[Tensor, dict[str, nn.Parameter]]:
     """Loss of a copy of the model, and the copy's weights."""
-    _check_finite(inputs)
-    net = _copied(model)
+    _check(model, inputs)
+    net = copy.deepcopy(model).requires_grad_(True)
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
@@ -174,7 +168,8 @@ def _grads(value: Tensor, weights: dict[str, nn.Parameter], create_graph: bool =
     return dict(zip(weights, grads, strict=True))
 
 
-def _check_finite(inputs: Any) -> None:
+def _check(model: nn.Module, inputs: Any) -> None:
+    prunable(model)  # refuses weights that are computed, which cannot be copied
     if not all(torch.isfinite(tensor).all() for tensor in pytree.tree_leaves(inputs)):
         raise DataError("the inputs for scoring hold NaN or infinite values; clean or drop these samples")
 
