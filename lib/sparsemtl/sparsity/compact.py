@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from sparsemtl.errors import SpecError, one_line
 from sparsemtl.models.eeg import DualTaskNet
 from sparsemtl.sparsity.layers import CONVS, NORMS, exact_convolutions, indices, sliced, sliced_norm
-from sparsemtl.sparsity.steps import Recorder, merge_calls
+from sparsemtl.sparsity.steps import Recorder, merged
 
 AVOID = "avoid in-place operations in it"
 
@@ -68,10 +68,9 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
             twice = pytree.tree_map(_doubled, args)
             cases.append((twice, net(*copy.deepcopy(twice))))
         if type(net) is DualTaskNet:
-            small = _compact_dual(net)
+            small = tried("cannot be compacted", "use a trunk of the library", lambda: _compact_dual(net))
         else:
-            graph = tried("cannot be traced by torch.fx", "branch on no input", lambda: fx.Tracer().trace(net))
-            merge_calls(graph)
+            graph = tried("cannot be traced by torch.fx", "branch on no input", lambda: merged(fx.Tracer().trace(net)))
             small = _compact_graph(fx.GraphModule(net, graph, name), cases[-1][0])
         for given, expected in cases:
             if not _agree(expected, tried("does not run when compacted", AVOID, small, *given)):

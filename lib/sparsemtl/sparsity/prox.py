@@ -89,14 +89,9 @@ def prox_group_lasso_scaled_(
 
 @torch.no_grad()
 def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
-    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise; errors as `prox_group_lasso`.
+    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise.
 
-    Parameters
-    ----------
-    theta : Tensor
-        Real floating tensor.
-    threshold : float or Tensor
-        Number >= 0, or a tensor that broadcasts with theta.
+    Theta, of any shape, and errors as `prox_group_lasso`; a threshold that is a tensor broadcasts with theta.
     """
     limit = _nonnegative(threshold, theta).to(theta.dtype)
     return theta - theta.clamp(-limit, limit)
@@ -126,8 +121,8 @@ class ProxAdamW(torch.optim.AdamW):
     Raises
     ------
     SpecError
-        When it is set, and at the step: an unknown penalty, a lam that is not a finite number >= 0, a penalty on
-        complex weights or with differentiable=True, "group_lasso" on a parameter of one dimension.
+        At the start, and at each step: an unknown penalty, a lam that is not a finite number >= 0, a penalty on
+        complex weights, "group_lasso" on a parameter of one dimension.
     """
 
     def __init__(
@@ -136,15 +131,11 @@ class ProxAdamW(torch.optim.AdamW):
         corrected_metric: bool = True, **options: Any,
     ):  # fmt: skip
         own = {"penalty": penalty, "lam": lam, "corrected_metric": corrected_metric}
-        if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
-            params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
         super().__init__(params, lr, betas, eps, weight_decay, **options)
         self.defaults.update(own)
-
-    def add_param_group(self, param_group: dict) -> None:
-        """Add a group as `torch.optim.Optimizer` does, and check its "penalty" and "lam"."""
-        super().add_param_group(param_group)
-        _check_penalty(self.param_groups[-1])
+        for group in self.param_groups:
+            group.update(own | group)
+            _check_penalty(group)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
@@ -168,25 +159,22 @@ class ProxAdamW(torch.optim.AdamW):
                 for p, scale in zip(params, _metric(moments, corrections, eps), strict=True):
                     p.copy_(prox_l1(p, strength / scale))
             else:
-                thresholds = [
-                    p.new_full([n := p.shape[1]], strength * math.sqrt(p.numel() / n), dtype=torch.float64)
-                    for p in params
-                ]
+                limits = [strength * math.sqrt(p[:, 0].numel()) for p in params]
+                pairs = zip(params, limits, strict=True)
+                thresholds = [p.new_full([p.shape[1]], limit, dtype=torch.float64) for p, limit in pairs]
                 prox_group_lasso_scaled_(params, moments, thresholds, adam=(corrections, eps))
         return loss
 
 
 def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -> list[dict]:
-    """Param groups for `ProxAdamW`: the convolutions and, not penalised, all other parameters.
+    """Param groups for `ProxAdamW`: the convolutions (no transposed ones) and, not penalised, all other parameters.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network, or the part of it that is to become sparse; errors as `saliency.prunable`. Transposed convolutions,
-        whose input channels are dimension 0 of their weights, are not penalised.
-    lam : float
-        Strength of the penalty.
-    penalty : {"group_lasso", "l1"}
+        The network, or the part of it that is to become sparse; errors as `saliency.prunable`.
+    lam, penalty
+        Those of the convolutions' group.
     """
     prunable(model)  # refuses weights that are computed
     convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) and not m.transposed]
@@ -197,26 +185,22 @@ def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -
 
 
 def _check_penalty(group: dict) -> None:
-    """Raise SpecError for a param group that the step cannot honour; what numpy made of its settings becomes plain."""
-    if "penalty" not in group:
-        raise SpecError("ProxAdamW: the state that was loaded has no penalty; set it in param_groups")
+    """Raise SpecError for a param group that the step cannot honour; lam becomes a float."""
+    if missing := {"penalty", "lam", "corrected_metric"} - group.keys():  # in a state of AdamW
+        raise SpecError(f"ProxAdamW: a param group has no {max(missing)}; set it in param_groups")
     penalty, lam = group["penalty"], group["lam"]
     if not isinstance(penalty, str | None) or penalty not in ("group_lasso", "l1", None):
         raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
     lam = lam.item() if getattr(lam, "ndim", None) == 0 else lam
     if isinstance(lam, bool) or not isinstance(lam, Real) or not 0 <= lam <= torch.finfo(torch.float64).max:
         raise SpecError(f"ProxAdamW: lam is {lam!r}; it must be a number, zero or positive, and finite")
-    group.update(lam=float(lam), penalty=penalty and str(penalty), corrected_metric=bool(group["corrected_metric"]))
-    if penalty is not None and group.get("differentiable"):
-        raise SpecError("ProxAdamW: the proximal step has no gradient; use differentiable=False")
+    group["lam"] = float(lam)
     for p in group["params"] if penalty is not None else ():
         if p.is_complex():
             raise SpecError(f"ProxAdamW: {penalty} is for real weights, got {p.dtype}; use torch.view_as_real")
         if penalty == "group_lasso" and p.ndim < 2:
-            raise SpecError(
-                f"ProxAdamW: group_lasso needs weights with channels in dimension 1, got shape {tuple(p.shape)}; "
-                "put biases and norms in a group without penalty"
-            )
+            shape = tuple(p.shape)
+            raise SpecError(f"ProxAdamW: group_lasso needs channels in dimension 1, got {shape}; penalise no biases")
 
 
 # AdamW's step without the wrapper that runs hooks: torch puts one around ProxAdamW.step, hooks must run once

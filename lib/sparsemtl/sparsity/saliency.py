@@ -26,11 +26,8 @@ Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> scalar
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of all convolutions and linear layers, by parameter name; a tied weight appears once, by its first name.
 
-    Raises
-    ------
-    SpecError
-        A layer computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune): a
-        sparsity without it would be of another network.
+    A layer that computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune) raises
+    SpecError: a sparsity without it would be of another network.
     """
     weights: dict[nn.Parameter, str] = {}
     for prefix, module in model.named_modules():
@@ -38,10 +35,8 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
             continue
         weight = module._parameters.get("weight")
         if weight is None:
-            raise SpecError(
-                f"{prefix or type(module).__name__}: its weight is computed from other parameters (weight_norm, "
-                "spectral_norm, torch.nn.utils.prune); make it a plain weight first, by the matching remove function"
-            )
+            name = prefix or type(module).__name__
+            raise SpecError(f"{name}: its weight is computed (weight_norm, torch.nn.utils.prune); remove that first")
         weights.setdefault(weight, f"{prefix}.weight" if prefix else "weight")
     return {name: weight for weight, name in weights.items()}
 
@@ -108,12 +103,8 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
 
     Tanaka, Kunin, Yamins and Ganguli 2020, "Pruning neural networks without any data by iteratively conserving
     synaptic flow", Eq. 2, one evaluation. All parameters and buffers are replaced by their absolute values and the
-    network is in eval mode, so ReLU and ELU act as the identity. Only the shapes of the inputs count.
-
-    Raises
-    ------
-    DataError
-        Inputs that are not finite, or a flow that overflows float64.
+    network is in eval mode, so ReLU and ELU act as the identity. Only the shapes of the inputs count. Inputs that are
+    not finite, or a flow that overflows float64, raise DataError.
     """
     _check(model, inputs)
     ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)

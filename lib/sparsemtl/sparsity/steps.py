@@ -19,8 +19,8 @@ SUMS = (operator.add, torch.add)
 SPATIAL = (2, 3, -1, -2, slice(2, None), slice(-2, None))  # what may be read of the shape of (n, channels, H, W)
 
 
-def merge_calls(graph):
-    """Make one of the calls of a module on the same input, and of equal sums: backbones that run once for each task."""
+def merged(graph):
+    """The graph, with one call for all of a module on the same input, as of a backbone that runs once for each task."""
     first = {}
     for node in graph.nodes:
         if node.op == "call_module" or node.target in SUMS:
@@ -28,6 +28,7 @@ def merge_calls(graph):
             if same is not node:
                 node.replace_all_uses_with(same)
                 graph.erase_node(node)
+    return graph
 
 
 class Recorder(fx.Interpreter):
@@ -77,7 +78,7 @@ def _kind(node, module, shape, shapes):
     mixes = isinstance(module, (*CONVS, nn.Linear)) and getattr(module, "groups", 1) == 1
     kinds = {
         _Mix: mixes and rank == module.weight.ndim,
-        _Norm: isinstance(module, NORMS) and module.running_mean is not None,
+        _Layer: isinstance(module, NORMS) and module.running_mean is not None,
         _Map: isinstance(module, MAPS) or (node.target in MAP_FUNCTIONS and len(shapes) == 1),
         _Pool: (isinstance(module, POOLS + AVERAGES) or node.target in POOL_FUNCTIONS) and dims == str(rank - 2),
         _Flatten: flatten,
@@ -204,20 +205,7 @@ class _Sum(_Step):
 
 
 class _Layer(_Step):
-    """A module with weights that acts once; `reads` are the channels of its source that matter."""
-
-    def asks(self):
-        return [(self.sources[0], self.reads())]
-
-    def rewrite(self):
-        kept, read = indices(self.need), indices(self.reads())
-        self.node.replace_input_with(self.sources[0].node, self.sources[0].pick(read, self))
-        self.net.set_submodule(self.node.target, self.smaller(kept, read))
-        return kept
-
-
-class _Norm(_Layer):
-    """Batch norm in eval mode."""
+    """A module with weights that acts once: batch norm in eval mode, or one that overrides what is of batch norm."""
 
     def constant(self):
         norm = self.module
@@ -227,10 +215,21 @@ class _Norm(_Layer):
         return torch.where(scale == 0, shift, self.sources[0].const * scale + shift)
 
     def reads(self):
+        """The channels of the source that matter, given `need`."""
         return self.need
 
-    def smaller(self, kept, _):
+    def asks(self):
+        return [(self.sources[0], self.reads())]
+
+    def smaller(self, kept, read):
+        """The module cut down to these outputs and inputs."""
         return sliced_norm(self.module, kept)
+
+    def rewrite(self):
+        kept, read = indices(self.need), indices(self.reads())
+        self.node.replace_input_with(self.sources[0].node, self.sources[0].pick(read, self))
+        self.net.set_submodule(self.node.target, self.smaller(kept, read))
+        return kept
 
 
 class _Mix(_Layer):
