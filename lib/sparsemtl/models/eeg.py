@@ -2,7 +2,7 @@
 
 The split into shared, MI-only and ME-only parameters follows Shin, Yin and Lee (2023). The trunks are EEGNet
 (Lawhern et al. 2018, J. Neural Eng. 15, 056013) and the Shallow and Deep ConvNets (Schirrmeister et al. 2017,
-Hum. Brain Mapp. 38, 5391).
+Hum. Brain Mapp. 38, 5391). Any other module (n, E, T) -> (n, n_features) can be the trunk.
 
 For equal weights the outputs are braindecode's, but on a CPU ours are many times faster: the spatial filters act before
 the temporal ones, as a batch norm between the two only scales and shifts, and EEGNet's long depthwise filters are
@@ -216,37 +216,43 @@ class DualTaskNet(nn.Module):
         Electrodes E, samples T and classes; each task has the same classes.
     sfreq : float
         Sampling rate in Hz; it sets EEGNet's temporal kernel to half a second and nothing else.
-    backbone : {"eegnet", "shallow", "deep4"}
-        The trunk.
+    backbone : {"eegnet", "shallow", "deep4"} or torch.nn.Module
+        The trunk: one of ours, or any module (n, E, T) -> (n, features) with `n_features`, which keeps its weights.
     tasks : sequence of "mi", "me"
         Heads to build, in the order in which the tasks' trials are stacked; one task gives a single-task network.
     generator : torch.Generator, optional
         Source of the initial weights (see `init_weights`).
     **trunk
-        Further arguments of the trunk, such as `kernel` (samples) and `dropout`.
+        Further arguments of a trunk of ours, such as `kernel` (samples) and `dropout`.
 
     Raises
     ------
     SpecError
-        Unknown backbone or task, too few classes, or epochs too short for the trunk.
+        Unknown backbone or task, too few classes, a module without `n_features`, or epochs too short for the trunk.
     """
 
     def __init__(
         self, n_channels: int, n_times: int, n_classes: int, *, sfreq: float = 128.0,
-        backbone: str = "eegnet", tasks: Sequence[str] = TASKS, generator: torch.Generator | None = None, **trunk: Any,
+        backbone: str | nn.Module = "eegnet", tasks: Sequence[str] = TASKS,
+        generator: torch.Generator | None = None, **trunk: Any,
     ):  # fmt: skip
         super().__init__()
         if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
             raise SpecError(f"tasks={tasks!r}: name each wanted task of {', '.join(TASKS)} once")
         if n_classes < 2:
             raise SpecError(f"n_classes={n_classes}: at least 2 are needed")
-        if backbone not in BACKBONES:
-            raise SpecError(f"unknown backbone {backbone!r}: choose from {', '.join(BACKBONES)}")
-        if backbone == "eegnet":
-            trunk.setdefault("kernel", round(sfreq / 2))
         self.tasks, self.input_shape = tuple(tasks), (n_channels, n_times)
-        self.shared: Any = BACKBONES[backbone](n_channels, n_times, **trunk)
-        init_weights(self.shared, generator)
+        if isinstance(backbone, nn.Module):
+            if trunk or not isinstance(getattr(backbone, "n_features", None), int):
+                raise SpecError("a module as backbone needs an int `n_features`, and takes no further arguments")
+            self.shared: Any = backbone
+        elif backbone in BACKBONES:
+            if backbone == "eegnet":
+                trunk.setdefault("kernel", round(sfreq / 2))
+            self.shared = BACKBONES[backbone](n_channels, n_times, **trunk)
+            init_weights(self.shared, generator)
+        else:
+            raise SpecError(f"unknown backbone {backbone!r}: choose from {', '.join(BACKBONES)}, or give a module")
         for task in self.tasks:
             head = nn.Linear(self.shared.n_features, n_classes)
             init_weights(head, generator)

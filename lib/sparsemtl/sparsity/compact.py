@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from sparsemtl.errors import SpecError, one_line
-from sparsemtl.models.eeg import DualTaskNet
+from sparsemtl.models.eeg import BACKBONES, DualTaskNet
 from sparsemtl.sparsity.layers import CONVS, NORMS, exact_convolutions, indices, sliced, sliced_norm
 from sparsemtl.sparsity.steps import Recorder, merged
 
@@ -35,8 +35,8 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     Parameters
     ----------
     model : torch.nn.Module
-        A network that torch.fx can trace (torchvision's ResNets, MultiTaskNet, plain chains), or a DualTaskNet; it is
-        left alone.
+        A network that torch.fx can trace (torchvision's ResNets, MultiTaskNet, plain chains), or a DualTaskNet with a
+        trunk of ours; it is left alone.
     example : Tensor, dict of Tensor or tuple
         An input on its device; a tuple is several arguments. Later inputs may have other batch sizes and resolutions.
 
@@ -67,8 +67,8 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
         with contextlib.suppress(Exception):  # a batch of one hides what broadcasts
             twice = pytree.tree_map(_doubled, args)
             cases.append((twice, net(*copy.deepcopy(twice))))
-        if type(net) is DualTaskNet:
-            small = tried("cannot be compacted", "use a trunk of the library", lambda: _compact_dual(net))
+        if type(net) is DualTaskNet and type(net.shared) in BACKBONES.values():
+            small = _compact_dual(net)
         else:
             graph = tried("cannot be traced by torch.fx", "branch on no input", lambda: merged(fx.Tracer().trace(net)))
             small = _compact_graph(fx.GraphModule(net, graph, name), cases[-1][0])

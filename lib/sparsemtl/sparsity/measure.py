@@ -20,12 +20,7 @@ def group_sparsity(weights: Weights) -> float:
     Parameters
     ----------
     weights : torch.nn.Module or iterable of Tensor
-        A network, or weights (filters, channels, ...).
-
-    Raises
-    ------
-    DataError
-        There is no weight to count.
+        A network, or weights (filters, channels, ...); nothing to count raises DataError.
     """
     counts = channels_per_layer(weights).values()
     return _share(sum(total - alive for alive, total in counts), sum(total for _, total in counts))

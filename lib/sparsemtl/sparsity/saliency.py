@@ -50,14 +50,10 @@ def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dic
     model : torch.nn.Module
         The network.
     loss_fn : callable
-        (model(inputs), targets) -> scalar tensor.
+        (model(inputs), targets) -> scalar tensor. Another shape raises SpecError; so may `prunable`.
     inputs, targets
-        Tensor or dict of Tensor, given to the model whole; anything, given to `loss_fn`.
-
-    Raises
-    ------
-    DataError, SpecError
-        Inputs or loss are not finite; the loss is not a scalar, or a layer is one that `prunable` refuses.
+        Tensor or dict of Tensor, given to the model whole; anything, given to `loss_fn`. Inputs or a loss that are not
+        finite raise DataError.
     """
     return _grads(*_loss(model, loss_fn, inputs, targets))
 

@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import pytest
@@ -135,6 +136,15 @@ def test_moments_of_windows_are_those_of_the_windows(n, samples):
     torch.testing.assert_close(second, windows.T @ windows / len(windows))
 
 
+def test_any_module_can_be_the_trunk_and_keeps_its_weights():
+    trunk = braindecodes("EEGNet", n_chans=E, n_outputs=3, n_times=T)
+    trunk.final_layer = torch.nn.Flatten()  # braindecode's features instead of its classifier
+    trunk.n_features = 16 * (T // 32)
+    x, before = torch.randn(N, E, T), copy.deepcopy(trunk.eval())
+    net = DualTaskNet(E, T, 3, backbone=trunk).eval()
+    torch.testing.assert_close(net({"mi": x})["mi"], net.mi(before(x)))
+
+
 def test_tasks_share_the_trunk_and_nothing_else():
     net = DualTaskNet(E, T, 2)
     assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"shared", "mi", "me"}
@@ -187,7 +197,7 @@ def test_too_short_epochs_are_refused(backbone, kernel, least):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"backbone": "resnet"}, "'resnet'.*eegnet, shallow, deep4"),
+    [({"backbone": "resnet"}, "'resnet'.*eegnet, shallow, deep4"), ({"backbone": torch.nn.Flatten()}, "n_features"),
      ({"tasks": ("mi", "rest")}, "rest.*mi, me"), ({"tasks": ()}, "mi, me"), ({"tasks": ("mi", "mi")}, "once"),
      ({"kernel": 0}, "kernel.*got 0"), ({"n_classes": 1}, "n_classes=1")],
 )  # fmt: skip

@@ -294,6 +294,13 @@ def kept(change):
     return two(forward, 1)
 
 
+class OtherTrunk(nn.Sequential):
+    n_features = 8
+
+    def __init__(self):
+        super().__init__(nn.Conv1d(3, 1, 1), nn.Flatten())
+
+
 def under_prune():
     from torch.nn.utils import prune
 
@@ -307,6 +314,7 @@ def under_prune():
     [
         (two(lambda net, x: net.first(x) if x.sum() > 0 else x), noise(1, 3, 8, 8), "Net cannot be traced"),
         *((kept(change), noise(1, 3, 8, 8), "Net gives other outputs") for change in (operator.iadd, operator.imul)),
+        (DualTaskNet(3, 8, 2, backbone=OtherTrunk()), {"mi": noise(1, 3, 8)}, "DualTaskNet cannot be traced"),
         (Labels(4, 160, 3, backbone="shallow"), {"mi": noise(1, 4, 160)}, "Labels cannot be traced"),
         (under_prune(), noise(1, 3, 8, 8), "Sequential cannot be copied"),
         (nn.Conv2d(3, 4, 3), noise(1, 5, 8, 8), "Conv2d does not take the example"),
