@@ -23,14 +23,13 @@ def dilated_resnet(
 
     The last two stages keep the resolution and dilate their 3 x 3 convolutions by 2 and 4 instead (Yu et al., CVPR
     2017). The defaults are torchvision's resnet50 with replace_stride_with_dilation=[False, True, True], parameter
-    names and initial weights included, without pooling and classifier.
+    names and initial weights included, without pooling and classifier. An unknown name, or a size out of range, raises
+    SpecError.
 
     Parameters
     ----------
-    width : int
-        Channels of the first stage's narrow convolutions, and of the stem.
-    layers : sequence of int
-        Blocks of each of the 4 stages.
+    width, layers : int, sequence of int
+        Channels of the first stage's narrow convolutions, and of the stem; blocks of each of the 4 stages.
     stem : {"plain", "deep"}
         One 7 x 7 convolution, or three of 3 x 3 with width, width and 2 * width channels (ResNet-D: He et al., CVPR
         2019), which the authors' released code has.
@@ -38,11 +37,6 @@ def dilated_resnet(
         The first block of a dilated stage is dilated like the others (released code), not like the stage before it.
     initial : {"he", "default"}
         Weights as torchvision draws them (`draw_weights`), or as PyTorch's layers do (the released code).
-
-    Raises
-    ------
-    SpecError
-        An unknown name, or a size out of range.
     """
     if stem not in ("plain", "deep") or initial not in ("he", "default"):
         raise SpecError(f"stem={stem!r}, initial={initial!r}: need plain or deep, and he or default")

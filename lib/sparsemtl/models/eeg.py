@@ -40,18 +40,13 @@ def init_weights(model: nn.Module, generator: torch.Generator | None = None) -> 
 
 def _steps(trunk: nn.Module, n_times: int, *windows: tuple[int, int, int]) -> int:
     """Time steps that windows (size, stride, padding) leave of `n_times` samples; SpecError if there are none."""
-    steps, least, name, kernel = n_times, 1, type(trunk).__name__, windows[0][0]
+    steps, name, kernel = n_times, type(trunk).__name__, windows[0][0]
     if kernel < 1:
         raise SpecError(f"{name}: kernel must be at least 1 sample, got {kernel}")
     for size, stride, padding in windows:
         steps = (steps + 2 * padding - size) // stride + 1
-    for size, stride, padding in reversed(windows):
-        least = (least - 1) * stride + size - 2 * padding
-    if n_times < least:
-        raise SpecError(
-            f"{name} with kernel={kernel} needs at least {least} samples, got n_times={n_times}: "
-            "take longer epochs, a higher sampling rate or a smaller kernel"
-        )
+        if steps < 1:
+            raise SpecError(f"{name}, kernel={kernel}: got n_times={n_times}; take longer epochs or a smaller kernel")
     return steps
 
 
@@ -250,7 +245,7 @@ class DualTaskNet(nn.Module):
         if isinstance(backbone, nn.Module):
             if trunk or not isinstance(getattr(backbone, "n_features", None), int):
                 raise SpecError("a module as backbone needs an int `n_features`, and takes no further arguments")
-            self.shared = backbone
+            self.shared: Any = backbone
         elif backbone in BACKBONES:
             if backbone == "eegnet":
                 trunk.setdefault("kernel", round(sfreq / 2))
@@ -258,9 +253,8 @@ class DualTaskNet(nn.Module):
             init_weights(self.shared, generator)
         else:
             raise SpecError(f"unknown backbone {backbone!r}: choose from {', '.join(BACKBONES)}, or give a module")
-        n_features: Any = self.shared.n_features
         for task in self.tasks:
-            head = nn.Linear(n_features, n_classes)
+            head = nn.Linear(self.shared.n_features, n_classes)
             init_weights(head, generator)
             self.add_module(task, head)
 

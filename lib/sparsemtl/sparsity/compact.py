@@ -9,7 +9,7 @@ A filter of zeros gives a constant, of which batch norm and activation make anot
 constants move into the next layer's bias if that layer does not pad (a padded border holds zeros), and into one added
 vector if they are all that is left of a residual branch.
 
-torch.fx gives the graph; operations that are not known here are left as they are, with all their channels.
+torch.fx gives the graph; operations that are not known here, grouped convolutions too, keep all their channels.
 """
 
 import contextlib
@@ -23,10 +23,12 @@ from torch.utils import _pytree as pytree
 from sparsemtl.errors import SpecError, one_line
 from sparsemtl.models.eeg import BACKBONES, DualTaskNet
 from sparsemtl.sparsity.layers import CONVS, NORMS, exact_convolutions, indices, sliced, sliced_norm
-from sparsemtl.sparsity.steps import AVOID, Recorder, Tracer, Watch
+from sparsemtl.sparsity.steps import Recorder, merged
+
+AVOID = "avoid in-place operations in it"
 
 
-@torch.inference_mode(False)  # in which tensors do not count their changes in place
+@torch.inference_mode(False)  # its tensors could not be used elsewhere
 def compact(model: nn.Module, example: Any) -> nn.Module:
     """The same function with smaller tensors, up to rounding: zero groups are gone, and all that led to them alone.
 
@@ -47,8 +49,8 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     Raises
     ------
     SpecError
-        The model does not take the example, cannot be traced or copied, changes a tensor in place that it reads later,
-        or gives other outputs for the example once compacted, labels and what they are made of included.
+        The model does not take the example, cannot be traced or copied, or gives other outputs for the example once
+        compacted, as one may that reads a tensor again after a change in place.
     """
     args, name = example if isinstance(example, tuple) else (example,), type(model).__name__
 
@@ -68,8 +70,8 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
         if type(net) is DualTaskNet and type(net.shared) in BACKBONES.values():
             small = _compact_dual(net)
         else:
-            graph = tried("cannot be traced by torch.fx", "branch on no input", lambda: Tracer().trace(net))
-            small = _compact_graph(fx.GraphModule(net, graph, name), args)
+            graph = tried("cannot be traced by torch.fx", "branch on no input", lambda: merged(fx.Tracer().trace(net)))
+            small = _compact_graph(fx.GraphModule(net, graph, name), cases[-1][0])
         for given, expected in cases:
             if not _agree(expected, tried("does not run when compacted", AVOID, small, *given)):
                 raise SpecError(f"compact: {name} gives other outputs when compacted: {AVOID}")
@@ -82,19 +84,13 @@ def _doubled(value):
 
 
 def _compact_graph(net, args):
-    steps = list((recorder := Recorder(net, args)).steps.values())
-    for step in steps:
-        step.const = step.constant()
+    """Take the dead channels out of a traced network in place: what each step needs, from the outputs backwards."""
+    steps = list(Recorder(net, args).steps.values())
+    for step in reversed(steps):
         if not step.node.users and step.node.op != "placeholder":  # the output, and what only works in place
             step.need = torch.ones(step.width).bool()
-    # One sweep backwards is enough unless a module is called several times: its calls share what they need.
-    count, before = 0, -1
-    while count != before:
-        for step in reversed(steps):
-            if step.need is not None:
-                for source, channels in step.asks():
-                    source.need = channels if source.need is None else source.need | channels
-        count, before = sum(1 + int(step.need.sum()) for step in steps if step.need is not None), count
+        for source, channels in step.asks() if step.need is not None else ():
+            source.need = channels if source.need is None else source.need | channels
     for step in steps:
         if step.need is not None:
             step.layout = step.rewrite()
@@ -104,9 +100,6 @@ def _compact_graph(net, args):
     net.delete_all_unused_submodules()
     net.graph.lint()
     net.recompile()
-    found = Watch(net, args).seen if recorder.seen else {}  # labels may agree by chance: so must what they are made of
-    if not _agree([recorder.seen[step] for step in found], list(found.values())):
-        raise SpecError(f"compact: {type(net).__name__} makes its labels of other values when compacted: {AVOID}")
     return net.eval()
 
 
@@ -138,11 +131,9 @@ def _compact_dual(net):
             outputs = kept[name] if layer.groups == 1 else torch.arange(layer.out_channels).view(layer.groups, -1)[have]
             small, have = sliced(layer, outputs.flatten(), have), outputs.flatten()
         net.shared.set_submodule(name, small)
-    columns, tied = torch.arange(channels * steps).view(channels, steps)[have].flatten(), {}
+    columns = torch.arange(channels * steps).view(channels, steps)[have].flatten()
     for task, head in zip(net.tasks, heads, strict=True):
-        small = sliced(head, torch.arange(head.out_features), columns)
-        small._parameters = {name: tied.setdefault(getattr(head, name), p) for name, p in small._parameters.items()}
-        net.set_submodule(task, small)
+        net.set_submodule(task, sliced(head, torch.arange(head.out_features), columns))
     net.shared.n_features = len(columns)
     return net
 

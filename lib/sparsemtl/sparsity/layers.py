@@ -73,13 +73,6 @@ def sliced_norm(norm: Any, kept: Tensor) -> nn.Module:
     return small
 
 
-def free_name(net: nn.Module, name: str) -> str:
-    """A name like `name` that no part of the network has."""
-    while hasattr(net, name):
-        name += "_"
-    return name
-
-
 def channels_last(x: Tensor) -> bool:
     """Whether a tensor has PyTorch's channels-last memory format, and no other."""
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

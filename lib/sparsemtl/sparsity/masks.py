@@ -1,8 +1,6 @@
 """From scores to masks, from votes to one mask, and masks that hold while a network trains.
 
-A mask is a `dict[str, BoolTensor]` by parameter name, True where the weight is kept. `saliency` makes scores,
-`topk_mask` and `budget_masks` make masks of them, `arbiter` joins the tasks' masks, `apply_masks` puts one on a
-model.
+A mask is a `dict[str, BoolTensor]` by parameter name, True where the weight is kept.
 """
 
 import math
@@ -28,19 +26,14 @@ def topk_mask(scores: Scores, sparsity: float) -> Masks:
     ----------
     scores : dict of Tensor
         Real tensors by name, of any shape; larger means keep. Equal scores are pruned in the order of (name, flat
-        index), whatever the device or the order of the dict.
+        index), whatever the device or the order of the dict. NaN or infinite ones raise DataError.
     sparsity : float
-        In [0, 1), read as the decimal it is written as, so 0.29 of 100 prunes 29.
+        In [0, 1), read as the decimal it is written as, so 0.29 of 100 prunes 29; others raise SpecError.
 
     Returns
     -------
     dict of Tensor
         Bool, of the scores' shapes and devices; exactly floor(sparsity * N) of the N entries are False.
-
-    Raises
-    ------
-    SpecError, DataError
-        A sparsity out of range; scores that are not finite.
     """
     if not 0 <= sparsity < 1:
         raise SpecError(f"sparsity {sparsity} is out of range; give a number in [0, 1)")
@@ -57,11 +50,7 @@ def arbiter(votes: Mapping[str, Masks] | Sequence[Masks], rule: str = "or") -> M
     votes : dict or list of mask dicts
         One for each task. A weight that only one task votes on keeps that vote.
     rule : {"or", "and"}
-
-    Raises
-    ------
-    SpecError
-        An unknown rule, no votes, or votes of different shapes.
+        Another rule, no votes, or votes of different shapes raise SpecError.
     """
     if rule not in ("or", "and"):
         raise SpecError(f'arbiter: unknown rule {rule!r}; use "or" or "and"')
@@ -108,11 +97,9 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Any network.
-    masks : dict of Tensor
-        Bool, of the weight's shape, for any of the `prunable` weights. A second call replaces the first: weights that
-        it does not name are dense again, and a weight that is no longer pruned learns on from 0.0.
+    model, masks : torch.nn.Module, dict of Tensor
+        Any network; bool, of the weight's shape, for any of the `prunable` weights. A second call replaces the first:
+        weights that it does not name are dense again, and a weight that is no longer pruned learns on from 0.0.
 
     Raises
     ------
@@ -165,7 +152,6 @@ def sparsity_of(masks: nn.Module | Mapping[str, Tensor], prefix: str | tuple[str
 def iou(mask_a: Tensor, mask_b: Tensor) -> float:
     """Intersection over union of the kept sets of two bool tensors of one shape; 1.0 if both keep nothing."""
     _check_mask("iou", mask_a, mask_b.shape)
-    _check_mask("iou", mask_b, mask_a.shape)
     union = int((mask_a | mask_b).sum())
     return int((mask_a & mask_b).sum()) / union if union else 1.0
 

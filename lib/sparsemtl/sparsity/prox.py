@@ -89,14 +89,9 @@ def prox_group_lasso_scaled_(
 
 @torch.no_grad()
 def prox_l1(theta: Tensor, threshold: float | Tensor) -> Tensor:
-    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise; errors as `prox_group_lasso`.
+    """Soft threshold sign(theta) * max(|theta| - threshold, 0), elementwise.
 
-    Parameters
-    ----------
-    theta : Tensor
-        Real floating tensor.
-    threshold : float or Tensor
-        Number >= 0, or a tensor that broadcasts with theta.
+    Theta, of any shape, and errors as `prox_group_lasso`; a threshold that is a tensor broadcasts with theta.
     """
     limit = _nonnegative(threshold, theta).to(theta.dtype)
     return theta - theta.clamp(-limit, limit)
@@ -117,54 +112,30 @@ class ProxAdamW(torch.optim.AdamW):
         As for `torch.optim.AdamW`; with amsgrad the metric takes the largest v, as the step does. The following are
         those of param groups that have none of their own.
     penalty : {"group_lasso", "l1", None}
+        A group is a slice along dimension 1: an input channel of a convolution or linear layer.
     lam : float
         Strength >= 0 of the penalty.
-    dim : int
-        Dimension of each weight whose slices are the groups: 1 for the input channels of a convolution or linear
-        layer, 0 for those of a transposed convolution.
     corrected_metric : bool
         False takes the metric s = sqrt(v) + eps, as the code that Upadhyay et al. released.
 
     Raises
     ------
     SpecError
-        When it is set, and at the step: an unknown penalty, a lam that is not a finite number >= 0, a penalty on
-        complex weights or with differentiable=True, "group_lasso" on a parameter without dimension `dim`.
+        At the start, and at each step: an unknown penalty, a lam that is not a finite number >= 0, a penalty on
+        complex weights, "group_lasso" on a parameter of one dimension.
     """
 
     def __init__(
         self, params: Iterable, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 1e-2, *, penalty: str | None = None, lam: float = 0.0, dim: int = 1,
+        eps: float = 1e-8, weight_decay: float = 1e-2, *, penalty: str | None = None, lam: float = 0.0,
         corrected_metric: bool = True, **options: Any,
     ):  # fmt: skip
-        own = {"penalty": penalty, "lam": lam, "dim": dim, "corrected_metric": corrected_metric}
-        if not isinstance(params, Tensor) and (params := list(params)):  # torch refuses a tensor, and an empty list
-            params = [own | group for group in (params if isinstance(params[0], dict) else [{"params": params}])]
+        own = {"penalty": penalty, "lam": lam, "corrected_metric": corrected_metric}
         super().__init__(params, lr, betas, eps, weight_decay, **options)
         self.defaults.update(own)
-
-    def add_param_group(self, param_group: dict) -> None:
-        """Add a group as `torch.optim.Optimizer` does, and check its "penalty", "lam" and "dim"."""
-        super().add_param_group(param_group)
-        try:
-            _check_penalty(self.param_groups[-1])
-        except SpecError:
-            self.param_groups.pop()
-            raise
-
-    def state_dict(self) -> dict:
-        """State as AdamW's; the groups hold their penalty as plain numbers and strings."""
         for group in self.param_groups:
-            _check_penalty(group)
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state of this optimizer, or of AdamW: settings that its groups lack stay as they are."""
-        groups = [dict(group) for group in state_dict["param_groups"]]
-        for own, group in zip(self.param_groups, groups, strict=False):  # torch refuses another number of groups
             group.update(own | group)
-            _check_penalty(group | {"params": own["params"]})
-        super().load_state_dict(state_dict | {"param_groups": groups})
+            _check_penalty(group)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
@@ -179,7 +150,7 @@ class ProxAdamW(torch.optim.AdamW):
             params = [p for p in group["params"] if p.grad is not None and p.numel()]
             if group["penalty"] is None or group["lam"] == 0 or not params:
                 continue
-            strength, dim, eps = float(group["lr"]) * group["lam"], group["dim"], group["eps"]
+            strength, eps = float(group["lr"]) * group["lam"], group["eps"]
             beta = group["betas"][1] if group["corrected_metric"] else 0.0
             steps = torch.stack([self.state[p]["step"] for p in params]).tolist()
             corrections = [math.sqrt(1 - beta**step) for step in steps]
@@ -188,54 +159,48 @@ class ProxAdamW(torch.optim.AdamW):
                 for p, scale in zip(params, _metric(moments, corrections, eps), strict=True):
                     p.copy_(prox_l1(p, strength / scale))
             else:
-                thresholds = [
-                    p.new_full([n := p.shape[dim]], strength * math.sqrt(p.numel() / n), dtype=torch.float64)
-                    for p in params
-                ]
-                prox_group_lasso_scaled_(params, moments, thresholds, dim, (corrections, eps))
+                limits = [strength * math.sqrt(p[:, 0].numel()) for p in params]
+                pairs = zip(params, limits, strict=True)
+                thresholds = [p.new_full([p.shape[1]], limit, dtype=torch.float64) for p, limit in pairs]
+                prox_group_lasso_scaled_(params, moments, thresholds, adam=(corrections, eps))
         return loss
 
 
 def penalty_groups(model: nn.Module, lam: float, penalty: str = "group_lasso") -> list[dict]:
-    """Param groups for `ProxAdamW`: the convolutions, the transposed ones and, not penalised, all other parameters.
+    """Param groups for `ProxAdamW`: the convolutions (no transposed ones) and, not penalised, all other parameters.
 
     Parameters
     ----------
     model : torch.nn.Module
         The network, or the part of it that is to become sparse; errors as `saliency.prunable`.
-    lam : float
-        Strength of the penalty.
-    penalty : {"group_lasso", "l1"}
-        A group is an input channel, in transposed convolutions too (dimension 0 of their weights).
+    lam, penalty
+        Those of the convolutions' group.
     """
     prunable(model)  # refuses weights that are computed
-    convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
-    by_dim = {dim: [m.weight for m in convs if m.transposed == (dim == 0)] for dim in (1, 0)}
-    penalised = {id(p) for params in by_dim.values() for p in params}
-    groups = [{"params": params, "penalty": penalty, "lam": lam, "dim": dim} for dim, params in by_dim.items()]
-    groups.append({"params": [p for p in model.parameters() if id(p) not in penalised], "penalty": None})
+    convs = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) and not m.transposed]
+    penalised = {conv.weight for conv in convs}
+    groups = [{"params": [conv.weight for conv in convs], "penalty": penalty, "lam": lam}]
+    groups.append({"params": [p for p in model.parameters() if p not in penalised], "penalty": None})
     return [group for group in groups if group["params"]]
 
 
 def _check_penalty(group: dict) -> None:
-    """Raise SpecError for a param group that the step cannot honour; what numpy made of its settings becomes plain."""
-    penalty, lam, dim = group["penalty"], group["lam"], group["dim"]
+    """Raise SpecError for a param group that the step cannot honour; lam becomes a float."""
+    if missing := {"penalty", "lam", "corrected_metric"} - group.keys():  # in a state of AdamW
+        raise SpecError(f"ProxAdamW: a param group has no {max(missing)}; set it in param_groups")
+    penalty, lam = group["penalty"], group["lam"]
     if not isinstance(penalty, str | None) or penalty not in ("group_lasso", "l1", None):
         raise SpecError(f'ProxAdamW: unknown penalty {penalty!r}; use "group_lasso", "l1" or None')
     lam = lam.item() if getattr(lam, "ndim", None) == 0 else lam
     if isinstance(lam, bool) or not isinstance(lam, Real) or not 0 <= lam <= torch.finfo(torch.float64).max:
         raise SpecError(f"ProxAdamW: lam is {lam!r}; it must be a number, zero or positive, and finite")
-    group.update(lam=float(lam), penalty=penalty and str(penalty), corrected_metric=bool(group["corrected_metric"]))
-    if penalty is not None and group.get("differentiable"):
-        raise SpecError("ProxAdamW: the proximal step has no gradient; use differentiable=False")
+    group["lam"] = float(lam)
     for p in group["params"] if penalty is not None else ():
         if p.is_complex():
             raise SpecError(f"ProxAdamW: {penalty} is for real weights, got {p.dtype}; use torch.view_as_real")
-        if penalty == "group_lasso" and not (isinstance(dim, int) and 0 <= dim < p.ndim > 1):
-            raise SpecError(
-                f"ProxAdamW: group_lasso needs weights with channels in dimension {dim}, got shape {tuple(p.shape)}; "
-                "put biases and norms in a group without penalty"
-            )
+        if penalty == "group_lasso" and p.ndim < 2:
+            shape = tuple(p.shape)
+            raise SpecError(f"ProxAdamW: group_lasso needs channels in dimension 1, got {shape}; penalise no biases")
 
 
 # AdamW's step without the wrapper that runs hooks: torch puts one around ProxAdamW.step, hooks must run once

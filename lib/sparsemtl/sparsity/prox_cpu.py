@@ -7,7 +7,6 @@ the result does not depend on the number of threads.
 """
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -24,12 +23,7 @@ LIMIT = 6, 60  # Newton steps in the tensor's own precision, and in float64
 
 
 def solve_(thetas, scales, thresholds, dim, adam=None):
-    """Put the solution into each of `thetas`, in place.
-
-    thetas, scales: floating CPU tensors; thresholds: float64 [groups] for each; dim: that of the groups. adam: None, or
-    (correction of each tensor, eps), where the scale is sqrt(scale) / correction + eps: Adam's metric from its second
-    moment.
-    """
+    """Put the solution into each of `thetas`, in place; arguments as `prox.prox_group_lasso_scaled_`."""
     jobs, changed, (corrections, eps) = [], [], adam or ([0.0] * len(thetas), 0.0)
     for theta, scale, threshold, correction in zip(thetas, scales, thresholds, corrections, strict=True):
         if not theta.numel():
@@ -56,7 +50,6 @@ def _pool(threads):
     return ThreadPoolExecutor(threads, "prox")
 
 
-_ROOM = 1 << 24  # bytes that a disk must have free: numba fails when it cannot write what it compiled
 # NaN and infinity keep their meaning; sums may be ordered as vectors want them. Functions that do not say otherwise
 # inherit this from their caller.
 _FAST = {"contract", "arcp", "nsz", "reassoc"}
@@ -72,8 +65,8 @@ def compiled(fastmath):
         try:
             folder = Path(os.environ.get("NUMBA_CACHE_DIR") or folder.expanduser().absolute())
             folder.mkdir(parents=True, exist_ok=True)
-            numba.config.CACHE_DIR, has_room = str(folder), shutil.disk_usage(folder).free > _ROOM
-            return numba.njit(cache=has_room, **options)(function)
+            numba.config.CACHE_DIR = str(folder)
+            return numba.njit(cache=True, **options)(function)
         except (OSError, RuntimeError):  # no home, no permission
             return numba.njit(**options)(function)
         finally:

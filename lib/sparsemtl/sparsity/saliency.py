@@ -26,11 +26,8 @@ Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> scalar
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of all convolutions and linear layers, by parameter name; a tied weight appears once, by its first name.
 
-    Raises
-    ------
-    SpecError
-        A layer computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune): a
-        sparsity without it would be of another network.
+    A layer that computes its weight from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune) raises
+    SpecError: a sparsity without it would be of another network.
     """
     weights: dict[nn.Parameter, str] = {}
     for prefix, module in model.named_modules():
@@ -38,10 +35,8 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
             continue
         weight = module._parameters.get("weight")
         if weight is None:
-            raise SpecError(
-                f"{prefix or type(module).__name__}: its weight is computed from other parameters (weight_norm, "
-                "spectral_norm, torch.nn.utils.prune); make it a plain weight first, by the matching remove function"
-            )
+            name = prefix or type(module).__name__
+            raise SpecError(f"{name}: its weight is computed (weight_norm, torch.nn.utils.prune); remove that first")
         weights.setdefault(weight, f"{prefix}.weight" if prefix else "weight")
     return {name: weight for weight, name in weights.items()}
 
@@ -55,14 +50,10 @@ def gradients(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> dic
     model : torch.nn.Module
         The network.
     loss_fn : callable
-        (model(inputs), targets) -> scalar tensor.
+        (model(inputs), targets) -> scalar tensor. Another shape raises SpecError; so may `prunable`.
     inputs, targets
-        Tensor or dict of Tensor, given to the model whole; anything, given to `loss_fn`.
-
-    Raises
-    ------
-    DataError, SpecError
-        Inputs or loss are not finite; the loss is not a scalar, or a layer is one that `prunable` refuses.
+        Tensor or dict of Tensor, given to the model whole; anything, given to `loss_fn`. Inputs or a loss that are not
+        finite raise DataError.
     """
     return _grads(*_loss(model, loss_fn, inputs, targets))
 
@@ -108,16 +99,12 @@ def synflow(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
 
     Tanaka, Kunin, Yamins and Ganguli 2020, "Pruning neural networks without any data by iteratively conserving
     synaptic flow", Eq. 2, one evaluation. All parameters and buffers are replaced by their absolute values and the
-    network is in eval mode, so ReLU and ELU act as the identity. Only the shapes of the inputs count.
-
-    Raises
-    ------
-    DataError
-        Inputs that are not finite, or a flow that overflows float64.
+    network is in eval mode, so ReLU and ELU act as the identity. Only the shapes of the inputs count. Inputs that are
+    not finite, or a flow that overflows float64, raise DataError.
     """
-    _check_finite(inputs)
+    _check(model, inputs)
     ones = pytree.tree_map(partial(torch.ones_like, dtype=torch.float64), inputs)
-    flat = _copied(model).double().eval()
+    flat = copy.deepcopy(model).requires_grad_(True).double().eval()
     for tensor in [*flat.parameters(), *flat.buffers()]:
         if tensor.is_floating_point():  # a mask in place is a buffer too
             tensor.data.abs_()
@@ -143,16 +130,10 @@ def random_scores(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy that learns; what a hook computes in it (a bias under torch.nn.utils.prune) is a value until it runs."""
-    tensors = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach() for t in tensors}).requires_grad_(True)
-
-
 def _loss(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> tuple[Tensor, dict[str, nn.Parameter]]:
     """Loss of a copy of the model, and the copy's weights."""
-    _check_finite(inputs)
-    net = _copied(model)
+    _check(model, inputs)
+    net = copy.deepcopy(model).requires_grad_(True)
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
@@ -174,7 +155,8 @@ def _grads(value: Tensor, weights: dict[str, nn.Parameter], create_graph: bool =
     return dict(zip(weights, grads, strict=True))
 
 
-def _check_finite(inputs: Any) -> None:
+def _check(model: nn.Module, inputs: Any) -> None:
+    prunable(model)  # refuses weights that are computed, which cannot be copied
     if not all(torch.isfinite(tensor).all() for tensor in pytree.tree_leaves(inputs)):
         raise DataError("the inputs for scoring hold NaN or infinite values; clean or drop these samples")
 

@@ -42,12 +42,7 @@ def fit(
     Returns
     -------
     list of float
-        Mean loss of each epoch.
-
-    Raises
-    ------
-    SparseMTLError
-        The loss is not finite.
+        Mean loss of each epoch; one that is not finite raises SparseMTLError.
     """
     history: list[float] = []
     step = 0
@@ -102,10 +97,8 @@ def fit_stack(
         element, such as `partial(torch.optim.Adam, lr=1e-3)`.
     epochs, seed : int
         Number of epochs; seed of the networks' random draws (dropout), which differ.
-    after_step : callable, optional
-        Called with (step number, the step's batches) after every optimizer step; it may put new masks on `models`.
-    after_epoch : callable, optional
-        Called with the epoch's number; training ends when it returns True.
+    after_step, after_epoch : callable, optional
+        As in `fit`, the former called with (step, the step's batches); it may put new masks on `models`.
     stacked : bool
         A step is one (inputs, targets) for all networks, whose tensors have a first axis more: the networks.
 

@@ -21,14 +21,9 @@ def confusion_matrix(y: ArrayLike, p: ArrayLike, n: int) -> np.ndarray:
     Parameters
     ----------
     y, p : array of int
-        True and predicted labels in [0, n), of any equal shapes.
+        True and predicted labels in [0, n), of any equal shapes; others raise SpecError.
     n : int
         Number of classes.
-
-    Raises
-    ------
-    SpecError
-        Unequal shapes, or labels outside [0, n).
     """
     y, p = np.asarray(y).ravel(), np.asarray(p).ravel()
     if y.shape != p.shape:
@@ -41,13 +36,7 @@ def confusion_matrix(y: ArrayLike, p: ArrayLike, n: int) -> np.ndarray:
 
 
 def accuracy(c: ArrayLike) -> float:
-    """Share of correct predictions.
-
-    Parameters
-    ----------
-    c : array, shape (n, n)
-        Confusion matrix; if it is empty the result is NaN.
-    """
+    """Share of correct predictions of a confusion matrix c, shape (n, n); NaN if it is empty."""
     c = np.asarray(c, dtype=np.float64)
     return float(np.trace(c) / c.sum()) if c.sum() else float("nan")
 

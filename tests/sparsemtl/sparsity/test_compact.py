@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from sparsemtl.errors import SpecError
 from sparsemtl.models.dense import MultiTaskNet, backbone_convs, dilated_resnet
 from sparsemtl.models.eeg import DualTaskNet
-from sparsemtl.sparsity import steps
 from sparsemtl.sparsity.compact import compact
-from sparsemtl.sparsity.layers import Pick, sliced
+from sparsemtl.sparsity.layers import Pick
 from sparsemtl.sparsity.masks import apply_masks
 from sparsemtl.sparsity.measure import group_sparsity
 from torch import nn
@@ -97,16 +96,13 @@ def test_patterns_of_zeros_in_resnet18(groups, filters, dead, most):
     assert flops(small, x) <= flops(model, x) * (1 if groups < 1 else 1e-3)
 
 
-def test_a_dead_residual_branch_becomes_one_added_vector_and_sums_in_place_change_nothing_else():
+def test_a_dead_residual_branch_becomes_one_added_vector():
     model, x = pruned(settled(dilated_resnet(4, (2, 1, 1, 1))), 0.0, dead=("layer1.1.conv3",)), noise(2, 3, 32, 32)
-    small, before = compacted(model, x), x.clone()
+    small = compacted(model, x)
     gone = [module for name, module in model.named_modules() if name.startswith("layer1.1.conv")]
     assert not [name for name, _ in small.named_modules() if name.startswith("layer1.1.conv")]
     assert flops(model, x) - flops(small, x) == sum(2 * 2 * 8 * 8 * conv.weight.numel() for conv in gone)
-    functions = {node.target for node in small.graph.nodes if node.op == "call_function"}
-    assert functions >= {operator.iadd, operator.add}
     assert torch.equal(outputs(small, x)[""], outputs(small, x)[""])
-    assert torch.equal(before, x)
 
 
 @pytest.mark.parametrize("options", [{}, {"stem": "deep", "passes": "per-task", "bounded": ("depth",)}])
@@ -184,14 +180,6 @@ def test_parameters_and_flops_of_a_chain_in_closed_form(seed):
     assert flops(small, x) == 2 * 2 * side * side * sum(weights)
 
 
-def test_removal_runs_back_through_several_layers():
-    first, second, third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 3)
-    third.weight.data[:, 1:] = 0  # third reads channel 0 of second, whose filter 0 reads channels 2 and 5 of first
-    second.weight.data[0, [0, 1, 3, 4, 6, 7]] = 0
-    small = compacted(nn.Sequential(first, second, third).eval(), noise(1, 3, 12, 12))
-    assert [tuple(p.shape) for p in small.parameters() if p.ndim == 4] == [(2, 3, 3, 3), (1, 2, 3, 3), (4, 1, 3, 3)]
-
-
 @pytest.mark.parametrize(("padding", "kept"), [(0, 3), (1, 4)])
 def test_constant_channels_move_into_the_bias_only_without_padding(padding, kept):
     first, second = nn.Conv2d(2, 5, 3, bias=False), nn.Conv2d(5, 4, 3, padding=padding, bias=False)
@@ -216,46 +204,15 @@ class Net(nn.Module):
         return self.function(self, x)
 
 
-def twice(net, x):
-    """One convolution on two streams, of which different channels are read."""
-    a, b = net.shared(F.relu(net.left(x))), net.shared(F.relu(net.right(x)))
-    return {"a": net.top(a), "b": net.bottom(b)}
-
-
-def test_a_module_called_twice_stays_one_module():
-    layers = {"left": (3, 6, 1), "right": (3, 6, 1), "shared": (6, 6, 3, 1, 1), "top": (6, 2, 1), "bottom": (6, 2, 1)}
-    model = Net(twice, **{name: nn.Conv2d(*sizes) for name, sizes in layers.items()})
-    model.left.weight.data.zero_()  # a constant, but only in one of the two calls
-    model.top.weight.data[:, [0, 1, 2]] = 0
-    model.bottom.weight.data[:, [0, 1, 5]] = 0
-    model.shared.weight.data[:, 3] = 0
-    small = compacted(model.eval(), noise(2, 3, 8, 8))
-    assert tuple(small.shared.weight.shape) == (4, 5, 3, 3)
-
-
-@pytest.mark.parametrize(
-    ("dead", "padding", "shapes"),
-    [
-        (slice(3, 7), 0, [(4, 3, 3, 3), (6, 2, 3, 3), (2, 5, 1, 1)]),  # all of group 1, a part of group 2
-        (slice(9), 1, [(2, 3, 3, 3), (3, 2, 3, 3), (2, 1, 1, 1)]),  # only the size is read
-    ],
-)
-def test_grouped_convolutions_lose_whole_groups(dead, padding, shapes):
-    grouped, last = nn.Conv2d(6, 9, 3, groups=3, padding=1), nn.Conv2d(9, 2, 1, padding=padding)
-    last.weight.data[:, dead] = 0
-    small = compacted(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), grouped, last).eval(), noise(2, 3, 8, 8))
-    assert [tuple(p.shape) for p in small.parameters() if p.ndim == 4] == shapes
-
-
 def unknown(net, x):
     """Operations that `compact` has no rule for, between two convolutions."""
-    h = net.first(x)
+    h = net.grouped(net.first(x))
     h = h.roll(1, dims=1) * h.mean((2, 3), keepdim=True)
     return torch.cat([net.second(h), h[..., 2:, 2:]], dim=1).softmax(1)
 
 
 def test_unknown_operations_keep_their_channels():
-    model = Net(unknown, first=nn.Conv2d(3, 6, 3), second=nn.Conv2d(6, 6, 3))
+    model = Net(unknown, first=nn.Conv2d(3, 6, 3), grouped=nn.Conv2d(6, 6, 1, groups=3), second=nn.Conv2d(6, 6, 3))
     model.second.weight.data[:, :4] = 0
     model.first.weight.data[0] = 0
     small = compacted(model.eval(), noise(2, 3, 8, 8))
@@ -263,15 +220,26 @@ def test_unknown_operations_keep_their_channels():
     assert tuple(small.second.weight.shape) == (6, 2, 3, 3)
 
 
+def test_a_module_that_is_called_on_two_tensors_keeps_its_channels():
+    def forward(net, x):
+        return net.top(net.shared(F.relu(net.left(x)))) + net.top(net.shared(F.relu(net.right(x))))
+
+    model = Net(forward, **{name: nn.Conv2d(3, 3, 1) for name in ("left", "right", "shared", "top")}).eval()
+    model.left.weight.data.zero_()  # a constant, but only in one of the two calls
+    for layer in (model.shared, model.top):
+        layer.weight.data[:, 1] = 0
+    small = compacted(model, noise(2, 3, 8, 8))
+    assert small.shared.weight.shape == small.top.weight.shape == (3, 3, 1, 1)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_memory_formats_stay_and_a_second_time_changes_nothing(memory_format):
+def test_memory_formats_stay(memory_format):
     model = pruned(settled(dilated_resnet(4, (1, 1, 1, 1))), 0.5).to(memory_format=memory_format)
     x = noise(2, 3, 32, 32).to(memory_format=memory_format)
     small = compacted(model, x)
     assert any(isinstance(module, Pick) for module in small.modules())
     kept = [*backbone_convs(small).values(), outputs(small, x)[""]]
     assert all(tensor.is_contiguous(memory_format=memory_format) for tensor in kept)
-    assert n_parameters(compacted(small, x)) == n_parameters(small)
 
 
 @pytest.mark.parametrize(("backbone", "n_times"), [("eegnet", 128), ("shallow", 160), ("deep4", 441)])
@@ -289,15 +257,6 @@ def test_dual_task_net(backbone, n_times):
     assert new[:2] == (shape[0] - 2, shape[1] - (4 if backbone == "eegnet" else 5))
     if backbone == "eegnet":
         assert (len(small.shared.temporal.weight), small.shared.separable_depth.groups) == (6, 12)
-
-
-@pytest.mark.parametrize("names", [["weight"], ["weight", "bias"]])
-def test_tied_heads_stay_tied(names):
-    model = settled(DualTaskNet(4, 160, 3, backbone="shallow"))
-    for name in names:
-        setattr(model.me, name, model.mi.get_parameter(name))
-    small = compacted(model, {"mi": noise(3, 4, 160), "me": noise(2, 4, 160, seed=1)})
-    assert n_parameters(small) == n_parameters(model)
 
 
 class Labels(DualTaskNet):
@@ -324,11 +283,6 @@ def two(function, last=3):
     return net
 
 
-def relu_in_place(net, x):
-    h = net.first(x)
-    return net.relu(h).mean() + net.second(h)  # h itself is not what it was
-
-
 def kept(change):
     """`w = y; y += f(y)`: w is the changed tensor, which torch.fx does not see; labels alone leave the network."""
 
@@ -338,11 +292,6 @@ def kept(change):
         return (w + 0.9 * y.flip(1)).argmax(1)
 
     return two(forward, 1)
-
-
-def through_a_view(y, z):
-    y[:, :2].add_(z[:, :2])
-    return y
 
 
 class OtherTrunk(nn.Sequential):
@@ -364,9 +313,7 @@ def under_prune():
     ("model", "example", "message"),
     [
         (two(lambda net, x: net.first(x) if x.sum() > 0 else x), noise(1, 3, 8, 8), "Net cannot be traced"),
-        (two(relu_in_place), noise(1, 3, 8, 8), "relu changes first in place"),
-        *((kept(f), noise(1, 3, 8, 8), "in place") for f in (operator.iadd, operator.imul, lambda y, z: y.add_(z))),
-        (kept(through_a_view), noise(1, 3, 8, 8), "in place"),
+        *((kept(change), noise(1, 3, 8, 8), "Net gives other outputs") for change in (operator.iadd, operator.imul)),
         (DualTaskNet(3, 8, 2, backbone=OtherTrunk()), {"mi": noise(1, 3, 8)}, "DualTaskNet cannot be traced"),
         (Labels(4, 160, 3, backbone="shallow"), {"mi": noise(1, 4, 160)}, "Labels cannot be traced"),
         (under_prune(), noise(1, 3, 8, 8), "Sequential cannot be copied"),
@@ -381,7 +328,7 @@ def test_unfit_models_and_examples_are_named(model, example, message):
 
 def test_changes_in_place_that_nobody_reads_later_are_taken_over():
     def forward(net, x):
-        y = net.first(x.to(net.first.weight.dtype))
+        y = net.first(x)
         y += net.second(y)
         z = net.relu(y)
         z *= 2
@@ -410,8 +357,6 @@ def answer(net, x):
 
 BESIDE = {  # what a forward reads of a weight that its module uses as well
     "shape": lambda net, x: answer(net, x) * net.first.weight.shape[0],
-    "size": lambda net, x: answer(net, x) + (net.first.weight.size(0) - 4) / 10,
-    "numel": lambda net, x: answer(net, x) + (net.second.weight.numel() - 144) / 100,
     "values": lambda net, x: answer(net, x) + net.first.weight.abs().mean() + net.first.bias.mean(),
     "convolution": lambda net, x: net.second(h := net.first(x)) + F.conv2d(h, net.second.weight),
     "minus infinity": lambda net, x: (answer(net, x) * net.first.weight.numel()).masked_fill(
@@ -421,44 +366,20 @@ BESIDE = {  # what a forward reads of a weight that its module uses as well
 
 
 @pytest.mark.parametrize("beside", BESIDE)
-@pytest.mark.parametrize(
-    "labels", [lambda y: y, lambda y: y.argmax(1), lambda y: y.mean((2, 3)) > 0], ids=("values", "classes", "yes")
-)
-def test_a_weight_that_is_read_beside_its_module_stays(beside, labels):
-    model = two(lambda net, x: labels(BESIDE[beside](net, x))).eval()
+def test_a_weight_that_is_read_beside_its_module_stays(beside):
+    model = two(BESIDE[beside]).eval()
     small, x = compact(model, noise(1, 3, 8, 8)), noise(64, 3, 8, 8, seed=1)
     torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
     assert n_parameters(small) <= n_parameters(model)
 
 
 @pytest.mark.parametrize(
-    ("forward", "message"),
-    [
-        (lambda net, x: torch.rand_like(x).argmax(1), "labels of other values"),
-        (lambda net, x: torch.rand_like(x).masked_fill(x > 2, -math.inf), "other outputs"),
-    ],
+    "forward",
+    [lambda net, x: torch.rand_like(x).argmax(1), lambda net, x: torch.rand_like(x).masked_fill(x > 2, -math.inf)],
 )
-def test_labels_are_compared_and_infinite_outputs_hide_no_difference(forward, message):
-    with pytest.raises(SpecError, match=message):
+def test_labels_are_compared_and_infinite_outputs_hide_no_difference(forward):
+    with pytest.raises(SpecError, match="other outputs"):
         compact(Net(forward), noise(1, 3, 8, 8))
-
-
-@pytest.mark.parametrize(
-    "labels", [lambda y: y.argmax(1), lambda y: y.topk(1, 1)[1], lambda y: y.max(1), lambda y: y > 0]
-)
-def test_values_behind_equal_labels_are_compared(labels, monkeypatch):
-    def doubled(*args, **options):
-        layer = sliced(*args, **options)
-        for p in layer.parameters():
-            p.data *= 2
-        return layer
-
-    model = two(lambda net, x: labels(answer(net, x)))
-    for layer in (model.first, model.second):
-        layer.bias.data.zero_()
-    monkeypatch.setattr(steps, "sliced", doubled)
-    with pytest.raises(SpecError, match="labels of other values"):
-        compact(model, noise(1, 3, 8, 8))
 
 
 def test_a_constant_branch_at_one_position_is_not_the_size_of_its_sum():

@@ -29,13 +29,6 @@ def test_sparsity_of_a_network_and_of_weights(net):
     assert channels_per_layer(m.weight for m in (net[4],)) == {"0": (0, 3)}
 
 
-def test_groups_along_another_dimension(net):
-    net[0].weight.data[1] = 0
-    assert group_sparsity(net, dim=0) == 1 / 5
-    assert parameter_sparsity(net, dim=0) == 36 / 78
-    assert channels_per_layer(net, dim=0) == {"0": (1, 2), "2": (3, 3)}
-
-
 def test_input_channels_of_a_transposed_convolution_are_its_first_dimension():
     layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
     layer.weight.data[1] = 0

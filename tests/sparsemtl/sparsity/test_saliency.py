@@ -85,20 +85,6 @@ def test_a_layer_with_a_computed_weight_is_named_not_left_out(compute, layer):
             function(net)
 
 
-@pytest.mark.parametrize("run", [False, True])
-@pytest.mark.parametrize("layer", [0, 1, 5])
-def test_a_pruned_bias_is_scored_around(problem, layer, run):
-    net, x, y = problem
-    prune.l1_unstructured(net[layer], "bias", 0.5)
-    if run:
-        with torch.no_grad():
-            net(x)
-    scores = [snip(net, cross_entropy, x, y), grasp(net, cross_entropy, x, y), synflow(net, x)]
-    prune.remove(net[layer], "bias")
-    for found, method in zip(scores, ("snip", "grasp", "synflow"), strict=True):
-        torch.testing.assert_close(found, METHODS[method](net, x, y))
-
-
 def test_synflow_equals_the_closed_form_and_is_conserved_in_each_layer_and_neuron():
     torch.manual_seed(2)
     net = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in ((3, 5), (5, 4), (4, 2))))
