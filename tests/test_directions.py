@@ -10,6 +10,7 @@ from companion import papers
 
 LIB = Path(__file__).parents[1] / "lib"
 ALLOWED = {"sparsemtl": {"sparsemtl"}, "companion": {"companion", "sparsemtl"}}
+SHIM = "sparsemtl/__main__.py"  # the old command, which calls the new one
 TORCH_FREE = [
     *(f"companion.{name}" for name in ("statistics", "claims", "evidence", "page", "style", "scorecard", "records")),
     *("companion.__main__", "companion.papers", "companion.queue"),
@@ -47,10 +48,11 @@ def modules():
 
 def test_imports_go_one_way():
     back = [
-        f"{path} imports {other}"
+        f"{name} imports {other}"
         for path, package in modules()
+        if (name := path.relative_to(LIB).as_posix()) != SHIM
         for other in imported(path)
-        if forbidden(other, package) and (path, other) != (LIB / "companion/papers.py", "papers")
+        if forbidden(other, package) and (name, other) != ("companion/papers.py", "papers")
     ]
     assert back == []
 
