@@ -44,10 +44,11 @@ def frame(records):
         for stage, names in STAGES.items():
             alive, total = np.sum([c for layer, c in result["channels"].items() if layer.startswith(names)], axis=0)
             row[f"dead_{stage}"] = 1 - alive / total
-        turns = {name: np.array(times[f"{name}_ms"]) for name in ("dense", *SAVERS)}
-        row |= {f"{name}_ms": np.median(taken) for name, taken in turns.items()}
-        row |= {f"{name}_saved": np.median(1 - turns[name] / turns["dense"]) for name in SAVERS}
-        row["tiny_times"] = np.median(np.divide(times.get("tiny_ms", math.nan), turns["dense"]))
+        # the fastest turn: what else the machine does can only add to a time
+        fastest = {name: np.min(times.get(f"{name}_ms", math.nan)) for name in ("dense", *SAVERS, "tiny")}
+        row |= {f"{name}_ms": fastest[name] for name in ("dense", *SAVERS)}
+        row |= {f"{name}_saved": 1 - fastest[name] / fastest["dense"] for name in SAVERS}
+        row["tiny_times"] = fastest["tiny"] / fastest["dense"]
         rows.append(row)
     table = pd.DataFrame(rows)
     commonest = table.groupby("data").width.transform(lambda w: w.mode().max()) if rows else ()
