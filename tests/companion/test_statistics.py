@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from companion.statistics import chance_interval, estimate, holm, repeat_limit
+from companion.statistics import chance_interval, estimate, holm, mean_sd, repeat_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -30,6 +30,11 @@ def test_too_few_values_have_no_interval(values):
     assert found.n == len(values)
     assert np.isnan([found.sd, found.low, found.high]).all()
     assert np.isnan(found.mean) == (not values)
+
+
+@pytest.mark.parametrize(("values", "shown"), [([], "not run"), ([0.5], "0.500"), ([0.5, 0.7], "0.600 ± 0.141")])
+def test_a_spread_is_shown_from_two_values_on(values, shown):
+    assert mean_sd(values) == shown
 
 
 def test_holm_by_hand():

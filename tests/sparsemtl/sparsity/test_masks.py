@@ -125,13 +125,13 @@ def test_arbiter_joins_votes_over_different_pools():
 @given(st.integers(0, 10**6), st.integers(0, 99), st.booleans())
 def test_budget_is_what_lowering_the_keep_ratio_step_by_step_finds(seed, percent, ties):
     torch.manual_seed(seed)
-    sizes = {"mi": (7, 3), "me": (7, 5)}
+    sizes = {"mi": (7, 3), "me": (7, 23)}
     draw = (lambda n: torch.randint(4, (n,)).float()) if ties else torch.rand
     scores = {task: {"shared": draw(s), task: draw(h)} for task, (s, h) in sizes.items()}
     masks = budget_masks(scores, percent / 100)
-    total = 7 + 3 + 5
+    total = 7 + 3 + 23
     budget = total - percent * total // 100
-    assert {name: len(mask) for name, mask in masks.items()} == {"shared": 7, "mi": 3, "me": 5}
+    assert {name: len(mask) for name, mask in masks.items()} == {"shared": 7, "mi": 3, "me": 23}
     assert sum(int(mask.sum()) for mask in masks.values()) == budget
 
     def joined(keep):
