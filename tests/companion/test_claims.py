@@ -20,6 +20,11 @@ CLAIM = Claim("a", "A over B", "Table 1", "A beats B.", "page", "points", "peopl
 UNKNOWN = replace(CLAIM, published=None)
 
 
+def test_a_claim_is_the_papers_and_shows_shares_in_its_unit():
+    assert not CLAIM.control
+    assert [CLAIM.shown(v) for v in (0.5, -0.0123, 0.0, None, math.nan)] == ["+50.0", "-1.2", "+0.0", "–", "–"]
+
+
 @pytest.mark.parametrize(
     ("low", "high", "published", "expected"),
     [

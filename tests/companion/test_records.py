@@ -20,6 +20,7 @@ from companion.records import (
     compact_numbers,
     merge,
     read_jsonl,
+    set_hash,
     validate,
     write_jsonl,
 )
@@ -120,6 +121,13 @@ def test_the_store_is_where_the_environment_says(record, tmp_path, monkeypatch):
     assert Store().read(record.spec) == record
     assert files(tmp_path / "here") == [f"shin2023/quick/{record.hash}.json"]
     assert Store(tmp_path / "there").all() == ([], [])
+
+
+def test_a_set_is_named_by_the_hashes_and_digests_of_its_records_in_any_order(three):
+    lines = "\n".join(sorted(f"{r.hash} {r.digest}" for r in three))
+    for some in (three, three[::-1], [*three, three[0]]):
+        assert set_hash(some) == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    assert set_hash(three[:2]) != set_hash(three)
 
 
 def test_a_store_that_cannot_be_written_is_named(record, tmp_path):

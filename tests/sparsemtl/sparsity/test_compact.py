@@ -375,11 +375,30 @@ def test_a_weight_that_is_read_beside_its_module_stays(beside):
 
 @pytest.mark.parametrize(
     "forward",
-    [lambda net, x: torch.rand_like(x).argmax(1), lambda net, x: torch.rand_like(x).masked_fill(x > 2, -math.inf)],
+    [
+        lambda net, x: torch.rand_like(x).argmax(1),
+        lambda net, x: torch.rand_like(x).masked_fill(x > 2, -math.inf),
+        lambda net, x: 2e-3 * torch.rand_like(x),
+    ],
 )
-def test_labels_are_compared_and_infinite_outputs_hide_no_difference(forward):
+def test_labels_small_outputs_and_what_stands_beside_infinite_ones_are_compared(forward):
     with pytest.raises(SpecError, match="other outputs"):
         compact(Net(forward), noise(1, 3, 8, 8))
+
+
+def test_outputs_that_are_no_numbers_are_equal():
+    model = two(lambda net, x: answer(net, x).masked_fill(x[:, :1, 4:, 4:] > 0, math.nan)).eval()
+    assert n_parameters(compact(model, noise(1, 3, 8, 8))) < n_parameters(model)
+
+
+@pytest.mark.parametrize("flatten", [nn.Flatten(), Net(lambda net, x: torch.flatten(x, 1)), nn.Flatten(2)])
+def test_what_a_linear_layer_does_not_read_of_a_flat_stream_is_not_made(flatten):
+    first, flat = nn.Conv2d(3, 4, 3), isinstance(flatten, Net) or flatten.start_dim == 1
+    last = nn.Linear(4 * 36 if flat else 36, 2)
+    model = nn.Sequential(first, flatten, last).eval()
+    last.weight.data[:, : 36 if flat else 18] = 0  # the first channel, or some positions
+    small = compacted(model, noise(2, 3, 8, 8))
+    assert small.get_submodule("0").out_channels == (3 if flat else 4)
 
 
 def test_a_constant_branch_at_one_position_is_not_the_size_of_its_sum():
