@@ -77,3 +77,4 @@ def test_one_in_twenty_repeats_is_further_off_than_the_limit(freedom, among):
     apart = np.abs(np.diff(rng.normal(size=(trials, among, 2)))[..., 0])
     alarms = (apart > repeat_limit(sd, freedom, among)).any(1).mean()
     assert alarms == pytest.approx(0.05, abs=0.006)
+    assert repeat_limit(2.0, 9) == pytest.approx(2 * math.sqrt(2) * stats.t.ppf(0.975, 9))
