@@ -69,6 +69,8 @@ def _trust(judged, evidences):
         if all(j.verdict == NOT_RUN for j in found):
             words.append(f"{_short(name)}: its networks were not trained here yet")
     return (
-        "<strong>Why believe it.</strong> Plans came before runs; every number opens its runs; one command repeats "
-        "them.<br><strong>Why not.</strong> " + html.escape("; ".join(words)).replace("`", "") + "."
+        "<strong>Why believe it.</strong> Plans came before runs, and what changed later is listed; every number opens "
+        "its runs; one command repeats them.<br><strong>Why not.</strong> "
+        + html.escape("; ".join(words)).replace("`", "")
+        + "."
     )

@@ -16,6 +16,7 @@ from companion.papers import names, study
 from companion.records import repository_root
 from companion.style import INK, MUTED, VERDICT_STYLE, listed
 
+HELD = (rules.REPRODUCED, rules.SMALLER)
 FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
 UNIT = {"points": "points", "percent": "%"}
 CAPTION = (
@@ -23,7 +24,7 @@ CAPTION = (
     "Orange square: no such effect. Grey: undecided. Diamond: published. Italic: our controls."
 )
 HEADS = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
-AXIS = {"points": "points of accuracy, or of a share", "percent": "% of the other network's score"}
+AXIS = {"points": "points of accuracy, of a share or a correlation", "percent": "% of the other network's score"}
 
 
 def evidence_of_all(results=None):
@@ -66,9 +67,9 @@ def takeaway(judged):
     """What became of the claims and the controls of all papers, in a sentence each."""
     words = [f"**{title(name)}**: {summary(found)}" for name, found in judged.items()]
     controls = [j for found in judged.values() for j in found if j.claim.control and j.n]
-    failed = [j.claim.short for j in controls if j.verdict in FAILED]
+    others = [f"{j.claim.short} ({j.verdict})" for j in controls if j.verdict not in HELD]
     if controls:
-        words.append(f"Of {len(controls)} controls {len(failed)} fail{': ' * bool(failed)}{'; '.join(failed)}.")
+        words.append(f"Of {len(controls)} controls {len(controls) - len(others)} hold. The others: {listed(others)}.")
     return " ".join(words)
 
 

@@ -164,7 +164,11 @@ def test_protocols_show_every_switch_and_what_it_changes(full):
     assert nyu.loc["paper, dense_decay=0.1", "change"] > 0
     assert "dense_decay=0.1" in tables.gap_sentence(full)
     said = tables.protocol_sentence(full)
-    assert all(f"{nyu.loc[name, 'sparse over dense, %']:+.0f} %" in said for name in study.PROTOCOLS)
+    assert all(f"{nyu.loc[name, 'sparse over dense, %']:+.0f} [" in said for name in study.PROTOCOLS)
+    words = tables.protocols_in_words(full)
+    assert list(words.index) == list(nyu.index)
+    assert words.loc["corrected", "seeds"] == f"{nyu.seeds['corrected']}"
+    assert words.loc["corrected", "change"].startswith(f"{nyu.change['corrected']:+.1f} [")
     assert set(tables.switches().name) == set(study.SWITCHES)
 
 
@@ -179,8 +183,8 @@ def test_decay_by_strength(full):
 
 def test_savings_and_blind_predictors_are_in_the_tables(full):
     times = tables.times(full)
-    assert times.loc["70 %", "dense kernels on zeros: saved (median of turns), %"] == pytest.approx(17.5)
-    assert times.loc["70 %", "dead channels removed: saved (median of turns), %"] == pytest.approx(50)
+    assert times.loc["70 %", "dense kernels on zeros: saved (fastest turn), %"] == pytest.approx(17.5)
+    assert times.loc["70 %", "dead channels removed: saved (fastest turn), %"] == pytest.approx(50)
     others = tables.other_metrics(full)
     assert others.iloc[-2].to_numpy() == pytest.approx(BLIND)
     assert (others.iloc[-1] == 0.25).all()

@@ -122,10 +122,12 @@ def sparse_over_dense(evidence, data="nyuv2", protocol="paper"):
     sets = [s for s in (NYU_SETS if data == "nyuv2" else CELEBA_SETS) if "+" in s and s != tasks]
     others = {s: mean_of(gains(table, new | {"tasks": s}, old | {"tasks": s})) for s in sets}
     missed = len(zero) and not RANGE[0] <= zero.mean() <= RANGE[1]
+    off = [f"{percent(v, 1)} for seed {seed}" for seed, v in zero.items() if not RANGE[0] <= v <= RANGE[1]]
     asked = f"{100 * RANGE[0]:.0f} to {percent(RANGE[1])}"
     reason = f"{percent(zero.mean(), 1)} of the groups are zero, not {asked}" if missed else ""
     parts = named(by_task) | {s: g for s, g in others.items() if len(g)}
-    return Effects(mean_of(by_task), parts, sight(table, **old), reason, resampled(table, new, old))
+    limits = sight(table, **old) + (f" Groups zero: {percent(zero.mean(), 1)}, but {listed(off)}." if off else "")
+    return Effects(mean_of(by_task), parts, limits, reason, resampled(table, new, old))
 
 
 def single_over_multi(evidence):
@@ -198,7 +200,7 @@ def tiny_weights(table, level=GOAL):
     """A sentence on what weights below 1e-38 cost, which training leaves in a sparse network; "" if unknown."""
     times = cell(table, ALL_NYU, "tiny_times", level=level).dropna()
     cost = f"the network takes {times.mean():.1f} times as long as a dense one"
-    return f"training leaves weights below 1e-38; unless a CPU flushes them to zero, {cost}" if len(times) else ""
+    return f"Training leaves weights below 1e-38; unless a CPU flushes them to zero, {cost}." if len(times) else ""
 
 
 def dense_sees(evidence):
@@ -252,7 +254,8 @@ def sight(table, tasks=ALL_NYU, level=0.0, **at):
         return ""
     unseen = [t for t in tasks.split("+") if not sees(table, tasks, t, level=level, **at)]
     verb, which = ("does not beat", unseen) if unseen else ("beats", tasks.split("+"))
-    said = f"The dense network {verb} the blind control by two standard errors on {listed(TASKS[t] for t in which)}."
+    said = f"The dense network {verb} the blind control by two standard errors over images on {{}}."
+    said = said.format(listed(TASKS[t] for t in which))
     if "depth" in unseen:
         ours, blind = found("depth_mae_m").mean(), found("blind_depth_mae_m").mean()
         said += f" (Depth is relative there; in metres the network is off by {ours:.2f}, the control by {blind:.2f}.)"
