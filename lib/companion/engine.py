@@ -112,7 +112,9 @@ def environment(device):
     return {
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": 1 if device == "cpu" else torch.get_num_threads(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        # on a CPU the last bits depend on the instructions that it has
+        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{os.cpu_count()} cores",
         "python": platform.python_version(),
         "packages": versions(PACKAGES),
         "revision": revision(),
