@@ -217,7 +217,7 @@ def decay_blinds(evidence):
     table, plain = frame(evidence.records), {"tasks": ALL_NYU, "level": 0.0}
     coupled = plain | {"flipped": "dense_decay=0.1"}
     found = gains(table, plain, coupled)
-    return Effects(mean_of(found), named(found), sight(table, **coupled))
+    return Effects(mean_of(found), named(found), sight(table, name="The dense network with coupled decay", **coupled))
 
 
 EFFECTS = {
@@ -247,14 +247,14 @@ def seen(table, tasks, **at):
     return listed([TASKS[t] for t in tasks.split("+") if sees(table, tasks, t, **at)] or ["nothing"])
 
 
-def sight(table, tasks=ALL_NYU, level=0.0, **at):
-    """On which tasks the dense network does not beat the blind control (sentences; "" without runs)."""
+def sight(table, tasks=ALL_NYU, level=0.0, name="The dense network", **at):
+    """On which tasks a network does not beat the blind control (sentences; "" without runs)."""
     found = partial(cell, table, tasks, level=level, **at)
     if not len(found("group")):
         return ""
     unseen = [t for t in tasks.split("+") if not sees(table, tasks, t, level=level, **at)]
     verb, which = ("does not beat", unseen) if unseen else ("beats", tasks.split("+"))
-    said = f"The dense network {verb} the blind control by two standard errors over images on {{}}."
+    said = f"{name} {verb} the blind control by two standard errors over images on {{}}."
     said = said.format(listed(TASKS[t] for t in which))
     if "depth" in unseen:
         ours, blind = found("depth_mae_m").mean(), found("blind_depth_mae_m").mean()
