@@ -186,7 +186,7 @@ class Page:
             links.append(_download(f"{self.notebook}-runs.csv", f"all {len(runs)} runs as CSV", csv))
         summary = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else pd.DataFrame()
         template = self._template()
-        note = f"{len(records)} run records, set {set_hash(records)}" if records else NOT_RUN
+        note = _rests_on(self.runs)
         parts = [
             "" if summary.empty else _table(summary, "runs", digits=2),
             *[f"<p>{html.escape(machine)}</p>" for machine in machines], f"<p>{' · '.join(links)}</p>",
@@ -220,6 +220,7 @@ class Page:
             self.runs |= mine
             place = {name: i for i, name in enumerate(self.runs)}
             self.sets[key, commands] = {"key": key, "runs": [place[name] for name in mine], "command": commands}
+            self.sets[key, commands]["note"] = _rests_on(mine)
         return list(self.sets).index((key, commands))
 
     def _template(self):
@@ -234,6 +235,19 @@ class Page:
             f"  title  = {{{title}@WHAT}},\n  year   = {{{max(ended, default=YEAR)[:4]}}},\n"
             f"  note   = {{Version {VERSION}, {place}; @NOTE}}\n}}"
         )
+
+
+def _rests_on(runs):
+    """What a citation rests on, {hash: record}: runs with the name of their set, benchmarks with their digests."""
+    records = [r for r in runs.values() if isinstance(r, RunRecord)]
+    measured = [name for name, r in runs.items() if not isinstance(r, RunRecord)]
+    parts = [f"{_counted(records, 'run')}, set {set_hash(records)}"] if records else []
+    parts += [f"{_counted(measured, 'benchmark')}, digest {', '.join(measured)}"] if measured else []
+    return "; ".join(parts) or NOT_RUN
+
+
+def _counted(records, kind):
+    return f"{len(records)} {kind} record{'' if len(records) == 1 else 's'}"
 
 
 def _download(file, text, content):

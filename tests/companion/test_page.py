@@ -99,7 +99,9 @@ def test_the_foot_is_one_panel_with_every_run_and_a_citation_that_names_version_
     assert set(runs.index) == {r.hash for r in evidence.records}
     cite = shown.find_all("pre")[-1].text
     assert "@misc{sparsemtl-shin2023-table1," in cite
-    assert set_hash(evidence.records) in cite
+    assert f"; 6 run records, set {set_hash(evidence.records)}" in cite
+    part = set_hash(evidence.only(method="or").records)
+    assert stored(foot)["sets"][1]["note"] == f"3 run records, set {part}"
     assert f"Version {pages.VERSION}" in cite
     assert not re.search("@[A-Z]{2}", cite)
 
@@ -131,6 +133,7 @@ def test_a_benchmark_is_behind_a_table_with_its_machine_and_command(page):
     assert behind["key"] == measured.digest[:16]
     assert "python benchmarks/prox.py --turns 3" in behind["command"]
     assert "2 cores" in soup(foot).details.text
+    assert f"; 1 benchmark record, digest {measured.digest[:16]}}}" in soup(foot).find_all("pre")[-1].text
 
 
 def test_text_from_records_cannot_become_markup(page, make_record):
