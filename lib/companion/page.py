@@ -71,10 +71,14 @@ def _table(table, name, caption="", digits=3, labels=MappingProxyType({}), attri
             value = labels.get(value, value) if isinstance(value, str) else value
             label = html.escape(str(labels.get(column, column)))
             given = f'{_kind(value)} data-label="{label}"{attributes(row, column)}'
-            cells.append(f"<td{given}>{_text(value, digits)}</td>")
+            cells.append(f"<td{given}>{_text(value, _places(digits, column))}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     start = f'<table class="results" id="{ANCHOR}{name}-table">{caption}<thead><tr>{head}</tr></thead>'
     return f"{start}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _places(digits, column):
+    return digits.get(column, 3) if isinstance(digits, dict) else digits
 
 
 def _text(value, digits=3):
@@ -130,13 +134,14 @@ class Page:
         """A table and under it one line: CSV, runs, cite.
 
         table: DataFrame of numbers or text with at most seven columns, the index among them. name: anchor. behind:
-        Evidence, Benchmark or a list of them. labels: key or text of a cell -> what is shown. runs: (row, column) ->
-        Evidence behind that cell; without it a cell opens all runs. published: values, with index and columns of table.
+        Evidence, Benchmark or a list of them. digits: of all numbers, or {column: digits}, three in others. labels: key
+        or text of a cell -> what is shown. runs: (row, column) -> Evidence behind that cell; without it a cell opens
+        all runs. published: values, with index and columns of table.
         """
 
         def attributes(row, column):
             known = published.at[row, column] if published is not None else math.nan
-            given = f' data-published="{_text(known, digits)}"' if pd.notna(known) else ""
+            given = f' data-published="{_text(known, _places(digits, column))}"' if pd.notna(known) else ""
             return (self.opens(runs(row, column)) if runs else "") + given
 
         shown = _table(table, name, caption, digits, labels or {}, attributes)

@@ -54,6 +54,11 @@ def test_a_table_has_a_heading_for_each_column_and_a_sign_for_a_gap(page, eviden
     assert {td["data-label"] for td in shown.find_all("td")} == {"accuracy"}
 
 
+def test_columns_may_have_digits_of_their_own(page):
+    shown = soup(page.table(pd.DataFrame({"effect": [1.25], "p": [0.0246]}), "t", "", digits={"effect": 1}))
+    assert [cell.text for cell in shown.find_all("td")] == ["1.2", "0.025"]
+
+
 def test_the_table_can_be_taken_away_as_csv_with_its_keys(page, evidence):
     link = soup(page.table(TABLE, "methods", "", evidence, labels={"or": "proposed"})).find("a", download=True)
     content = base64.b64decode(link["href"].partition(";base64,")[2]).decode()
