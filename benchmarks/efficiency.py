@@ -9,7 +9,7 @@ import pandas as pd
 from companion.evidence import NOT_RUN
 from companion.records import repository_root
 from companion.spec import check_values, number
-from companion.style import HIGHLIGHT, MUTED, empty_figure, percent
+from companion.style import HIGHLIGHT, MUTED, are, empty_figure, listed, percent
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from measured import committed_benchmarks
 from papers.shin2023 import study as shin2023
@@ -64,7 +64,8 @@ def reached(found):
     for on in MACHINES.values():
         outcomes = table.xs(on, level="on").outcome
         judged = outcomes[outcomes != NOT_RUN]
-        told.append(f"on a {on} {(judged == 'met').sum()} of {len(judged)} marks are reached" if len(judged) else
+        met = (judged == "met").sum()
+        told.append(f"on a {on} {met} of {len(judged)} marks {are(met)} reached" if len(judged) else
                     f"on a {on} nothing was measured yet")  # fmt: skip
     return f"So far {' and '.join(told)}."
 
@@ -89,14 +90,37 @@ def story(found):
         record = found.get((name, "cpu"))
         ratio = f"{record.ratio(record.marks[0])[0]:.3g}" if record else ""
         parts.append(text.format(ratio) if record else f"{TITLES[name]}: {NOT_RUN}")
-    return f"{removal(found)} Faster code saves time at any sparsity: {'; '.join(parts)}."
+    return f"{removal(found)} Faster code saves time at any sparsity: {'; '.join(parts)}. {classifier(found)}"
+
+
+# Trunk of the benchmark against braindecode's EEGClassifier -> its networks
+TRUNKS = {"power": "networks of the recipe", "shallow": "Shallow ConvNets"}
+
+
+def classifier(found):
+    """How fast runs train EEG networks beside EEGClassifier, and how many goals are met, in two sentences."""
+    record = found.get(("eeg_classifier", "cpu"))
+    if record is None:
+        return f"{headed('eeg_classifier')}: {NOT_RUN}."
+    parts, met = [], sum(map(record.met, record.marks))
+    for trunk, mark in zip(TRUNKS, record.marks, strict=True):
+        ratio = record.ratio(mark)[0]
+        speed = f"**{ratio:.2g} times** as fast" if ratio >= 1 else f"**{1 / ratio:.2g} times** slower"
+        parts.append(f"{record.details[trunk]['networks']} {TRUNKS[trunk]} {speed}")
+    goals = f"{met} of {len(record.marks)} goals ({record.marks[0].wanted:g} times as fast) {are(met)} met"
+    return f"Beside braindecode's EEGClassifier, our runs train {listed(parts)}. {goals}."
+
+
+def headed(name):
+    """A benchmark's title as a sentence begins; names in it keep their capitals."""
+    return TITLES[name][0].upper() + TITLES[name][1:]
 
 
 def removal(found):
     """How much faster the backbone is without its dead channels, for each pattern of them, in a sentence."""
     record = found.get(("compaction", "cpu"))
     if record is None:
-        return f"{TITLES['compaction'].capitalize()}: {NOT_RUN}."
+        return f"{headed('compaction')}: {NOT_RUN}."
     gains = {mark.what: record.ratio(mark)[0] for mark in record.marks}
     parts = [
         f"**{gains[f'{name}, PyTorch: time gained']:.2g} times** with {percent(facts['zero_groups'])} of the groups "
@@ -147,12 +171,11 @@ def missed(found, names=None):
 
 
 def spent(profile, mark):
-    """Where the time of a missed mark's slow side goes, in a sentence, or nothing where that is not known.
+    """Where the time of a missed mark's slow side goes, in a sentence, or nothing if that side was not profiled.
 
-    profile: {label of a side or its beginning: rows of operation and share}.
+    profile: {label of a side: rows of operation and share}.
     """
-    slow = mark.against if mark.word == "at least" else mark.side
-    rows = next((rows for start, rows in profile.items() if slow.startswith(start)), [])
+    rows = profile.get(mark.against if mark.word == "at least" else mark.side, [])
     parts = ", ".join(f"{row['operation']} {percent(row['share'])}" for row in rows[:4])
     return f"Time goes to {parts}." if parts else ""
 
@@ -167,7 +190,7 @@ def told(page, found, name):
     records = records_of(found, name)
     tables = {MACHINES[r.kind]: sides(r) for r in records}
     table = pd.concat(tables, names=["on"]) if tables else pd.DataFrame()
-    return page.table(table, name.replace("_", "-"), f"{TITLES[name].capitalize()}: all sides", records)
+    return page.table(table, name.replace("_", "-"), f"{headed(name)}: all sides", records)
 
 
 def bars(found, name):

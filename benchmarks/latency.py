@@ -42,14 +42,15 @@ def main():
             networks = trained_networks(backbone, data, *trials[:2])
             details["networks"][case] = {label: facts for label, (_, facts) in networks.items()}
             for label, (network, _) in networks.items():
-                calls |= sides(f"{case}, {label}", plain(network, TASK), trials, args, folder)
+                module, trial = plain(network, TASK), trials[0][TASK][:1]
+                calls |= sides(f"{case}, {label}", module, trials, args, folder)
+                spent = where_time_goes(lambda m=module, x=trial: [m(x) for _ in range(200)])
+                details["profile"][f"{case}, {label}, torch"] = spent
             dense = networks["dense"][0]
             chain = nn.Sequential(dense.shared, dense.get_submodule(TASK))
             calls |= sides(f"{case}, dense, as trained", chain, trials, args, folder)
             calls |= whole_decodes(f"{case}, dense", dense, data, trials, args, folder)
             marks += case_marks(case)
-            module, trial = plain(dense, TASK), trials[0][TASK][:1]
-            details["profile"][case] = where_time_goes(lambda m=module, x=trial: [m(x) for _ in range(200)])
         taken = latencies(calls, args)
     decisions, _ = demonstration(every=EVERY)
     taken |= {"streamed, to compute": list(decisions.compute_ms), "streamed, after its sample": list(decisions.late_ms)}

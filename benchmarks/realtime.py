@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from companion.evidence import NOT_RUN
-from companion.style import LINES, MUTED, percent
+from companion.style import LINES, MUTED, are, percent
 from streaming import SETTINGS
 
 END = SETTINGS["tmax"]  # seconds after a cue: the end of the window trained on
@@ -21,6 +21,18 @@ def sizes(records):
     rows = {(case, name): facts for case, kinds in networks.items() for name, facts in kinds.items()}
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["network", "kind"]) if rows else table
+
+
+def removed(records):
+    """Which share of their groups the compacted networks have lost, in a sentence."""
+    lost = sizes(records).get("zero groups", pd.Series(dtype=float)).dropna()
+    if lost.empty:
+        return f"Groups lost: {NOT_RUN}."
+    spans = [
+        f"{kind}: {percent(own.min(), 1)} to {percent(own.max(), 1)} of the groups"
+        for kind, own in lost.groupby(level="kind")
+    ]
+    return f"Lost by {'; by '.join(spans)}."
 
 
 def masks_against_removal(records):
@@ -79,7 +91,7 @@ def said_after_cues(decisions, cues):
         row = decisions.iloc[(decisions.time_s - end).abs().argmin()]
         hits += max(classes, key=lambda name: row[name]) == label
     return (
-        f"{hits} of {len(ends)} movements are named at the end of the window after their cue; "
+        f"{hits} of {len(ends)} movements {are(hits)} named at the end of the window after the cue; "
         f"guessing names {len(ends) / len(classes):g} of them on average. So few say nothing about accuracy: that is "
         "what the tables are for."
     )

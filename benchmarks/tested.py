@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 from companion.evidence import NOT_RUN
+from companion.style import are, listed, percent
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "_build" / "tested"
@@ -107,7 +108,9 @@ def verdicts(records):
         for record in records:
             for mark in (mark for mark in record.marks if record.sides[mark.side]["unit"] == unit):
                 part, whole = (record.median(side) for side in (mark.side, mark.against))
-                row["found"] = f"{part:.0f} of {whole:.0f}, {100 * part / whole:.0f} %"
+                row["found"] = f"{part:.0f} of {whole:.0f}, {percent(part / whole, 1)}"
+                if mutated := {f"lib/{module.partition('/')[0]}" for module in record.details.get("by module", ())}:
+                    row["what"] = f"{unit} in {listed(sorted(mutated))} {what}"
                 row |= {"goal": f"{100 * mark.wanted:.0f} %", "outcome": "met" if record.met(mark) else "missed"}
         rows.append(row)
     return pd.DataFrame(rows, columns=["what", "found", "goal", "outcome"]).set_index("what")
@@ -139,7 +142,8 @@ def story(records):
         return f"The tests with their coverage: {NOT_RUN}."
     n, refused, kills = (table[name].sum() for name in ("tests", "refused", "kills"))
     killed = f"the engine survived **{kills} kills**" if kills else f"kills: {NOT_RUN}"
-    reached = f"{(goals == 'met').sum()} of {len(goals)} goals are met"
+    met = (goals == "met").sum()
+    reached = f"{met} of {len(goals)} goals {are(met)} met"
     return f"**{n} tests** pass, **{refused} bad inputs** are refused by name, {killed}, and {reached}."
 
 

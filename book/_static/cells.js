@@ -48,10 +48,9 @@
   }
 
   function bibtex(data, set, name, value) {
-    const n = set.runs.length;
     return data.bibtex.replace("@KEY", `-${name}-${set.key.slice(0, 8)}`).replace("@ANCHOR", name ? `\\#shown-${name}` : "")
       .replace("@WHAT", name ? `, ${name}` : "")
-      .replace("@NOTE", `${value ? `value ${value.replace(/[%#&_$]/g, "\\$&")}; ` : ""}${n} run record${n === 1 ? "" : "s"}, set ${set.key}`);
+      .replace("@NOTE", `${value ? `value ${value.replace(/[%#&_$]/g, "\\$&")}; ` : ""}${set.note}`);
   }
 
   function dialog() {

@@ -1,6 +1,7 @@
 """Records for a page: the committed ones, and those of this machine, side by side and never mixed."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -64,10 +65,11 @@ class Evidence:
 
     def summary(self):
         """One row that says what the numbers rest on: data, people, seeds, runs, device, hours (DataFrame)."""
-        people = {r.spec.params["subject"] for r in self.records if "subject" in r.spec.params}
+        people = {(r.spec.data, r.spec.params["subject"]) for r in self.records if "subject" in r.spec.params}
+        by_data = sorted(Counter(data for data, _ in people).items())
         row = {
             "data": self.data,
-            "people": len(people) or "–",
+            "people": ", ".join(f"{n} {data}" for data, n in by_data) if len(by_data) > 1 else len(people) or "–",
             "seeds": _joined(r.spec.seed for r in self.records),
             "runs": f"{len(self.records)}" + ("" if "--param" in self.options else f" of {self.expected}"),
             "device": _joined(r.run["device"] for r in self.records),

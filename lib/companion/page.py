@@ -71,10 +71,14 @@ def _table(table, name, caption="", digits=3, labels=MappingProxyType({}), attri
             value = labels.get(value, value) if isinstance(value, str) else value
             label = html.escape(str(labels.get(column, column)))
             given = f'{_kind(value)} data-label="{label}"{attributes(row, column)}'
-            cells.append(f"<td{given}>{_text(value, digits)}</td>")
+            cells.append(f"<td{given}>{_text(value, _places(digits, column))}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     start = f'<table class="results" id="{ANCHOR}{name}-table">{caption}<thead><tr>{head}</tr></thead>'
     return f"{start}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _places(digits, column):
+    return digits.get(column, 3) if isinstance(digits, dict) else digits
 
 
 def _text(value, digits=3):
@@ -130,13 +134,14 @@ class Page:
         """A table and under it one line: CSV, runs, cite.
 
         table: DataFrame of numbers or text with at most seven columns, the index among them. name: anchor. behind:
-        Evidence, Benchmark or a list of them. labels: key or text of a cell -> what is shown. runs: (row, column) ->
-        Evidence behind that cell; without it a cell opens all runs. published: values, with index and columns of table.
+        Evidence, Benchmark or a list of them. digits: of all numbers, or {column: digits}, three in others. labels: key
+        or text of a cell -> what is shown. runs: (row, column) -> Evidence behind that cell; without it a cell opens
+        all runs. published: values, with index and columns of table.
         """
 
         def attributes(row, column):
             known = published.at[row, column] if published is not None else math.nan
-            given = f' data-published="{_text(known, digits)}"' if pd.notna(known) else ""
+            given = f' data-published="{_text(known, _places(digits, column))}"' if pd.notna(known) else ""
             return (self.opens(runs(row, column)) if runs else "") + given
 
         shown = _table(table, name, caption, digits, labels or {}, attributes)
@@ -186,7 +191,7 @@ class Page:
             links.append(_download(f"{self.notebook}-runs.csv", f"all {len(runs)} runs as CSV", csv))
         summary = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else pd.DataFrame()
         template = self._template()
-        note = f"{len(records)} run records, set {set_hash(records)}" if records else NOT_RUN
+        note = _rests_on(self.runs)
         parts = [
             "" if summary.empty else _table(summary, "runs", digits=2),
             *[f"<p>{html.escape(machine)}</p>" for machine in machines], f"<p>{' · '.join(links)}</p>",
@@ -220,6 +225,7 @@ class Page:
             self.runs |= mine
             place = {name: i for i, name in enumerate(self.runs)}
             self.sets[key, commands] = {"key": key, "runs": [place[name] for name in mine], "command": commands}
+            self.sets[key, commands]["note"] = _rests_on(mine)
         return list(self.sets).index((key, commands))
 
     def _template(self):
@@ -234,6 +240,19 @@ class Page:
             f"  title  = {{{title}@WHAT}},\n  year   = {{{max(ended, default=YEAR)[:4]}}},\n"
             f"  note   = {{Version {VERSION}, {place}; @NOTE}}\n}}"
         )
+
+
+def _rests_on(runs):
+    """What a citation rests on, {hash: record}: runs with the name of their set, benchmarks with their digests."""
+    records = [r for r in runs.values() if isinstance(r, RunRecord)]
+    measured = [name for name, r in runs.items() if not isinstance(r, RunRecord)]
+    parts = [f"{_counted(records, 'run')}, set {set_hash(records)}"] if records else []
+    parts += [f"{_counted(measured, 'benchmark')}, digest {', '.join(measured)}"] if measured else []
+    return "; ".join(parts) or NOT_RUN
+
+
+def _counted(records, kind):
+    return f"{len(records)} {kind} record{'' if len(records) == 1 else 's'}"
 
 
 def _download(file, text, content):

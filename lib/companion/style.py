@@ -114,6 +114,11 @@ def listed(parts, word="and"):
     return f"{', '.join(most)} {word} {last}" if most else last
 
 
+def are(count):
+    """The verb of so many things."""
+    return "is" if count == 1 else "are"
+
+
 def table_of(rows, *names, **options):
     """DataFrame of {key: row}, the parts of a key under these names as its index; empty without rows."""
     table = pd.DataFrame.from_dict(rows, orient="index", **options)

@@ -52,17 +52,30 @@ def test_every_mark_has_its_outcome_and_what_was_not_run_says_so(prox):
     assert list(ours.on) == ["CPU", "CPU", "GPU"]
     assert list(ours.ratio[:2]) == pytest.approx([4.0, 1.25])
     told = efficiency.reached({("prox", "cpu"): prox})
-    assert told == "So far on a CPU 1 of 2 marks are reached and on a GPU nothing was measured yet."
+    assert told == "So far on a CPU 1 of 2 marks is reached and on a GPU nothing was measured yet."
     assert set(table[table.benchmark != efficiency.TITLES["prox"]].outcome) == {"not run"}
 
 
 def test_a_missed_mark_says_by_how_much_and_where_the_time_goes(prox):
     told = efficiency.missed({("prox", "cpu"): prox})
     assert told == ["Missed on the CPU by 20.0 %: gain (4, at least 5). Time goes to sum 75 %, copy 20 %."]
-    by_side = {"slow": [], "fas": [{"operation": "add", "share": 1.0}]}
-    assert efficiency.spent(by_side, prox.marks[0]) == "Time goes to add 100 %."
+    assert efficiency.spent({"fas": [{"operation": "add", "share": 1.0}]}, prox.marks[0]) == ""  # another side
     met = Benchmark("prox", prox.sides, prox.marks[1:], {}, MACHINE)
     assert efficiency.missed({("prox", "cpu"): met}) == ["Every mark of these records is reached."]
+
+
+def test_the_comparison_with_braindecode_says_both_speeds_and_the_goals():
+    sides = seconds(theirs=[6.2] * 3, ours=[1.0] * 3, deep_theirs=[1.0] * 3, deep_ours=[2.5] * 3)
+    pairs = (("theirs", "ours"), ("deep_theirs", "deep_ours"))
+    marks = tuple(Mark(a, a, b, "at least", 5.0) for a, b in pairs)
+    details = {"power": {"networks": 50}, "shallow": {"networks": 5}}
+    found = {("eeg_classifier", "cpu"): Benchmark("eeg_classifier", sides, marks, details, MACHINE)}
+    said = efficiency.classifier(found)
+    assert "50 networks of the recipe **6.2 times** as fast and 5 Shallow ConvNets **2.5 times** slower." in said
+    assert said.endswith("1 of 2 goals (5 times as fast) is met.")
+    assert efficiency.story(found).endswith(said)
+    caption = BeautifulSoup(efficiency.told(Page("efficiency"), found, "eeg_classifier").data, "html.parser").caption
+    assert caption.text == "EEG networks by braindecode's EEGClassifier and by a run: all sides"
 
 
 def test_sides_are_in_units_that_can_be_read():

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import realtime
+from measured import Benchmark
 
 
 @pytest.fixture
@@ -25,6 +26,14 @@ def test_a_cue_is_judged_by_the_decision_at_the_end_of_its_window(decisions):
     said = realtime.said_after_cues(decisions, cues)
     assert said.startswith("2 of 3 movements are named")  # at 4.5, 5.5 and 8.5 s
     assert "guessing names 1.5 of them" in said
+    assert realtime.said_after_cues(decisions, cues[1:3]).startswith("1 of 2 movements is named")
+
+
+def test_the_groups_that_networks_have_lost_are_a_range():
+    kinds = [{"dense": {"weights": 9}, "compacted 40 %": {"weights": 5, "zero groups": z}} for z in (0.5, 0.375)]
+    record = Benchmark("latency", {}, (), {"networks": dict(zip("ab", kinds, strict=True))})
+    assert realtime.removed([record]) == "Lost by compacted 40 %: 37.5 % to 50.0 % of the groups."
+    assert "not run" in realtime.removed([])
 
 
 def test_the_figure_draws_a_line_for_each_class_and_every_decision(decisions):

@@ -36,17 +36,22 @@ def test_every_test_file_is_in_one_folder_of_the_report():
 def test_goals_are_met_missed_or_not_run():
     table = tested.verdicts([record()])
     assert list(table.outcome.fillna("")) == ["missed", "", ""]
-    assert list(table.found) == ["96 of 100, 96 %", "not run", "not run"]
+    assert list(table.found) == ["96 of 100, 96.0 %", "not run", "not run"]
     assert "not run" in tested.story([])
     assert tested.by_folder([]).empty
     assert tested.by_module([]).empty
-    mutants = Benchmark("mutants", {}, (), {"by module": {"a.py": [3, 4]}})
-    assert tested.by_module([record(), mutants]).loc["a.py"].to_dict() == {"killed": 3, "made": 4}
+    sides = {name: {"unit": "mutants", "values": [n]} for name, n in {"killed": 4, "made": 7}.items()}
+    modules = {"sparsemtl/a/b.py": [1, 3], "companion/a.py": [3, 4]}
+    mutants = Benchmark("mutants", sides, (Mark("m", *sides, "at least", 0.5),), {"by module": modules})
+    assert tested.by_module([record(), mutants]).loc["companion/a.py"].to_dict() == {"killed": 3, "made": 4}
+    row = tested.verdicts([mutants]).loc["mutants in lib/companion and lib/sparsemtl that they kill"]
+    assert row.to_dict() == {"found": "4 of 7, 57.1 %", "goal": "50 %", "outcome": "met"}
     assert tested.survivors([record()]).empty
     counts = {"tests": 12, "skipped": 0, "seconds": 1.0, "refused": 5, "kills": 0}
     said = tested.story([record(one=counts, two=counts)])
     for words in ("**24 tests**", "**10 bad inputs**", "kills: not run", "0 of 1 goals"):
         assert words in said
+    assert "1 of 2 goals is met" in tested.story([record(one=counts), mutants])
 
 
 def test_a_survivor_is_argued_or_a_gap_and_no_argument_is_left_over():

@@ -60,6 +60,9 @@ def test_a_summary_counts_what_the_numbers_rest_on(make_record, tiny_spec):
     records = tuple(make_record(tiny_spec(seed=s, subject=3), seconds=1800.0) for s in (1, 2))
     row = Evidence("shin2023", "committed", "small", records, 40).summary().iloc[0]
     assert (row.people, row.seeds, row.runs, row.hours) == (1, "1, 2", "2 of 40", "1.00")
+    more = replace(records[0].spec, data="another"), tiny_spec(subject=4)  # a number is another person in other data
+    both = Evidence("shin2023", "committed", "small", (*records, *map(make_record, more)), 40)
+    assert both.summary().people.item() == "1 another, 2 simulated-eeg"
 
 
 @pytest.mark.parametrize("table", ["main", "all"])

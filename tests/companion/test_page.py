@@ -54,6 +54,11 @@ def test_a_table_has_a_heading_for_each_column_and_a_sign_for_a_gap(page, eviden
     assert {td["data-label"] for td in shown.find_all("td")} == {"accuracy"}
 
 
+def test_columns_may_have_digits_of_their_own(page):
+    shown = soup(page.table(pd.DataFrame({"effect": [1.25], "p": [0.0246]}), "t", "", digits={"effect": 1}))
+    assert [cell.text for cell in shown.find_all("td")] == ["1.2", "0.025"]
+
+
 def test_the_table_can_be_taken_away_as_csv_with_its_keys(page, evidence):
     link = soup(page.table(TABLE, "methods", "", evidence, labels={"or": "proposed"})).find("a", download=True)
     content = base64.b64decode(link["href"].partition(";base64,")[2]).decode()
@@ -99,7 +104,9 @@ def test_the_foot_is_one_panel_with_every_run_and_a_citation_that_names_version_
     assert set(runs.index) == {r.hash for r in evidence.records}
     cite = shown.find_all("pre")[-1].text
     assert "@misc{sparsemtl-shin2023-table1," in cite
-    assert set_hash(evidence.records) in cite
+    assert f"; 6 run records, set {set_hash(evidence.records)}" in cite
+    part = set_hash(evidence.only(method="or").records)
+    assert stored(foot)["sets"][1]["note"] == f"3 run records, set {part}"
     assert f"Version {pages.VERSION}" in cite
     assert not re.search("@[A-Z]{2}", cite)
 
@@ -131,6 +138,7 @@ def test_a_benchmark_is_behind_a_table_with_its_machine_and_command(page):
     assert behind["key"] == measured.digest[:16]
     assert "python benchmarks/prox.py --turns 3" in behind["command"]
     assert "2 cores" in soup(foot).details.text
+    assert f"; 1 benchmark record, digest {measured.digest[:16]}}}" in soup(foot).find_all("pre")[-1].text
 
 
 def test_text_from_records_cannot_become_markup(page, make_record):

@@ -224,6 +224,14 @@ TABLES = {
 }  # fmt: skip
 
 
+def test_the_sentence_on_each_method_counts_what_remains_after_the_correction():
+    rows = {"95 % from": [1.0, -3.0, 0.1], "to": [2.0, -1.0, 4.0], "p (Holm)": [0.01, 0.2, 0.001]}
+    table = pd.DataFrame(rows, [*(study.METHODS[m].label for m in RIVALS[:2]), "dense, multi-task"])
+    said = tables.each_sentence(table)
+    assert "above 1 of 2 other pruning methods and below 1" in said
+    assert said.endswith("1 of these 2 differences remain after Holm's correction.")
+
+
 @pytest.mark.parametrize("make", TABLES)
 def test_sentences_without_records_say_not_run(make):
     assert NOT_RUN in TABLES[make](make([]))

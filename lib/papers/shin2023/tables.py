@@ -157,7 +157,8 @@ def each_sentence(table):
     better, worse = rivals[rivals["95 % from"] > 0], rivals[rivals["to"] < 0]
     parts = [f"above {len(better)} of {len(rivals)} other pruning methods"]
     parts.append(f"below {len(worse)}" + (f" ({listed(worse.index)})" if len(worse) else ""))
-    return f"At equal sparsity the proposed masks are {listed(parts)}, by intervals that exclude zero."
+    survive = f"{(rivals['p (Holm)'] < 0.05).sum()} of these {len(rivals)} differences remain after Holm's correction"
+    return f"At equal sparsity the proposed masks are {listed(parts)}, by intervals that exclude zero. {survive}."
 
 
 def _by_cell(records, columns, cells):
