@@ -285,7 +285,7 @@ def otherwise_sentence(table):
         if row.verdict != table.loc[claim].verdict.iloc[0]
     ]
     asked = f"Each claim was asked in up to {table.index.unique('view').size} ways"
-    return f"{asked}; {len(changed)} verdicts change: {'; '.join(changed)}." if changed else f"{asked}; none changes."
+    return f"{asked}; changed by it: {'; '.join(changed) or 'none'}."
 
 
 def recordings(records):
