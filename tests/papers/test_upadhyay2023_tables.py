@@ -1,5 +1,6 @@
 """Tables, effects and figures of the vision study, from records made up so that the answers are known."""
 
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -197,7 +198,9 @@ def test_figures_draw_the_numbers(full):
         records = sorted(full.records, key=lambda r: r.spec.method != first)
         assert len(figures.channels(replace(full, records=tuple(records))).axes[0].patches) == 2 * len(LAYERS)
     lines = figures.sparsity(full).axes[1].lines
-    assert len(lines) == len(study.LAMBDAS)
+    shown = [name for line in lines for name in re.split(", | and ", line.get_label())]
+    assert shown == list(map(study.scientific, study.LAMBDAS))  # equal courses share a line
+    assert len(lines) == 3
     np.testing.assert_allclose(lines[-1].get_ydata(), [0, 1])
     points = [c.lines[0].get_ydata()[0] for c in figures.sight(full, full).axes[0].containers]
     assert points[0] == 0.2171
@@ -205,10 +208,19 @@ def test_figures_draw_the_numbers(full):
     for height, protocol in ((points[2], "released"), (points[4], "paper")):
         shown = claims.cell(table, study.ALL_NYU, "seg_iou", level=0.0, protocol=protocol)
         assert height == pytest.approx(shown.mean())
-    assert len(figures.performance(full).axes) == len(figures.slopes(full).axes) / 2 == 3
+    slopes = figures.slopes(full)
+    assert len(figures.performance(full).axes) == len(slopes.axes) / 2 == 3
+    looks = {(line.get_label(), line.get_color(), line.get_marker()) for ax in slopes.axes for line in ax.lines}
+    assert len(looks) == len(study.NYU_SETS) + 1  # one look for each set in all panels, and the blind control
+    assert [t.get_text() for t in slopes.legends[0].get_texts()] == [*study.NYU_SETS, "sees no image"]
     assert figures.inference_time(full).axes[0].get_ylim()[0] == 0
     for draw in (figures.control_path, figures.decay_course, figures.protocol_effects, figures.lambda_by_width):
         assert draw(full).axes
+    usual = [r for r in full.records if r.spec.params.get("width") == table.width.max()]
+    some = replace(full, records=tuple(r for r in usual if r.spec.params["lam"] != 1e-4))
+    assert "not run" in figures.lambda_by_width(some).axes[0].texts[0].get_text()
+    heights = np.array(figures.performance(some).axes[0].containers[0].lines[0].get_ydata(), float)
+    assert list(np.isnan(heights)) == [lam == 1e-4 for lam in study.LAMBDAS]  # the line breaks at what is missing
     for draw in (figures.channels, figures.sparsity, figures.performance, figures.inference_time):
         assert "not run" in draw(EMPTY).axes[0].texts[0].get_text()
 

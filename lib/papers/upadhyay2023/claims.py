@@ -165,7 +165,7 @@ def all_zero(evidence):
     parts = {f"λ = {scientific(lam)}": cell(table, ALL_NYU, "group", lam=lam) - 0.99 for lam in (1e-3, 1e-2)}
     zero, limits = cell(table, ALL_NYU, "group", lam=1e-2), ""
     if len(zero):
-        limits = f"The same λ is weaker in a narrow network: at 1e-2 ours lose {percent(zero.mean(), 1)} of the groups."
+        limits = f"The same λ may be weaker in a narrow network: 1e-2 zeroes {percent(zero.mean(), 1)} of our groups."
     return Effects(pd.concat(parts, axis=1).dropna().min(axis=1), parts, limits)
 
 

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from companion.statistics import NOT_RUN, estimate
-from companion.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, percent
+from companion.style import HIGHLIGHT, MUTED, TASK_COLOURS, empty_figure, listed, percent
 from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
 
 from papers.upadhyay2023.study import (  # isort: skip
@@ -15,7 +15,7 @@ from papers.upadhyay2023.tables import TABLE_OF, blind_metrics, decayed, protoco
 DEAD, ALIVE, RUST = "#D9D9D9", "#0072B2", "#D55E00"
 VOID = 255  # class of pixels without a label
 PAIR = {"figsize": (11, 3.8), "ncols": 2}
-STYLES, MARKS = ("-", "--", "-.", ":", (0, (1, 4)), (0, (6, 1, 1, 1)), (0, (3, 3))), "osDv^"
+STYLES, MARKS = ("-", "--", "-.", ":", (0, (1, 4)), (0, (6, 1, 1, 1)), (0, (3, 3))), "osDv^P<"
 
 
 def sight(paper_size, ours):
@@ -53,22 +53,20 @@ def slopes(evidence, number=1):
     """Table 1 or 2 as slopes from dense to 70 % sparse: a line for each task set, published beside ours."""
     data, _ = TABLE_OF[number]
     table, rows = frame(evidence.records), {(row["tasks"], row["lambda"]): row for row in published(number)}
-    fig, axes = plt.subplots(2, 3, figsize=(10, 5.5), sharey="col")
+    fig, axes = plt.subplots(2, 3, figsize=(10, 6), sharey="col")
     for (above, below), (task, column, label, _) in zip(axes.T, scores_of(ALL[data]), strict=True):
         for ax in (above, below):
             ax.set(xticks=[0, 1], xticklabels=["dense", "sparse"], xlim=(-0.2, 1.2))
         above.set(title=TASKS[task], ylabel=f"published\n{label}")
         below.set_ylabel(f"ours\n{label}")
-        for n, tasks in enumerate(s for s in dict.fromkeys(t for t, _ in rows) if task in s.split("+")):
-            said = [rows[tasks, lam][f"{column}_mean"] for lam in (0.0, START)]
+        for n, tasks in enumerate(dict.fromkeys(t for t, _ in rows)):  # all in every panel, for the legend's sake
+            said = [rows[tasks, lam].get(f"{column}_mean", np.nan) for lam in (0.0, START)]
             ours = [cell(table, tasks, column, data, level=level).mean() for level in (0.0, GOAL)]
             for ax, values in ((above, said), (below, ours)):
-                colour = plt.get_cmap("cividis")(n / 4.5)
-                ax.plot([0, 1], values, MARKS[n % 5] + "-", color=colour, label=tasks if ax is above else None)
+                ax.plot([0, 1], values, MARKS[n] + "-", color=plt.get_cmap("cividis")(n / 7.5), label=tasks)
         if blind := blind_metrics(evidence, data):
             below.axhline(blind[column], color=HIGHLIGHT, ls=":", label="sees no image")
-            below.legend(fontsize="xx-small")
-        above.legend(fontsize="xx-small")
+    fig.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
 
@@ -95,10 +93,8 @@ def channels(evidence):
 def _line(ax, table, column, at, scale=1.0, said=(), **style):
     """Mean ± sd over seeds of a column of the three-task model by "lam" or "level"; said: published, by lambda."""
     values, look = (LAMBDAS, {"marker": "*", "ls": "", "ms": 13}) if at == "lam" else (LEVELS, {})
-    found = {i: estimate(scale * cell(table, ALL_NYU, column, **{at: v})) for i, v in enumerate(values)}
-    found = {i: e for i, e in found.items() if e.n}
-    spread = [e.sd if e.n > 1 else 0 for e in found.values()]
-    ax.errorbar(list(found), [e.mean for e in found.values()], spread, capsize=3, marker="o", ms=5, **style)
+    found = [estimate(scale * cell(table, ALL_NYU, column, **{at: v})) for v in values]  # NaN breaks the line
+    ax.errorbar(range(len(found)), [e.mean for e in found], [e.sd for e in found], capsize=3, marker="o", ms=5, **style)
     if said:
         ax.plot([values.index(v) for v in said], list(said.values()), color=HIGHLIGHT, label="published", **look)
     ax.set_xticks(range(len(values)), map(scientific if at == "lam" else percent, values), rotation=40, ha="right")
@@ -151,16 +147,20 @@ def explore(evidence):
 
 
 def _courses(axes, names, runs, title):
-    """Entries of histories by epoch, a panel for each of `names` {entry: label}; runs: label -> histories."""
-    for k, (label, histories) in enumerate(runs.items()):
-        look = {"color": plt.get_cmap("cividis")(k / max(1, len(runs) - 1) * 0.95), "ls": STYLES[k % len(STYLES)]}
-        for ax, name in zip(axes, names, strict=True):
-            if len(histories):
-                line = np.mean([h[name] for h in histories], axis=0)
-                ax.plot(range(1, len(line) + 1), line, label=label, **look)
+    """Histories by epoch, a panel for each of `names` {entry: label}; equal `runs` {label: histories} as one line."""
+    courses = {}
+    for label, histories in runs.items():
+        if len(histories):
+            lines = [np.mean([h[name] for h in histories], axis=0) for name in names]
+            courses.setdefault(np.round(lines, 3).tobytes(), (lines, []))[1].append(label)
+    for k, (lines, labels) in enumerate(courses.values()):
+        look = {"color": plt.get_cmap("cividis")(k / max(1, len(courses) - 1) * 0.9), "ls": STYLES[k % len(STYLES)]}
+        for ax, line in zip(axes, lines, strict=True):
+            ax.plot(range(1, len(line) + 1), line, label=listed(labels), **look)
     for ax, label in zip(axes, names.values(), strict=True):
         ax.set(xlabel="epoch", ylabel=label)
-    axes[-1].legend(title=title, fontsize="small")
+    look = {"title": title, "title_fontsize": "medium", "loc": "outside lower right", "ncols": 4}
+    axes[-1].figure.legend(*axes[-1].get_legend_handles_labels(), **look)
 
 
 def sparsity(evidence):
@@ -217,7 +217,7 @@ def decay_course(evidence):
 
 def protocol_effects(evidence):
     """70 % sparse over dense, mean over the tasks, in each protocol and with each switch flipped; 95 % intervals."""
-    words = {"paper": "as written", "released": "as released", "corrected": "equal decay"}
+    words = {"paper": "paper: as written", "released": "released: as in code", "corrected": "corrected: equal decay"}
     effect = "sparse over dense, %"
     found = {"NYU-v2": protocols(evidence), "CelebAMask-HQ": protocols(evidence, "celebamask")}
     found = {title: ran for title, table in found.items() if not (ran := table.dropna(subset=effect)[::-1]).empty}
@@ -227,8 +227,7 @@ def protocol_effects(evidence):
     for ax, (title, table) in zip(axes[0], found.items(), strict=True):
         ends = [table[effect] - table["95 % from"], table["to"] - table[effect]]
         ax.errorbar(table[effect], range(len(table)), xerr=ends, fmt="o", capsize=3)
-        labels = [", ".join(words.get(word, word) for word in name.split(", ")) for name in table.index]
-        ax.set_yticks(range(len(table)), labels, fontsize="small")
+        ax.set_yticks(range(len(table)), [words.get(name, name) for name in table.index], fontsize="small")
         ax.axvline(0, color=MUTED, lw=1)
         ax.set(title=f"{title}, three tasks", xlabel=effect)
     return fig
@@ -236,10 +235,13 @@ def protocol_effects(evidence):
 
 def lambda_by_width(evidence):
     """The lambda that 70 % of the groups took, by width of the backbone, a point a seed."""
-    table, (fig, ax) = frame(evidence.records), plt.subplots(figsize=(5, 3.6))
-    for width, own in table.assign(usual=True).groupby("width") if len(table) else ():
-        held = cell(own, ALL_NYU, "lam_held", level=GOAL)
-        ax.loglog([width] * len(held), held, "o", color=ALIVE)
+    table = frame(evidence.records)
+    widths = table.assign(usual=True).groupby("width") if len(table) else ()
+    points = [(width, lam) for width, own in widths for lam in cell(own, ALL_NYU, "lam_held", level=GOAL)]
+    if len(dict(points)) < 2:
+        return empty_figure("Other widths")
+    fig, ax = plt.subplots(figsize=(5, 3.6))
+    ax.loglog(*zip(*points, strict=True), "o", color=ALIVE)
     ax.set(xlabel="width of the backbone", ylabel="λ held")
     return fig
 
