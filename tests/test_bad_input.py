@@ -250,7 +250,7 @@ SETS = {
     },
     "eegmmidb": {
         "missing runs": ("lacks S001R08.edf, S001R07.edf", runs_without(8, 7)),
-        "too few runs": ("too few ME recordings", runs_without(3, 7, 11), *MISSING),
+        "too few runs": ("no ME recording", runs_without(3, 7, 11), *MISSING),
         "nothing": ("no recordings of eegmmidb S001", lambda f: shutil.rmtree(f / FOLDER)),
         "unknown person": ("has no person 110: choose from 1 to 109", lambda f: None, "--subject", "110"),
         "cut": ("run 4 is damaged", lambda f: cut(edf(f), edf(f).stat().st_size * 2 // 3)),

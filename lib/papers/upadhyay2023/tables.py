@@ -142,10 +142,10 @@ def times_sentence(evidence):
     if table.empty:
         return f"Times: {NOT_RUN}."
     last, tiny = table.iloc[-1], tiny_weights(frame(evidence.records))
-    zeros, compact = (f"{last[f'{name}: {SAVED}']:.0f} %" for name in SAVERS.values())
+    zeros, compact = (f"{100 - last[f'{name}: {SAVED}']:.0f} %" for name in SAVERS.values())
     return (
-        f"With {last['groups zero, %']:.1f} % of the groups zero, the zeros alone save {zeros} of a dense backbone's "
-        f"time; removing the dead channels saves {compact}." + (f" {tiny}" if tiny else "")
+        f"With {last['groups zero, %']:.1f} % of the groups zero, the backbone takes {zeros} of a dense one's time; "
+        f"without the dead channels it takes {compact}." + (f" {tiny}" if tiny else "")
     )
 
 
