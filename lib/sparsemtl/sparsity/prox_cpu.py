@@ -7,6 +7,7 @@ the result does not depend on the number of threads.
 """
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,7 @@ def _pool(threads):
     return ThreadPoolExecutor(threads, "prox")
 
 
+_ROOM = 1 << 24  # bytes that a disk must have free: numba fails when it cannot write what it compiled
 # NaN and infinity keep their meaning; sums may be ordered as vectors want them. Functions that do not say otherwise
 # inherit this from their caller.
 _FAST = {"contract", "arcp", "nsz", "reassoc"}
@@ -65,8 +67,8 @@ def compiled(fastmath):
         try:
             folder = Path(os.environ.get("NUMBA_CACHE_DIR") or folder.expanduser().absolute())
             folder.mkdir(parents=True, exist_ok=True)
-            numba.config.CACHE_DIR = str(folder)
-            return numba.njit(cache=True, **options)(function)
+            numba.config.CACHE_DIR, has_room = str(folder), shutil.disk_usage(folder).free > _ROOM
+            return numba.njit(cache=has_room, **options)(function)
         except (OSError, RuntimeError):  # no home, no permission
             return numba.njit(**options)(function)
         finally:

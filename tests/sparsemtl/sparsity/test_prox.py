@@ -4,6 +4,7 @@ import copy
 import io
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -386,8 +387,10 @@ def test_weights_that_a_penalty_does_not_fit_are_refused():
     assert optimizer.param_groups[1]["lam"] == 0.1
 
 
-@pytest.mark.parametrize("place", ["fresh", "file/below", "locked/below"])  # root may write into a locked one
+@pytest.mark.parametrize("place", ["fresh", "file/below", "locked/below", "full"])  # root may write into a locked one
 def test_compiled_code_is_kept_below_the_cache_folder_or_nowhere(place, tmp_path, monkeypatch):
+    if place == "full":
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
     (tmp_path / "file").write_text("")
     (tmp_path / "locked").mkdir(mode=0o500)
     folder = tmp_path / place
