@@ -39,9 +39,11 @@ ARGUED = {
     "a.shape != b.shape and a.dtype != b.dtype": "no step of compaction changes an output's shape or type",
     "sparsemtl/sparsity/compact.py line 153: 0 -> 1": "widens the tolerance of small outputs beside NaN",
     "sparsemtl/sparsity/measure.py line 60: 1 -> 2": "an axis of length one, on either side of those joined",
-    "sparsemtl/sparsity/prox_cpu.py line 36: 0.1 -> 1.1": "Newton's iteration ends earlier, still exact enough",
-    "sparsemtl/sparsity/prox_cpu.py line 42: 1 -> 2": "a pool of one thread does what the loop does",
-    "sparsemtl/sparsity/prox_cpu.py line 96: 0.0 -> 1.0": "another start of Newton's iteration to the same root",
+    "sparsemtl/sparsity/prox_cpu.py line 29: True -> False": "strict: the caller gives as many of each",
+    "sparsemtl/sparsity/prox_cpu.py line 37: 0.1 -> 1.1": "Newton's iteration ends earlier, still exact enough",
+    "sparsemtl/sparsity/prox_cpu.py line 43: map if threads == 1 else _pool(threads).map -> "
+    "map if not threads == 1 else _pool(threads).map": "a pool of threads does what the loop does",
+    "sparsemtl/sparsity/prox_cpu.py line 126: 1 -> 2": "any divisor but zero will do there",
 }  # fmt: skip
 UNITS = {"lines": "of the library that the tests run", "branches": "that they take", "mutants": "that they kill"}
 
