@@ -25,7 +25,7 @@ LOOPS = "sparsemtl/sparsity/test_prox.py"  # tests of what numba compiles, but f
 TRACED = """[run]
 branch = true
 parallel = true
-patch = subprocess
+patch = subprocess, fork, _exit
 source = {root}/lib
 data_file = {reports}/{name}.coverage
 """
