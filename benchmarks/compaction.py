@@ -4,7 +4,8 @@ Three patterns of zero input-channel groups for the dilated ResNet-50 (Upadhyay 
 middle ones sparse, a few deep ones active):
     independent  70 % of the groups, drawn for each convolution by itself: a residual stream keeps nearly everything
     aligned      the same shares, but all readers of one residual stream drop the same channels
-    trained      the shares of each layer in a committed training run, drawn independently
+    trained      the shares of each layer in a committed training run, drawn independently; of a block that the run
+                 lacks, those of the last one that it has
 All networks have normalisation statistics of a batch of noise and random scales and shifts.
 
 Other sides: the dense network under torch.compile, torch-pruning where it removes what is dead in all layers that it
@@ -116,7 +117,7 @@ def pattern(case, width):
     shares, orders = trained_shares()[1] if case == "trained" else SHARES, {}
     for name, conv in model.named_modules():
         if isinstance(conv, nn.Conv2d):
-            share = next((shares[part] for part in (name, name[:8], name[:6]) if part in shares), 0.0)
+            share = next((shares[part] for part in (*earlier(name), name[:8], name[:6]) if part in shares), 0.0)
             order = torch.randperm(conv.in_channels, generator=generator)
             if case == "aligned":
                 order = orders.setdefault(stream(name), order)
@@ -128,6 +129,12 @@ def pattern(case, width):
     with torch.no_grad():
         model.train()(torch.randn(8, 3, 64, 64, generator=generator))
     return model.eval()
+
+
+def earlier(name):
+    """The name of a convolution, and those of the same one in earlier blocks: a committed run may have fewer blocks."""
+    stage, block, *rest = name.split(".") if "." in name else (name, "0")
+    return [name, *(".".join([stage, str(b), *rest]) for b in range(int(block) - 1, -1, -1))]
 
 
 def stream(name):
