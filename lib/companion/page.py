@@ -247,7 +247,8 @@ def _rests_on(runs):
     records = [r for r in runs.values() if isinstance(r, RunRecord)]
     measured = [name for name, r in runs.items() if not isinstance(r, RunRecord)]
     parts = [f"{_counted(records, 'run')}, set {set_hash(records)}"] if records else []
-    parts += [f"{_counted(measured, 'benchmark')}, digest {', '.join(measured)}"] if measured else []
+    short = ", ".join(name[:8] for name in measured)  # whole ones would fill the search index
+    parts += [f"{_counted(measured, 'benchmark')}, digest {short}"] if measured else []
     return "; ".join(parts) or NOT_RUN
 
 

@@ -138,7 +138,7 @@ def test_a_benchmark_is_behind_a_table_with_its_machine_and_command(page):
     assert behind["key"] == measured.digest[:16]
     assert "python benchmarks/prox.py --turns 3" in behind["command"]
     assert "2 cores" in soup(foot).details.text
-    assert f"; 1 benchmark record, digest {measured.digest[:16]}}}" in soup(foot).find_all("pre")[-1].text
+    assert f"; 1 benchmark record, digest {measured.digest[:8]}}}" in soup(foot).find_all("pre")[-1].text
 
 
 def test_text_from_records_cannot_become_markup(page, make_record):
