@@ -21,7 +21,7 @@ from scipy import stats
 
 from companion.papers import part
 from companion.papers import study as study_of
-from companion.statistics import NOT_RUN, estimate, holm
+from companion.statistics import NOT_RUN, estimate, holm, interval
 
 REPRODUCED, SMALLER, CONTRADICTED = "reproduced", "reproduced, smaller", "contradicted"
 NO_EFFECT, UNDECIDED, NOT_TESTED = "no such effect", "undecided", "not tested"
@@ -86,8 +86,8 @@ class Judged:
         """The effect with its interval, "+2.1 [+0.4, +3.8]"; without units the verdict."""
         if not self.n:
             return self.verdict
-        mean, low, high = (self.claim.shown(v, digits) for v in (self.mean, self.low, self.high))
-        return f"{mean} [{low}, {high}]" if self.n > 1 else f"{mean} (one unit: no interval)"
+        said = interval(100 * self.mean, 100 * self.low, 100 * self.high, digits)
+        return said if self.n > 1 else f"{said} (one unit: no interval)"
 
 
 def word(low, high, published, smallest):

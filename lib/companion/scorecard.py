@@ -69,7 +69,8 @@ def takeaway(judged):
     controls = [j for found in judged.values() for j in found if j.claim.control and j.n]
     others = [f"{j.claim.short} ({j.verdict})" for j in controls if j.verdict not in HELD]
     if controls:
-        words.append(f"Of {len(controls)} controls {len(controls) - len(others)} hold. The others: {listed(others)}.")
+        words.append(f"Of {len(controls)} controls {len(controls) - len(others)} hold.")
+        words += [f"The others: {listed(others)}."] if others else []
     return " ".join(words)
 
 

@@ -42,6 +42,12 @@ def mean_sd(values, digits=3):
     return f"{e.mean:.{digits}f}" + (f" ± {e.sd:.{digits}f}" if e.n > 1 else "")
 
 
+def interval(mean, low, high, digits=1):
+    """An effect with its interval as text, "+4.3 [+2.8, +5.7]"; without one if it is unknown."""
+    ends = f" [{low + 0.0:+.{digits}f}, {high + 0.0:+.{digits}f}]" if math.isfinite(low) else ""
+    return f"{mean + 0.0:+.{digits}f}{ends}"
+
+
 def repeat_limit(sd, freedom, among=1):
     """Largest difference of two runs that seeds explain: t(freedom) sqrt(2) sd, at 95 %.
 

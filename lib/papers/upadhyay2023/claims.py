@@ -254,8 +254,8 @@ def sight(table, tasks=ALL_NYU, level=0.0, name="The dense network", **at):
         return ""
     unseen = [t for t in tasks.split("+") if not sees(table, tasks, t, level=level, **at)]
     verb, which = ("does not beat", unseen) if unseen else ("beats", tasks.split("+"))
-    said = f"{name} {verb} the blind control by two standard errors over images on {{}}."
-    said = said.format(listed(TASKS[t] for t in which))
+    where = listed(TASKS[t] for t in which)
+    said = f"{name} {verb} the blind control by two standard errors over images on {where}."
     if "depth" in unseen:
         ours, blind = found("depth_mae_m").mean(), found("blind_depth_mae_m").mean()
         said += f" (Depth is relative there; in metres the network is off by {ours:.2f}, the control by {blind:.2f}.)"

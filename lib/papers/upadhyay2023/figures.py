@@ -10,7 +10,7 @@ from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, FIG3_SETS, GOAL, LAMBDAS, LEVELS, START, TASKS, published, scientific,
 )  # fmt: skip
-from papers.upadhyay2023.tables import TABLE_OF, blind_metrics, decayed, protocols
+from papers.upadhyay2023.tables import DATA, TABLE_OF, blind_metrics, decayed, protocols
 
 DEAD, ALIVE, RUST = "#D9D9D9", "#0072B2", "#D55E00"
 VOID = 255  # class of pixels without a label
@@ -219,7 +219,7 @@ def protocol_effects(evidence):
     """70 % sparse over dense, mean over the tasks, in each protocol and with each switch flipped; 95 % intervals."""
     words = {"paper": "paper: as written", "released": "released: as in code", "corrected": "corrected: equal decay"}
     effect = "sparse over dense, %"
-    found = {"NYU-v2": protocols(evidence), "CelebAMask-HQ": protocols(evidence, "celebamask")}
+    found = {name: protocols(evidence, data) for data, name in DATA.items()}
     found = {title: ran for title, table in found.items() if not (ran := table.dropna(subset=effect)[::-1]).empty}
     if not found:
         return empty_figure("Sparse over dense by protocol")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from companion.claims import judge
-from companion.statistics import NOT_RUN, estimate, mean_sd
+from companion.statistics import NOT_RUN, estimate, interval, mean_sd
 from companion.style import listed, percent, table_of
 
 from papers.upadhyay2023.claims import (  # isort: skip
@@ -222,18 +222,12 @@ def protocols_in_words(evidence, data="nyuv2"):
         name: {
             "seeds": f"{row['seeds']:.0f}",
             "sparse over dense, %": interval(row["sparse over dense, %"], row["95 % from"], row["to"]),
-            "change": interval(row["change"], row["change from"], row["change to"]),
+            "change": "" if name == "paper" else interval(row["change"], row["change from"], row["change to"]),
         }
         for name, row in protocols(evidence, data).iterrows()
         if row["seeds"]
     }
     return table_of(rows, "protocol")
-
-
-def interval(mean, low, high, digits=1):
-    """An effect with its interval as text, "+4.3 [+2.8, +5.7]"; without one if it is unknown."""
-    ends = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
-    return f"{mean + 0.0:+.{digits}f}{ends}"
 
 
 def shown(evidences):
