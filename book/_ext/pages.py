@@ -81,6 +81,15 @@ def _list(app, pagename, templatename, context, doctree):
         context["toc"] = one_list(context["toc"])
 
 
+def _without_lost_words(app):
+    """Take words that no page has any more from the search index: of a book built again Sphinx keeps them."""
+    if indexer := getattr(app.builder, "indexer", None):
+        for words in (indexer._mapping, indexer._title_mapping):
+            for word in [word for word, pages in words.items() if not pages]:
+                del words[word]
+    return ()  # pages to add
+
+
 def _assets(app, exception):
     """Write what all pages share: Vega for interactive charts, every run as CSV and Parquet."""
     if exception is None and app.builder.name == "html":
@@ -104,5 +113,6 @@ def setup(app):
     """Mend each page after all other extensions have added to it, its contents before the theme (500) reads them."""
     app.connect("html-page-context", _list, priority=100)
     app.connect("html-page-context", _mend, priority=900)
+    app.connect("html-collect-pages", _without_lost_words)  # after the pages, before the index is written
     app.connect("build-finished", _assets)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
