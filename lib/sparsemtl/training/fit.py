@@ -13,6 +13,7 @@ from sparsemtl.errors import SparseMTLError, SpecError
 from sparsemtl.sparsity.masks import MASK
 
 Batch = tuple[Any, Any]  # (inputs, targets): tensors, or dicts of tensors
+ROW = 64  # a multiple of it is what fused optimizers step in full vectors: those round what is left over otherwise
 
 
 def fit(
@@ -93,8 +94,8 @@ def fit_stack(
     loss_fn : callable
         (model(inputs), targets) -> scalar tensor, for one network.
     make_optimizer : callable
-        Parameters (the weights of all networks, stacked along a new first axis) -> optimizer that works element by
-        element, such as `partial(torch.optim.Adam, lr=1e-3)`.
+        Parameters (the weights of one name of all networks in a row) -> optimizer that works element by element, such
+        as `partial(torch.optim.Adam, lr=1e-3)`.
     epochs, seed : int
         Number of epochs; seed of the networks' random draws (dropout), which differ.
     after_step, after_epoch : callable, optional
@@ -112,9 +113,8 @@ def fit_stack(
     SparseMTLError
         The loss of a network is not finite; SpecError: networks or batches of one step differ in shape.
     """
-    histories: list[list[float]] = [[] for _ in models]
+    history: list[list[float]] = []
     stack = _Stack(models, loss_fn)
-    stack.read_masks()
 
     def after(number, _, step):
         stack.enforce_masks()
@@ -123,22 +123,21 @@ def fit_stack(
             stack.read_masks()
 
     def end(epoch):
-        for history, mean in zip(histories, torch.stack(stack.losses).mean(0).tolist(), strict=True):
-            history.append(mean)
+        history.append(torch.stack(stack.losses).mean(0).tolist())
         stack.losses.clear()
         return after_epoch is not None and after_epoch(epoch)
 
     def steps(epoch):
         return ((step if stacked else _joined(step), step) for step in batches(epoch))
 
-    optimizer = make_optimizer([p for p in stack.parameters() if p.requires_grad])
+    optimizer = make_optimizer([*stack.parameters()])
     with torch.random.fork_rng({p.device for p in stack.parameters() if p.device.type == "cuda"}):
         torch.manual_seed(seed)
         try:
             fit(stack, steps, lambda losses, _: losses.sum(), optimizer, epochs, after, after_epoch=end)
         finally:
             stack.part()
-    return histories
+    return [list(own) for own in zip(*history, strict=True)]
 
 
 class _Stack(nn.Module):
@@ -153,13 +152,18 @@ class _Stack(nn.Module):
             raise SpecError("fit_stack: the networks differ in architecture; give networks of one")
         self.losses: list[Tensor] = []
         self._whole: dict[str, Tensor] = {}
-        self._pruned: dict[str, Tensor] = {}
+        self._rows: dict[str, nn.Parameter] = {}  # what is trained: the weights of all networks, then zeros
         for name, own in self._parts[0].items():
             whole = torch.stack([part[name].detach() for part in self._parts])
+            if own.requires_grad:
+                row = torch.cat([whole.flatten(), whole.new_zeros(-whole.numel() % ROW)])
+                whole = row[: whole.numel()].view_as(whole)
+                self._rows[name] = nn.Parameter(row)
             for part, view in zip(self._parts, whole, strict=True):
                 part[name].data = view
-            self._whole[name] = nn.Parameter(whole, own.requires_grad) if isinstance(own, nn.Parameter) else whole
-        self._trained = nn.ParameterList(t for t in self._whole.values() if isinstance(t, nn.Parameter))
+            self._whole[name] = whole
+        self._trained = nn.ParameterList(self._rows.values())
+        self.read_masks()
 
     def train(self, mode: bool = True) -> "_Stack":
         """Put the networks into training mode, or out of it."""
@@ -174,13 +178,15 @@ class _Stack(nn.Module):
         def loss(tensors, batch):
             return self._loss_fn(functional_call(self._models[0], tensors, (batch[0],)), batch[1])
 
-        found = torch.vmap(loss, randomness="different")(self._whole, batch)
+        rows = ((name, row, self._whole[name]) for name, row in self._rows.items())
+        trained = {name: row[: whole.numel()].view_as(whole) for name, row, whole in rows}
+        found = torch.vmap(loss, randomness="different")(self._whole | trained, batch)
         self.losses.append(found.detach())
         return found
 
     def read_masks(self) -> None:
         """Note which weights are pruned: to ask every network in every step takes longer than small ones train."""
-        self._pruned = {}
+        self._pruned: dict[str, Tensor] = {}
         for k, (model, part) in enumerate(zip(self._models, self._parts, strict=True)):
             names = {tensor: name for name, tensor in part.items()}
             for module in (module for module in model.modules() if MASK in module._buffers):

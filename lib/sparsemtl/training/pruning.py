@@ -105,8 +105,7 @@ def synflow_masks(net: nn.Module, job: Job, rounds: int = 100) -> Masks:
     trial, masks = copy.deepcopy(net), {}
     shapes = {task: x[:1] for task, x in job.inputs.items()}  # the flow of one trial ranks like that of all
     for k in range(1, rounds + 1):
-        scores = synflow(trial, shapes)
-        masks = topk_mask(scores, partial_sparsity(job.sparsity, k, rounds))
+        masks = topk_mask(synflow(trial, shapes), partial_sparsity(job.sparsity, k, rounds))
         apply_masks(trial, masks)
     return masks
 
@@ -124,8 +123,7 @@ def iterative_magnitude(nets: Sequence[nn.Module], jobs: Sequence[Job], train: T
     job = jobs[0]
     histories = train(nets, job.epochs)
     for k in range(1, rounds + 1):
-        sparsity = partial_sparsity(job.sparsity, k, rounds)
-        _prune(nets, [topk_mask(magnitude(net), sparsity) for net in nets])
+        _prune(nets, [topk_mask(magnitude(net), partial_sparsity(job.sparsity, k, rounds)) for net in nets])
         tuned = train(nets, math.ceil(job.epochs / rounds))
         histories = [before + after for before, after in zip(histories, tuned, strict=True)]
     return histories
@@ -171,8 +169,7 @@ def _moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float) -> Tens
     small = weight.abs().masked_fill(~mask, math.inf).flatten().topk(n, largest=False).indices
     large = gradient.abs().masked_fill(mask, -1).flatten().topk(n).indices
     moved = mask.flatten().clone()
-    moved[small] = False
-    moved[large] = True
+    moved[small], moved[large] = False, True
     return moved.view_as(mask)
 
 
