@@ -1,4 +1,6 @@
-"""Networks as training leaves them, without training."""
+"""Networks as training leaves them, without training, and whether something else leaves them alone."""
+
+import copy
 
 import torch
 from torch import nn
@@ -14,3 +16,10 @@ def settled(model, seed=0):
             nn.init.uniform_(norm.weight, 0.5, 1.5, generator=g)
             nn.init.normal_(norm.bias, 0, 0.5, generator=g)
     return model.eval()
+
+
+def everything(net):
+    """Weights, buffers, gradients, what is trained, modes, and the random state."""
+    parameters, modes = list(net.parameters()), [module.training for module in net.modules()]
+    grads, trained = [p.grad for p in parameters], [p.requires_grad for p in parameters]
+    return copy.deepcopy([net.state_dict(), grads, trained, modes, torch.get_rng_state()])

@@ -2,11 +2,10 @@
 
 import copy
 import math
-from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError, SpecError
 from sparsemtl.models.eeg import DualTaskNet
@@ -19,11 +18,9 @@ from torch.nn.utils import prune
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
-    "sgd loop": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, foreach=False),
     "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
     "adamw fused": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1, fused=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, weight_decay=0.1),
     "lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=2, history_size=3),
 }
 
@@ -33,14 +30,14 @@ def network():
     return nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ELU(), nn.Flatten(), nn.Linear(16, 3))
 
 
-def train(net, optimizer, steps):
-    """Full-batch training on noise."""
+def train(net, steps, optimizer=None):
+    """Full-batch training on noise, with AdamW if nothing is said."""
+    optimizer = optimizer or OPTIMIZERS["adamw"](net.parameters())
     x = torch.randn(8, 2, 6, generator=torch.Generator().manual_seed(1))
-    y = torch.arange(8) % 3
 
     def closure():
         optimizer.zero_grad()
-        loss = cross_entropy(net(x), y)
+        loss = cross_entropy(net(x), torch.arange(8) % 3)
         loss.backward()
         return loss
 
@@ -59,14 +56,15 @@ def masked(net=None):
 def assert_held(net, masks):
     """Pruned weights are +0.0, and the kept ones have learned."""
     for name, weight in prunable(net).items():
-        pruned = weight[~masks[name]]
-        assert torch.equal(pruned, torch.zeros_like(pruned))
-        assert not torch.signbit(pruned).any()
+        assert not weight[~masks[name]].any()
+        assert not torch.signbit(weight[~masks[name]]).any()
         assert (weight[masks[name]] != 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10), st.integers(1, 400), st.integers(0, 999))
+@example(0, 100, 290)  # in floats 0.29 * 100 is 28.999999999999996
+@example(0, 100, 570)
 def test_topk_prunes_exactly_the_floor_of_the_decimal(first, second, thousandths):
     torch.manual_seed(second)
     scores = {"a": torch.randint(5, (first,)).float(), "b": torch.randn(second, 1)}
@@ -74,25 +72,16 @@ def test_topk_prunes_exactly_the_floor_of_the_decimal(first, second, thousandths
     kept, flat = (torch.cat([d["a"], d["b"].flatten()]) for d in (masks, scores))
     assert int((~kept).sum()) == thousandths * (first + second) // 1000
     assert masks["b"].shape == (second, 1)
-    if not kept.all():
-        assert flat[kept].min() >= flat[~kept].max()
+    assert kept.all() or flat[kept].min() >= flat[~kept].max()
 
 
 def test_topk_breaks_ties_in_the_order_of_name_and_index_whatever_the_order_of_the_dict():
     scores = {"b": torch.tensor([1.0, 0.0, 1.0]), "a": torch.tensor([[1.0, 2.0]])}
-    masks = topk_mask(scores, 0.6)
-    assert {name: mask.tolist() for name, mask in masks.items()} == {"b": [False, False, True], "a": [[False, True]]}
-    swapped = topk_mask(dict(sorted(scores.items())), 0.6)
-    assert all(torch.equal(masks[name], swapped[name]) for name in masks)
+    for order in (scores, dict(sorted(scores.items()))):
+        masks = {name: mask.tolist() for name, mask in topk_mask(order, 0.6).items()}
+        assert masks == {"b": [False, False, True], "a": [[False, True]]}
     many = torch.arange(300_000) % 2
     assert torch.equal(topk_mask({"a": many}, 0.25)["a"], (many == 1) | (torch.arange(300_000) >= 150_000))
-
-
-def test_the_decimal_counts_not_its_binary_neighbour():
-    # in floats 0.29 * 100 is 28.999999999999996 and 0.57 * 100 is 56.99999999999999
-    for sparsity, pruned in ((0.29, 29), (0.57, 57), (0.58, 58), (0.8, 80), (0.999, 99), (0, 0)):
-        mask = topk_mask({"a": torch.zeros(100)}, sparsity)["a"]
-        assert mask.tolist() == [False] * pruned + [True] * (100 - pruned)
 
 
 @pytest.mark.parametrize("function", [topk_mask, lambda scores, sparsity: budget_masks([scores], sparsity)])
@@ -121,37 +110,27 @@ def test_arbiter_joins_votes_over_different_pools():
             function({})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(0, 99), st.booleans())
 def test_budget_is_what_lowering_the_keep_ratio_step_by_step_finds(seed, percent, ties):
     torch.manual_seed(seed)
-    sizes = {"mi": (7, 3), "me": (7, 23)}
     draw = (lambda n: torch.randint(4, (n,)).float()) if ties else torch.rand
-    scores = {task: {"shared": draw(s), task: draw(h)} for task, (s, h) in sizes.items()}
+    scores = {"mi": {"shared": draw(7), "mi": draw(3)}, "me": {"shared": draw(7), "me": draw(23)}}
     masks = budget_masks(scores, percent / 100)
-    total = 7 + 3 + 23
-    budget = total - percent * total // 100
     assert {name: len(mask) for name, mask in masks.items()} == {"shared": 7, "mi": 3, "me": 23}
-    assert sum(int(mask.sum()) for mask in masks.values()) == budget
+    found = {(name, i) for name, mask in masks.items() for i in mask.nonzero().flatten().tolist()}
+    assert len(found) == 33 - percent * 33 // 100
 
     def joined(keep):
-        """What any task keeps if each keeps the best `keep` of its pool, rounded up."""
+        """What any task keeps if each keeps the best `keep` thirtieths of its pool (of 10 or 30), rounded up."""
         kept = set()
         for pool in scores.values():
-            entries = sorted((float(s), name, i) for name in sorted(pool) for i, s in enumerate(pool[name]))
-            kept |= {(name, i) for _, name, i in entries[len(entries) - math.ceil(keep * len(entries)) :]}
-        return {name: torch.tensor([(name, i) in kept for i in range(len(m))]) for name, m in masks.items()}
+            entries = sorted((score, name, i) for name in pool for i, score in enumerate(pool[name].tolist()))
+            kept |= {(name, i) for _, name, i in entries[len(entries) - math.ceil(keep * len(entries) / 30) :]}
+        return kept
 
-    # lower the ratio by less than what makes any vote change, until the joined mask meets the budget
-    previous = joined(Fraction(1))
-    for step in range(121):
-        current = joined(1 - Fraction(step, 120))
-        if sum(int(mask.sum()) for mask in current.values()) <= budget:
-            break
-        previous = current
-    for name, mask in masks.items():
-        assert (mask | ~current[name]).all(), "a weight that meets the lower ratio is kept"
-        assert (previous[name] | ~mask).all(), "a weight that fails the higher ratio is pruned"
+    keep = next(keep for keep in range(30, -1, -1) if len(joined(keep)) <= len(found))
+    assert joined(keep) <= found <= joined(min(keep + 1, 30))
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -159,62 +138,44 @@ def test_budget_is_what_lowering_the_keep_ratio_step_by_step_finds(seed, percent
 def test_pruned_weights_stay_zero_through_any_optimizer(make, stale):
     net = network()
     optimizer = make(net.parameters())
-    if stale:
-        train(net, optimizer, 5)
+    train(net, 5 * stale, optimizer)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    masks = topk_mask(random_scores(net, 0), 0.6)
-    apply_masks(net, masks)
+    _, masks = masked(net)
     assert sparsity_of(net) == pytest.approx(0.6, abs=0.02)
     for _ in range(5):
-        train(net, optimizer, 5)
+        train(net, 5, optimizer)
         assert_held(net, masks)
     for name, p in net.named_parameters():
         assert not torch.equal(p, before[name])
         assert name not in masks or not p.grad[~masks[name]].any()
 
 
-def test_masked_training_equals_training_with_the_mask_multiplied_in():
+def test_masked_training_is_that_with_the_mask_multiplied_in_and_state_dicts_are_the_dense_ones():
     (net, masks), reference = masked(), network()
-    for name, mask in masks.items():
-        prune.custom_from_mask(reference.get_submodule(name[:-7]), "weight", mask)
-    train(net, OPTIMIZERS["adamw"](net.parameters()), 20)
-    train(reference, OPTIMIZERS["adamw"](reference.parameters()), 20)
-    for name in masks:
-        module = reference.get_submodule(name[:-7])
-        torch.testing.assert_close(net.get_parameter(name).data, module.weight_orig * module.weight_mask)
-
-
-def test_names_and_state_dict_are_those_of_the_dense_model_and_loading_keeps_the_masks():
-    net, masks = masked()
-    dense = network()
-    assert list(net.state_dict()) == list(dense.state_dict())
-    assert [name for name, _ in net.named_parameters()] == [name for name, _ in dense.named_parameters()]
-    net.load_state_dict(dense.state_dict())
+    for i in (0, 4):
+        prune.custom_from_mask(reference[i], "weight", masks[f"{i}.weight"])
+    train(net, 20)
+    train(reference, 20)
+    for i in (0, 4):
+        torch.testing.assert_close(net[i].weight, reference[i].weight_orig * reference[i].weight_mask)
+    dense = network().state_dict()  # of the same names; to load it keeps the masks
+    assert list(net.state_dict()) == list(dense)
+    net.load_state_dict(dense)
     net(torch.randn(2, 2, 6))
     assert_held(net, masks)
 
 
-def test_a_copy_keeps_masks_of_its_own():
-    net, masks = masked()
-    clone = copy.deepcopy(net)
-    apply_masks(clone, {})
-    train(net, OPTIMIZERS["adamw"](net.parameters()), 5)
-    assert_held(net, masks)
-    assert sparsity_of(clone) == 0
-
-
 def test_a_second_call_replaces_the_masks():
-    net = network()
+    net, first = masked()
     optimizer = OPTIMIZERS["adam"](net.parameters())
-    first, second = (topk_mask(random_scores(net, seed), 0.5) for seed in (0, 1))
-    apply_masks(net, first)
-    train(net, optimizer, 3)
+    train(net, 3, optimizer)
+    second = topk_mask(random_scores(net, 1), 0.5)
     apply_masks(net, second)
     grown = {name: second[name] & ~first[name] for name in first}
     assert all(grown[name].any() and (w[grown[name]] == 0).all() for name, w in prunable(net).items())
-    train(net, optimizer, 3)
+    train(net, 3, optimizer)
     assert_held(net, second)
-    assert all(torch.equal(mask, second[name]) for name, mask in masks_of(net).items())
+    torch.testing.assert_close(masks_of(net), second)
 
 
 def test_two_forwards_may_share_one_backward_and_nan_gradients_do_no_harm():
@@ -237,27 +198,25 @@ def test_frozen_weights_and_weights_lent_for_one_call():
     functional_call(net, lent, (torch.randn(2, 2, 6),))
     assert all((weight == 1).all() for weight in lent.values())
     net[0].requires_grad_(True)
-    train(net, OPTIMIZERS["adamw"](net.parameters()), 3)
+    train(net, 3)
     assert_held(net, masks)
 
 
 def test_masks_that_do_not_fit_are_refused_and_change_nothing():
     net = network()
-    before = copy.deepcopy(net.state_dict())
-    good = {"0.weight": torch.zeros(4, 2, 3, dtype=torch.bool)}
+    before, good = copy.deepcopy(net.state_dict()), {"0.weight": torch.zeros(4, 2, 3).bool()}
     for name, shape in {"1.weight": (4,), "9.weight": (4,), "4.weight": (16, 3)}.items():
         with pytest.raises(SpecError, match=name):
-            apply_masks(net, good | {name: torch.zeros(shape, dtype=torch.bool)})
+            apply_masks(net, good | {name: torch.zeros(shape).bool()})
     with pytest.raises(SpecError, match="bool"):
         apply_masks(net, good | {"4.weight": torch.zeros(3, 16)})
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
     assert sparsity_of(net) == 0
 
 
 def test_sparsity_and_iou_count():
     masks = {"shared.w": torch.tensor([True, False, False, False]), "mi.w": torch.tensor([[True, True]])}
-    shares = [sparsity_of(masks, prefix) for prefix in ("", "shared.", ("mi.", "me."))]
-    assert shares == [0.5, 0.75, 0]
+    assert [sparsity_of(masks, prefix) for prefix in ("", "shared.", ("mi.", "me."))] == [0.5, 0.75, 0]
     with pytest.raises(SpecError, match=r"me\."):
         sparsity_of(masks, "me.")
     a, b, none = torch.tensor([True, True, False]), torch.tensor([False, True, True]), torch.zeros(3).bool()
@@ -267,13 +226,14 @@ def test_sparsity_and_iou_count():
 
 
 @pytest.mark.parametrize("backbone", ["eegnet", "shallow"])
-def test_a_copied_eeg_network_keeps_its_masks_though_its_convolutions_are_fused(backbone):
+def test_a_copy_keeps_masks_of_its_own_though_convolutions_are_fused(backbone):
     net, masks = masked(DualTaskNet(4, 160, 2, backbone=backbone, kernel=8))
     twin = copy.deepcopy(net)
+    apply_masks(net, {})
     optimizer = OPTIMIZERS["adamw"](twin.parameters())
-    x = {task: torch.randn(4, 4, 160, generator=torch.Generator().manual_seed(1)) for task in ("mi", "me")}
     for _ in range(3):
         optimizer.zero_grad()
-        sum(out.square().sum() for out in twin(x).values()).backward()
+        twin({"mi": torch.randn(4, 4, 160)})["mi"].square().sum().backward()
         optimizer.step()
+    assert sparsity_of(net) == 0
     assert_held(twin, masks)

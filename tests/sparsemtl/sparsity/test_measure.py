@@ -7,26 +7,20 @@ from sparsemtl.sparsity.measure import channels_per_layer, group_sparsity, param
 from torch import nn
 
 
-@pytest.fixture
-def net():
+def test_sparsity_of_a_network_and_of_weights():
     """Convolutions of 2 x 4 x 3 x 3 and 3 x 2 x 1 x 1 entries, each with one input channel of zeros."""
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(3, 2))
-    with torch.no_grad():
-        net[0].weight[:, 1] = -0.0
-        net[0].weight[0, 2, 0, 0] = 0
-        net[2].weight[:, 0] = 0
-        net[4].weight.zero_()
-    return net
-
-
-def test_sparsity_of_a_network_and_of_weights(net):
+    net[0].weight.data[:, 1] = -0.0
+    net[0].weight.data[0, 2, 0, 0] = 0
+    net[2].weight.data[:, 0] = 0
+    net[4].weight.data.zero_()
     for weights in (net, [net[0].weight, net[2].weight]):
         assert group_sparsity(weights) == 2 / 6
         assert parameter_sparsity(weights) == (18 + 3) / (72 + 6)
         assert zero_fraction(weights) == (18 + 1 + 3) / (72 + 6)
     assert channels_per_layer(net) == {"0": (3, 4), "2": (1, 2)}
     assert channels_per_layer(m.weight for m in (net[4],)) == {"0": (0, 3)}
+    assert group_sparsity([torch.tensor([[torch.nan, 0.0, 0.0], [0.0, 0.0, 0.0]])]) == 2 / 3  # NaN is not zero
 
 
 def test_input_channels_of_a_transposed_convolution_are_its_first_dimension():
@@ -34,10 +28,6 @@ def test_input_channels_of_a_transposed_convolution_are_its_first_dimension():
     layer.weight.data[1] = 0
     assert channels_per_layer(layer) == {"": (3, 4)}
     assert group_sparsity(layer) == parameter_sparsity(layer) == 1 / 4
-
-
-def test_a_channel_with_nan_is_not_zero():
-    assert group_sparsity([torch.tensor([[torch.nan, 0.0, 0.0], [0.0, 0.0, 0.0]])]) == 2 / 3
 
 
 @pytest.mark.parametrize("measure", [group_sparsity, parameter_sparsity, zero_fraction, channels_per_layer])
