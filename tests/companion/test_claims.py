@@ -21,8 +21,11 @@ UNKNOWN = replace(CLAIM, published=None)
 
 
 def test_a_claim_is_the_papers_and_shows_shares_in_its_unit():
+    shares = (0.5, -0.0123, 0.0, -0.00001, None, math.nan)
+    assert [CLAIM.shown(share) for share in shares] == ["+50.0", "-1.2", "+0.0", "-0.0", "–", "–"]
     assert not CLAIM.control
-    assert [CLAIM.shown(v) for v in (0.5, -0.0123, 0.0, None, math.nan)] == ["+50.0", "-1.2", "+0.0", "–", "–"]
+    assert judge(CLAIM, Effects(pd.Series([0.01, 0.02, 0.03]))).interval() == "+2.0 [-0.5, +4.5]"
+    assert judge(CLAIM, None).interval() == "not run"
 
 
 @pytest.mark.parametrize(
@@ -56,24 +59,21 @@ def test_interval_and_p_are_those_of_scipys_t_test(values):
     assert found.verdict == word(found.low, found.high, 0.03, 0.02)
 
 
-def test_equal_differences_are_decided_and_their_p_value_is_known():
-    up, none = (judge(UNKNOWN, Effects(pd.Series([v] * 3))) for v in (0.5, 0.0))
-    assert (up.verdict, up.p, up.low) == ("reproduced", 0, 0.5)
-    assert (none.verdict, none.p) == ("no such effect", 1)
-
-
-def test_missing_units_do_not_count_and_one_unit_decides_nothing():
-    assert judge(CLAIM, None).verdict == judge(CLAIM, Effects(pd.Series([np.nan]))).verdict == "not run"
-    one = judge(CLAIM, Effects(pd.Series([0.5, np.nan])))
-    assert (one.verdict, one.n, one.mean, one.n_to_decide) == ("undecided", 1, 0.5, None)
-    assert math.isnan(one.low)
-    assert math.isnan(one.p)
-
-
-def test_a_claim_whose_condition_is_not_met_keeps_its_numbers_but_gets_no_verdict():
-    found = judge(CLAIM, Effects(pd.Series([0.1, 0.11, 0.12]), not_tested="20 % sparsity, the claim says 70 %"))
-    assert found.verdict == "not tested"
-    assert found.mean == pytest.approx(0.11)
+@pytest.mark.parametrize(
+    ("values", "not_tested", "verdict", "numbers"),
+    [
+        ([math.nan], "", "not run", [0, math.nan, math.nan, math.nan]),
+        ([0.5, math.nan], "", "undecided", [1, 0.5, math.nan, math.nan]),  # one unit decides nothing
+        ([0.5, 0.5, 0.5], "", "reproduced", [3, 0.5, 0.5, 0]),
+        ([0.0, 0.0, 0.0], "", "no such effect", [3, 0, 0, 1]),
+        ([0.5, 0.5, 0.5], "20 % sparsity, the claim says 70 %", "not tested", [3, 0.5, 0.5, 0]),
+    ],
+)
+def test_what_no_t_test_decides(values, not_tested, verdict, numbers):
+    found = judge(UNKNOWN, Effects(pd.Series(values), not_tested=not_tested))
+    assert found.verdict == verdict
+    assert [found.n, found.mean, found.low, found.p] == pytest.approx(numbers, nan_ok=True)
+    assert (found.n_to_decide is None) == (found.n < 2)
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.1, 0.3, 0.8, 2.0, 5.0])
@@ -84,25 +84,15 @@ def test_the_number_of_units_that_decides_is_the_smallest_with_enough_power(rati
     assert n == 2 or power[0] < 0.8
 
 
-def test_no_spread_no_plan():
-    assert units_to_decide(math.nan, 0.1) is None
-    assert units_to_decide(1.0, 0.0) is None
-    assert units_to_decide(0.0, 0.1) == 2
-    assert units_to_decide(1e9, 1e-9) is None
+@pytest.mark.parametrize(("sd", "size", "n"), [(math.nan, 0.1, None), (1, 0, None), (0, 0.1, 2), (1e9, 1e-9, None)])
+def test_no_spread_no_plan(sd, size, n):
+    assert units_to_decide(sd, size) == n
 
 
 @pytest.mark.parametrize("wrong", [{"unit": "volts"}, {"units": "subjects"}, {"smallest": 0.0}])
 def test_a_claim_that_could_not_be_judged_is_refused(wrong):
     with pytest.raises(ValueError, match="claim a"):
         replace(CLAIM, **wrong)
-
-
-def test_effects_are_shown_in_the_claims_unit():
-    found = judge(CLAIM, Effects(pd.Series([0.01, 0.02, 0.03])))
-    assert found.interval() == "+2.0 [-0.5, +4.5]"
-    assert CLAIM.shown(-0.00001) == "-0.0"
-    assert CLAIM.shown(None) == "–"
-    assert judge(CLAIM, None).interval() == "not run"
 
 
 @pytest.fixture
@@ -123,16 +113,12 @@ def test_holm_is_over_the_claims_of_a_paper_and_apart_over_its_controls(paper):
     listed = [replace(CLAIM, id=name, control=name == "control") for name in ("a", "b", "c", "control")]
     values = {"a": [0.02, 0.03, 0.05], "b": [0.01, 0.05, 0.01], "c": [], "control": [0.1, 0.3, 0.1]}
     judged = paper(listed, {name: {"full": v} for name, v in values.items()}, ("full",))
-    p = {j.claim.id: j.p for j in judged}
-    corrected = {j.claim.id: j.holm for j in judged}
-    assert [corrected["a"], corrected["b"]] == pytest.approx(multipletests([p["a"], p["b"]], method="holm")[1])
-    assert corrected["control"] == p["control"]
-    assert math.isnan(corrected["c"])
+    p, corrected = [j.p for j in judged], [j.holm for j in judged]
+    expected = [*multipletests(p[:2], method="holm")[1], math.nan, p[3]]
+    assert corrected == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    ("full", "small", "chosen"), [(5, 5, "full"), (2, 5, "small"), (0, 5, "small"), (5, 2, "full")]
-)
+@pytest.mark.parametrize(("full", "small", "chosen"), [(5, 5, "full"), (0, 5, "small"), (5, 2, "full")])
 def test_a_claim_is_judged_where_it_has_most_units(paper, full, small, chosen):
     values = {"a": {"full": np.linspace(0.1, 0.2, full), "small": np.linspace(-0.2, -0.1, small)}}
     (found,) = paper([CLAIM], values)
