@@ -31,17 +31,8 @@ RUN = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _session_cache(tmp_path_factory):
-    """Derived data go to a folder of this session, for this process and those it starts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("SPARSEMTL_RUNS", raising=False)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_network():
-    """Connections to other hosts fail; those on this one are for tests of clusters and of the book's pages."""
+def _cache_and_network(tmp_path_factory):
+    """Derived data go to a folder of this session; connections to other hosts fail (clusters and pages are on this)."""
     connect = socket.socket.connect
 
     def only_here(self, address):
@@ -50,6 +41,8 @@ def _no_network():
         return connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))  # also of processes that tests start
+        patch.delenv("SPARSEMTL_RUNS", raising=False)
         patch.setattr(socket.socket, "connect", only_here)
         yield
 

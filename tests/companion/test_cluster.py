@@ -27,15 +27,8 @@ def dask(paper, tmp_path):
     processes, file = [], tmp_path / "scheduler.json"
 
     def start(folder, what, *words):
-        command = [
-            sys.executable,
-            "-m",
-            f"distributed.cli.dask_{what}",
-            "--host",
-            "127.0.0.1",
-            "--no-dashboard",
-            *words,
-        ]
+        options = ("--host", "127.0.0.1", "--no-dashboard", *words)
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         processes.append(subprocess.Popen(command, env=environment(folder), **quiet))
         return processes[-1]

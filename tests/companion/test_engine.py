@@ -16,9 +16,10 @@ from sparsemtl.errors import DataError, RecordError, SparseMTLError, SpecError
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """Runs are replaced by a function that notes its calls, and fails for the seeds in `calls.fail`."""
-    calls = SimpleNamespace(specs=[], fail={}, threads=[])
+def calls(monkeypatch, tmp_path):
+    """Runs, by `calls.execute`, are those of a function that notes its calls and fails for seeds in `calls.fail`."""
+    to_store = partial(execute, store=Store(tmp_path), progress=False)
+    calls = SimpleNamespace(specs=[], fail={}, threads=[], execute=to_store)
 
     def runner(spec, root=None, device="cpu"):
         calls.specs.append(spec)
@@ -31,46 +32,40 @@ def calls(monkeypatch):
     return calls
 
 
-@pytest.fixture
-def call(calls, tmp_path):
-    """`execute` with a store of this test."""
-    return partial(execute, store=Store(tmp_path), progress=False)
-
-
-def test_each_spec_runs_once_and_what_has_a_record_is_skipped(calls, call, tiny_spec):
+def test_each_spec_runs_once_and_what_has_a_record_is_skipped(calls, tiny_spec):
     specs = [tiny_spec(seed=s) for s in (1, 0, 1)]
-    first = call(specs, root="here")
+    first = calls.execute(specs, root="here")
     assert (first.executed, first.failures, set(first.records)) == (2, [], {s.hash for s in specs})
     assert first.records[specs[0].hash].result == {"value": 0.333333, "root": "here"}
-    again = call([*specs, tiny_spec(seed=2)])
+    again = calls.execute([*specs, tiny_spec(seed=2)])
     assert [s.seed for s in calls.specs] == [0, 1, 2]
     assert (again.executed, len(again.records)) == (1, 3)
     assert again.records[specs[0].hash] == first.records[specs[0].hash]
 
 
 def test_a_damaged_record_is_reported_and_run_again_but_one_that_may_be_whole_stops_the_call(
-    calls, call, tiny_spec, tmp_path, capsys
+    calls, tiny_spec, tmp_path, capsys
 ):
     spec, store = tiny_spec(), Store(tmp_path)
-    good, path = call([spec]).records[spec.hash], store.path(spec)
+    good, path = calls.execute([spec]).records[spec.hash], store.path(spec)
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    assert call([spec]).executed == 1
+    assert calls.execute([spec]).executed == 1
     assert store.read(spec).result == good.result
     said = capsys.readouterr().err
     assert str(path) in said
     assert spec.label() in said
     path.write_text(newer := whole.replace('"schema": 1', '"schema": 2'))
     with pytest.raises(RecordError, match="update sparsemtl"):
-        call([spec, tiny_spec(seed=1)])
+        calls.execute([spec, tiny_spec(seed=1)])
     assert path.read_text() == newer
     assert len(calls.specs) == 2
 
 
-def test_failing_runs_are_named_and_the_others_go_on(calls, call, tiny_spec, tmp_path):
+def test_failing_runs_are_named_and_the_others_go_on(calls, tiny_spec, tmp_path):
     specs = [tiny_spec(seed=s) for s in range(4)]
     calls.fail = {1: DataError("S003R04.edf is truncated"), 2: RuntimeError("a shape\nthat does not fit")}
-    outcome = call(specs)
+    outcome = calls.execute(specs)
     assert outcome.failures == [
         f"{specs[1].label()}: S003R04.edf is truncated",
         f"{specs[2].label()}: RuntimeError: a shape that does not fit",
@@ -79,9 +74,9 @@ def test_failing_runs_are_named_and_the_others_go_on(calls, call, tiny_spec, tmp
     with pytest.raises(RuntimeError):  # who calls for one run sees it as it is
         run(specs[2])
     calls.fail = {0: DataError("no such folder")}
-    assert call(specs).executed == 2
+    assert calls.execute(specs).executed == 2
     switched = upadhyay2023.specs("quick", ("seg",), (0.0,), seeds=(0,), stem="deep")[0]
-    assert call([switched]).failures == [f"{switched.label()} stem=deep: no such folder"]
+    assert calls.execute([switched]).failures == [f"{switched.label()} stem=deep: no such folder"]
 
 
 def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeypatch):
@@ -105,36 +100,36 @@ def test_a_revision_says_whether_the_library_was_changed_since(tmp_path, monkeyp
 
 @pytest.mark.parametrize("what", ["code", "packages", "device"])
 @pytest.mark.parametrize(("profile", "anew"), [("quick", 2), ("small", 0), ("full", 0)])
-def test_quick_runs_made_elsewhere_are_made_anew(call, tiny_spec, monkeypatch, profile, anew, what):
+def test_quick_runs_made_elsewhere_are_made_anew(calls, tiny_spec, monkeypatch, profile, anew, what):
     specs = [tiny_spec(seed=s, profile=profile) for s in range(2)]
-    assert [call(specs).executed, call(specs).executed] == [2, 0]
+    assert [calls.execute(specs).executed, calls.execute(specs).executed] == [2, 0]
     here = engine.environment("cpu")
     monkeypatch.setattr(engine, "environment", lambda device: here | {what: "another"})
-    assert call(specs).executed == anew
+    assert calls.execute(specs).executed == anew
 
 
-@pytest.mark.parametrize(
-    ("choice", "error", "message"),
-    [
-        ({"workers": -1}, SpecError, "workers is -1"),
-        ({"device": "cpu:0"}, SpecError, "unknown device 'cpu:0': choose cpu or cuda"),
-        ({"device": "cuda:99"}, SpecError, "no device 'cuda:99' on this machine"),
-        ({"store": Store("/proc/nowhere")}, RecordError, "cannot write /proc/nowhere"),
-    ],
-)
-def test_what_cannot_work_is_said_before_anything_runs(calls, call, tiny_spec, choice, error, message):
-    with pytest.raises(error, match=message):
-        call([tiny_spec()], **choice)
+CANNOT = {
+    "workers is -1": {"workers": -1},
+    "unknown device 'cpu:0': choose cpu or cuda": {"device": "cpu:0"},
+    "no device 'cuda:99' on this machine": {"device": "cuda:99"},
+    "cannot write /proc/nowhere": {"store": Store("/proc/nowhere")},
+}
+
+
+@pytest.mark.parametrize("message", CANNOT)
+def test_what_cannot_work_is_said_before_anything_runs(calls, tiny_spec, message):
+    with pytest.raises((SpecError, RecordError), match=message):
+        calls.execute([tiny_spec()], **CANNOT[message])
     assert calls.specs == []
 
 
-def test_a_killed_worker_is_a_message_with_a_way_out(call, tiny_spec, monkeypatch):
+def test_a_killed_worker_is_a_message_with_a_way_out(calls, tiny_spec, monkeypatch):
     def killed(*args, **kwargs):
         raise engine.TerminatedWorkerError("a worker died")
 
     monkeypatch.setattr(engine, "Parallel", lambda **k: killed)
     with pytest.raises(SparseMTLError, match="fewer workers"):
-        call([tiny_spec(), tiny_spec(seed=1)], workers=2)
+        calls.execute([tiny_spec(), tiny_spec(seed=1)], workers=2)
 
 
 def test_the_cpu_runs_on_one_thread_and_the_settings_come_back(calls, tiny_spec):

@@ -54,14 +54,6 @@ def test_of_one_table_a_profile_with_holes_waits_behind_a_complete_one(tmp_path,
     assert [r.hash for r in more.records] == [specs["full"][3].hash]
 
 
-def test_a_part_can_be_named_by_method_seed_and_parameters(make_record, tiny_spec):
-    records = tuple(make_record(tiny_spec(m, 0.4, seed)) for m in ("or", "rigl") for seed in (0, 1))
-    whole = Evidence("shin2023", "committed", "small", records, 4, "--table x")
-    part = whole.only(method="or", seed=1, problem="left-right")
-    assert [(r.spec.method, r.spec.seed) for r in part.records] == [("or", 1)]
-    assert part.options == "--table x --param method=or seed=1 problem=left-right"
-
-
 def test_all_runs_make_one_flat_table(make_record, tiny_spec, tmp_path):
     result = {"metrics": {"mi_accuracy": 0.5}, "sparsity": {"whole": 0.4}, "history": [1, 2]}
     table = flat([make_record(tiny_spec(seed=s), result) for s in (0, 1)])
@@ -91,7 +83,10 @@ def test_the_command_of_a_table_or_of_a_cell_names_exactly_its_runs(study, table
         pytest.skip("no run of this table")
     whole = Evidence(study.NAME, "committed", "small", records, len(records), f"--table {table}")
     last = records[-1].spec
-    for found in (whole, whole.only(method=last.method, seed=last.seed)):
+    named = {name: last.params[name] for name in ("problem", "tasks") if name in last.params}
+    cell = whole.only(method=last.method, seed=last.seed, **named)
+    assert records[-1] in cell.records
+    for found in (whole, cell):
         args = command_parser().parse_args(["list", study.NAME, "--profile", "small", *found.options.split()])
         assert {spec.hash for spec in chosen_runs(args)} == {record.hash for record in found.records}
 

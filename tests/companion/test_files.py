@@ -1,13 +1,17 @@
-"""A file appears whole or not at all, whatever goes wrong."""
+"""A file appears whole or not at all; a checkpoint that a run cannot go on from is not taken (code in it: security)."""
 
 import errno
 import os
 
 import pytest
+import torch
+from companion import checkpoint
 from companion.files import write_whole
 from hypothesis import given
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError, RecordError
+
+ORIGIN = {"data": "a", "code": "b", "device": "cpu", "packages": {"torch": "2"}}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")), st.binary())
@@ -60,3 +64,27 @@ def test_links_are_followed_pipes_written_and_folders_refused(tmp_path):
         with pytest.raises(RecordError), write_whole(folder):
             pass
     assert sorted(os.listdir(tmp_path)) == ["file", "link", "pipe"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoint.save(tmp_path / "run.pt", {"origin": ORIGIN, "lam": 0.5, "weights": torch.ones(2)})
+    return tmp_path / "run.pt"
+
+
+@pytest.mark.parametrize("what", [None, *ORIGIN])
+def test_a_checkpoint_of_other_data_code_or_device_is_not_taken(saved, what, capsys):
+    state = checkpoint.load(saved, ORIGIN | ({what: "other"} if what else {}))
+    said = f"{saved} is of other" in capsys.readouterr().err
+    assert (state is None, said, saved.exists()) == (bool(what), bool(what), True)
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_just_now_is_kept(saved, error, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises((DataError, MemoryError)):
+        checkpoint.load(saved, ORIGIN)
+    assert saved.exists()

@@ -59,11 +59,6 @@ def test_a_table_has_a_heading_for_each_column_and_a_sign_for_a_gap_and_can_be_t
     pd.testing.assert_frame_equal(downloaded(html), TABLE)  # with its keys, not with their labels
 
 
-def test_columns_may_have_digits_of_their_own(page):
-    shown = soup(page.table(pd.DataFrame({"effect": [1.25], "p": [0.0246]}), "t", "", digits={"effect": 1}))
-    assert [cell.text for cell in shown.find_all("td")] == ["1.2", "0.025"]
-
-
 def test_a_verdict_has_a_shape_of_its_own():
     shown = soup(show_table(pd.DataFrame({"verdict": WORDS}))).find_all("td")
     assert [td.text for td in shown] == [f"{MARKS[word]} {word}" for word in WORDS]

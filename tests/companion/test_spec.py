@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -73,16 +74,10 @@ def test_a_spec_cannot_be_changed_and_does_not_change_with_what_made_it():
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"seed": -1}, "seed .*-1"),
-        ({"seed": True}, "seed .*True"),
-        ({"study": "../../etc"}, r"study is '../../etc'"),
-        ({"method": None}, "method is None"),
-        ({"params": {"when": object()}}, "no JSON form"),
-        ({"params": [1, 2]}, r"params is \[1, 2\]"),
-    ],
+    ("name", "value"), [("seed", -1), ("seed", True), ("study", "../../etc"), ("method", None), ("params", [1, 2])]
 )
-def test_bad_values_are_named(changed, message):
-    with pytest.raises(SpecError, match=message):
-        example(**changed)
+def test_a_bad_value_is_named(name, value):
+    with pytest.raises(SpecError, match=f"{name} is {re.escape(repr(value))}"):
+        example(**{name: value})
+    with pytest.raises(SpecError, match="no JSON form"):
+        example(params={name: object()})
