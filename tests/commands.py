@@ -77,18 +77,17 @@ def wait_for(store, process, count):
 def living(group):
     """Processes of a group that are still there half a minute after its leader ended."""
     deadline = time.monotonic() + 30
-    while (left := _members(group)) and time.monotonic() < deadline:
+    while (left := list(_members(group))) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
 
 
 def _members(group):
-    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):  # it ended meanwhile
             state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
-            found += [stat.parent.name] if pgrp == str(group) and state not in "ZX" else []
-    return found
+            if pgrp == str(group) and state not in "ZX":
+                yield stat.parent.name
 
 
 def call(capsys, *words):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -115,12 +116,10 @@ def made(tmp_path_factory):
     """Name of a real data set -> folder with a small one in its layout, written once."""
     import small_sets  # and with it what writes recordings, which most tests do without
 
-    folders = {}
-
+    @cache
     def folder(name):
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp("made") / name
-            getattr(small_sets, name)(folders[name])
-        return folders[name]
+        path = tmp_path_factory.mktemp("made") / name
+        getattr(small_sets, name)(path)
+        return path
 
     return folder

@@ -20,18 +20,15 @@ FILE = "results/toy2020/quick/a.jsonl"
 
 @pytest.fixture(autouse=True)
 def study(repository):
-    """The toy paper, in a repository that is an empty folder."""
     return repository
 
 
 @pytest.fixture
 def three(study, make_record):
-    """Records of the first three runs."""
     return [make_record(spec, {"metrics": {"centre": 1.0 * spec.seed}}) for spec in study.all_specs("quick")[:3]]
 
 
 def failing(monkeypatch, error, when):
-    """Runs of the toy paper fail for some specs."""
     run = papers.part("toy2020", "run").run
 
     def fail(spec, root=None, device="cpu"):
@@ -61,8 +58,7 @@ def test_list_run_and_show_mean_the_same_run(capsys):
     assert line.split()[:2] == [name, "done"]
     assert err[0].endswith(f"record set {set_hash(Store().all()[0])}")
     status, out, err = call(capsys, "show", name[:6], "--json")
-    assert (status, err) == (0, [])
-    assert json.loads("\n".join(out)) == Store().all()[0][0].to_dict()
+    assert (status, json.loads("\n".join(out)), err) == (0, Store().all()[0][0].to_dict(), [])
 
 
 def test_a_failed_run_is_named_once_a_cause_and_the_others_are_kept(capsys, monkeypatch):
@@ -124,9 +120,8 @@ def test_show_says_that_this_code_does_not_know_a_method(capsys, make_record, st
 
 
 def test_a_range_of_people_takes_those_that_the_grid_has(capsys):
-    words = ("list", "shin2023", "--profile", "small", "--table", "trunks", "--people", "1-2", "42")
-    status, out, err = call(capsys, *words)
-    assert (status, {line.split("subject=")[1].split()[0] for line in out}) == (0, {"1", "42"})
+    _, out, err = call(capsys, "list", "shin2023", "--profile", "small", "--table", "trunks", "--people", "1-2", "42")
+    assert {line.split("subject=")[1].split()[0] for line in out} == {"1", "42"}
     assert "left out: 2" in err[0]
 
 
@@ -264,17 +259,13 @@ def test_the_old_command_names_the_new_one():
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_early_is_no_error():
-    script = '"$0" -m companion list shin2023 --profile full | head -1; echo ${PIPESTATUS[0]}'
+@pytest.mark.parametrize(
+    ("end", "status", "said"), [("| head -1", 0, ""), ("> /dev/full", 2, "sparsemtl: the output cannot be written")]
+)
+def test_a_reader_that_leaves_early_is_no_error_and_a_full_disk_is_one_line(end, status, said):
+    if "full" in end and not os.path.exists("/dev/full"):
+        pytest.skip("needs Linux's device that is always full")
+    script = f'"$0" -m companion list shin2023 --profile full {end}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True)
-    assert (done.stderr, done.stdout.splitlines()[1:]) == ("", ["0"])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
-def test_a_full_disk_under_the_output_is_one_line():
-    with open("/dev/full", "w") as full:
-        words = [sys.executable, "-m", "companion", "list", "shin2023"]
-        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
-    assert ended.stderr.splitlines()[-1].startswith("sparsemtl: the output cannot be written")
+    *_, last = ["", *done.stderr.splitlines()]
+    assert (done.returncode, last.partition(",")[0], "Traceback" in done.stderr) == (status, said, False)

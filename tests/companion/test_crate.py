@@ -9,8 +9,7 @@ from companion.crate import NAME, SOURCES, crate
 from companion.records import committed, read_jsonl, write_jsonl
 from sparsemtl.errors import RecordError
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,7 @@ def test_it_is_a_crate_with_all_that_the_specification_asks_for(made, entities):
     version, root = "https://w3id.org/ro/crate/1.2", entities["./"]
     assert json.loads(made)["@context"] == f"{version}/context"
     assert (entities[NAME]["conformsTo"], entities[NAME]["about"]) == ({"@id": version}, {"@id": "./"})
-    assert root["@type"] == "Dataset"
-    assert all(root[name] for name in ("name", "description"))
+    assert (root["@type"], bool(root["name"] and root["description"])) == ("Dataset", True)
     assert max(r.run["ended"] for r in committed(RESULTS)).startswith(root["datePublished"])
     assert entities[root["license"]["@id"]]["name"].startswith("Creative Commons Attribution 4.0")
     papers = {"https://arxiv.org/abs/2312.05828", "https://arxiv.org/abs/2308.12114"}
@@ -48,9 +46,8 @@ def test_every_reference_leads_to_an_entity(entities):
             return {value["@id"]} if set(value) == {"@id"} else set().union(*map(references, value.values()))
         return set().union(*map(references, value)) if isinstance(value, list) else set()
 
-    outside = {"https://w3id.org/ro/crate/1.2"}  # the specification itself
     asked = set().union(*(references({k: v for k, v in e.items() if k != "@id"}) for e in entities.values()))
-    assert asked - outside <= set(entities)
+    assert asked - {"https://w3id.org/ro/crate/1.2"} <= set(entities)  # but the specification itself
 
 
 def test_every_file_is_there_with_its_size_and_checksum(entities):
@@ -67,12 +64,11 @@ def test_every_file_is_there_with_its_size_and_checksum(entities):
 
 def test_the_command_writes_the_same_bytes_and_names_what_it_cannot_describe(tmp_path, make_record, tiny_spec):
     for name in ("CITATION.cff", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copy(RESULTS.parent / name, tmp_path)
     records, results = [make_record(tiny_spec(seed=seed)) for seed in range(3)], tmp_path / "results"
     write_jsonl(results / "shin2023/quick/a.jsonl", records[:2])
     write_jsonl(b := results / "shin2023/quick/b.jsonl", records[2:])
-    words = ["crate", "--results", str(results)]
-    texts = [(main(words), (results / NAME).read_bytes()) for _ in range(2)]
+    texts = [(main(["crate", "--results", str(results)]), (results / NAME).read_bytes()) for _ in range(2)]
     assert texts[0] == texts[1] == (0, crate(results).encode())
     with open(tmp_path / "CITATION.cff", "a", encoding="utf-8") as file:
         file.write("date-released: 2031-01-02\n")  # goes before the day of the newest record

@@ -35,10 +35,7 @@ def test_kills_at_random_moments_lose_no_run_and_leave_no_worker(paper, tmp_path
             wait_for(store, process, len(before) + rng.randint(1, 4))
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, process.communicate()[1]
-        if kill % 2:
-            os.killpg(process.pid, signal.SIGKILL)  # with its workers
-        else:
-            process.kill()  # the parent alone
+        (os.killpg if kill % 2 else os.kill)(process.pid, signal.SIGKILL)  # with its workers, or the parent alone
         process.communicate()
         assert living(process.pid) == []
         assert before.items() <= bytes_of(store).items()
@@ -57,10 +54,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(paper, tmp_path, w
     store, total = tmp_path / "runs", TOTALS["small"]
     process = run(paper, store, "--profile", "small", "--workers", workers)
     wait_for(store, process, 1)
-    if sent == signal.SIGINT:
-        os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the workers too
-    else:
-        process.send_signal(sent)
+    (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)  # a terminal's Ctrl-C reaches the workers too
     assert [line for line in ended(process, 130).splitlines() if line and f"/{total} [" not in line] == [
         "sparsemtl: stopped; finished records are kept, the same command resumes"
     ]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sparsemtl.errors import DataError, RecordError
 
+FULL = OSError(errno.ENOSPC, "No space left on device")
 ORIGIN = {"data": "a", "code": "b", "device": "cpu", "packages": {"torch": "2"}}
 
 
@@ -25,7 +27,7 @@ def test_what_was_written_is_read(tmp_path_factory, text, data):
 
 
 @pytest.mark.parametrize("old", [None, "old"])
-@pytest.mark.parametrize("fault", [KeyboardInterrupt(), ValueError(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), ValueError(), FULL])
 def test_an_exception_leaves_the_old_file(tmp_path, old, fault):
     if old:
         (tmp_path / "file").write_text(old)
@@ -38,10 +40,7 @@ def test_an_exception_leaves_the_old_file(tmp_path, old, fault):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_is_named_in_one_line(tmp_path, monkeypatch, call):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, call, full)
+    monkeypatch.setattr(os, call, Mock(side_effect=FULL))
     message = rf"^cannot write {tmp_path}/file \(No space left on device\): delete films$"
     writing = write_whole(tmp_path / "file", error=DataError, way_out="delete films")
     with pytest.raises(DataError, match=message), writing:
@@ -81,10 +80,7 @@ def test_a_checkpoint_of_other_data_code_or_device_is_not_taken(saved, what, cap
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
 def test_a_checkpoint_that_cannot_be_read_just_now_is_kept(saved, error, monkeypatch):
-    def fail(*args, **options):
-        raise error
-
-    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(torch, "load", Mock(side_effect=error))
     with pytest.raises((DataError, MemoryError)):
         checkpoint.load(saved, ORIGIN)
     assert saved.exists()

@@ -19,7 +19,6 @@ PARAMS = st.dictionaries(KEYS, NESTED, max_size=3)
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,6}", fullmatch=True)
 PROFILES = st.sampled_from(["quick", "small", "full"])
 SPECS = st.builds(RunSpec, NAMES, PROFILES, NAMES, NAMES, st.integers(0, 10**6), PARAMS)
-FIELDS = ("study", "profile", "data", "method", "seed", "params")
 
 
 def example(**changed):
@@ -44,7 +43,7 @@ def test_a_spec_survives_a_journey(spec):
         assert (copy.hash, hash(copy), copy.to_dict()) == (spec.hash, hash(spec), spec.to_dict())
 
 
-@given(SPECS, SPECS, st.sampled_from(FIELDS))
+@given(SPECS, SPECS, st.sampled_from(sorted(example().to_dict())))
 def test_another_value_of_any_field_is_another_run(spec, other, field):
     assume(canonical_json(spec.to_dict()[field]) != canonical_json(other.to_dict()[field]))
     changed = RunSpec.from_dict(spec.to_dict() | {field: other.to_dict()[field]})
@@ -73,11 +72,10 @@ def test_a_spec_cannot_be_changed_and_does_not_change_with_what_made_it():
     assert spec == example()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("seed", -1), ("seed", True), ("study", "../../etc"), ("method", None), ("params", [1, 2])]
-)
-def test_a_bad_value_is_named(name, value):
+@pytest.mark.parametrize("bad", [{"seed": -1}, {"seed": True}, {"study": "../etc"}, {"method": None}, {"params": [1]}])
+def test_a_bad_value_is_named(bad):
+    ((name, value),) = bad.items()
     with pytest.raises(SpecError, match=f"{name} is {re.escape(repr(value))}"):
-        example(**{name: value})
+        example(**bad)
     with pytest.raises(SpecError, match="no JSON form"):
         example(params={name: object()})
