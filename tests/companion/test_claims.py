@@ -24,7 +24,7 @@ def test_a_claim_is_the_papers_and_shows_shares_in_its_unit():
     shares = (0.5, -0.0123, 0.0, -0.00001, None, math.nan)
     assert [CLAIM.shown(share) for share in shares] == ["+50.0", "-1.2", "+0.0", "-0.0", "–", "–"]
     assert not CLAIM.control
-    assert judge(CLAIM, Effects(pd.Series([0.01, 0.02, 0.03]))).interval() == "+2.0 [-0.5, +4.5]"
+    assert judge(CLAIM, Effects(pd.Series([0.01, 0.03]))).interval() == "+2.0 [-10.7, +14.7]"
     assert judge(CLAIM, None).interval() == "not run"
 
 

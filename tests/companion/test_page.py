@@ -38,15 +38,13 @@ def soup(*shown):
     return BeautifulSoup("".join(each.data for each in shown), "html.parser")
 
 
-def stored(foot):
-    """The data for cells.js."""
+def stored(foot):  # for cells.js
     return json.loads(soup(foot).find("script", class_="runs").string)
 
 
 def downloaded(shown, file=True):
-    """Table of the CSV file that a link holds."""
-    link = soup(shown).find("a", download=file)
-    return pd.read_csv(io.BytesIO(base64.b64decode(link["href"].partition(";base64,")[2])), index_col=0)
+    csv = soup(shown).find("a", download=file)["href"].partition(";base64,")[2]
+    return pd.read_csv(io.BytesIO(base64.b64decode(csv)), index_col=0)
 
 
 def test_a_table_has_a_heading_for_each_column_and_a_sign_for_a_gap_and_can_be_taken_away_as_csv(page, evidence):

@@ -21,7 +21,6 @@ def study(tiny_spec):
 
 
 def rows(study, records):
-    """Cells of the tables by their first."""
     lines = [line.strip("| ").split(" | ") for line in queue([study], records).splitlines() if line.startswith("| ")]
     return {name: cells for name, *cells in lines}
 

@@ -28,7 +28,6 @@ def three(make_record, tiny_spec):
 
 @pytest.fixture
 def kept(record, tmp_path):
-    """A store with the record, and the record's file."""
     store = Store(tmp_path)
     store.write(record)
     return store, store.path(record.spec)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from companion.statistics import chance_interval, estimate, holm, mean_sd, repeat_limit
+from companion.statistics import chance_interval, estimate, holm, interval, mean_sd, repeat_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -26,6 +26,11 @@ def test_too_few_values_have_no_interval_and_show_no_spread(values, shown):
     found, few = estimate(values), len(values) < 2
     assert (found.n, mean_sd(values)) == (len(values), shown)
     assert np.isnan([found.sd, found.low, found.high, found.mean]).tolist() == [few, few, few, not values]
+
+
+def test_an_effect_is_shown_with_its_interval_if_that_is_known():
+    shown = [interval(4.26, 2.8, 5.7), interval(-0.04, math.nan, math.nan, digits=2)]
+    assert shown == ["+4.3 [+2.8, +5.7]", "-0.04"]
 
 
 def test_holm_by_hand():
