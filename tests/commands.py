@@ -1,5 +1,6 @@
 """Commands of the tests, in this process or others; and the toy paper with runs that take a moment."""
 
+import contextlib
 import os
 import re
 import signal
@@ -36,9 +37,17 @@ def environment(folder):
 def run(folder, store, *words):
     """A process of `sparsemtl run slow2020`, in a process group of its own."""
     command = [sys.executable, "-m", "companion", "run", "slow2020", "--store", str(store), *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    STARTED.append(subprocess.Popen(command, env=environment(folder), start_new_session=True, **pipes))
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    how["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
+    STARTED.append(subprocess.Popen(command, env=environment(folder), **how))
     return STARTED[-1]
+
+
+def ended(process, status=0):
+    """What a process of `run` said on stderr; it ends with this status."""
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == status, errors
+    return errors
 
 
 def end_all():
@@ -53,9 +62,8 @@ def end_all():
 def digests(store):
     """Digest by hash of the records of a store, none of which is damaged or there twice."""
     records, problems = Store(store).all()
-    assert problems == []
     found = {record.hash: record.digest for record in records}
-    assert len(found) == len(records)
+    assert (problems, len(found)) == ([], len(records))
     return found
 
 
@@ -69,21 +77,17 @@ def wait_for(store, process, count):
 def living(group):
     """Processes of a group that are still there half a minute after its leader ended."""
     deadline = time.monotonic() + 30
-    while (left := _members(group)) and time.monotonic() < deadline:
+    while (left := list(_members(group))) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
 
 
 def _members(group):
-    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it ended meanwhile
             state, _, pgrp = stat.read_text().rpartition(") ")[2].split()[:3]
-        except (OSError, ValueError):
-            continue
-        if pgrp == str(group) and state not in "ZX":
-            found.append(stat.parent.name)
-    return found
+            if pgrp == str(group) and state not in "ZX":
+                yield stat.parent.name
 
 
 def call(capsys, *words):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -31,26 +32,18 @@ RUN = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _session_cache(tmp_path_factory):
-    """Derived data go to a folder of this session, for this process and those it starts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("SPARSEMTL_RUNS", raising=False)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_network():
-    """Connections to other hosts fail; those on this one are for tests of clusters and of the book's pages."""
+def _cache_and_network(tmp_path_factory):
+    """Derived data go to a folder of this session; connections to other hosts fail (clusters and pages are on this)."""
     connect = socket.socket.connect
 
     def only_here(self, address):
-        here = self.family not in (socket.AF_INET, socket.AF_INET6) or address[0] in ("127.0.0.1", "::1", "localhost")
-        if not here:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
             raise OSError(f"no network in tests: {address}")
         return connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))  # also of processes that tests start
+        patch.delenv("SPARSEMTL_RUNS", raising=False)
         patch.setattr(socket.socket, "connect", only_here)
         yield
 
@@ -123,12 +116,10 @@ def made(tmp_path_factory):
     """Name of a real data set -> folder with a small one in its layout, written once."""
     import small_sets  # and with it what writes recordings, which most tests do without
 
-    folders = {}
-
+    @cache
     def folder(name):
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp("made") / name
-            getattr(small_sets, name)(folders[name])
-        return folders[name]
+        path = tmp_path_factory.mktemp("made") / name
+        getattr(small_sets, name)(path)
+        return path
 
     return folder

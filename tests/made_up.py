@@ -28,10 +28,7 @@ def made_up_record(spec, make_record):
     group = p["target"] or (1.0 if p["lam"] >= 1e-3 else 0.15 if p["lam"] else 0.0)
     layers = ["conv1.0", "conv1.3", *LAYERS[1:]] if p["stem"] == "deep" else list(LAYERS)
     alive = {name: [8 if name.startswith(("conv1", "layer1")) else round(8 * (1 - group)), 8] for name in layers}
-    gain = {}
-    for task in tasks:
-        name, _, sign = study.SCORES[task]
-        gain[name] = [sign * (metrics[name] - BLIND), ERROR]
+    gain = {name: [sign * (metrics[name] - BLIND), ERROR] for name, _, sign in map(study.SCORES.get, tasks)}
     history = {"group_sparsity": [0.0, group], "lambda": [p["lam"], p["lam"]], "train": [dict.fromkeys(tasks, 1.0)] * 2,
                "weight_norm": [9.0, 3.0], "decay_share": [0.0, 0.5 * bool(p.get("dense_decay"))]}  # fmt: skip
     result = {
@@ -41,6 +38,5 @@ def made_up_record(spec, make_record):
         "sparsity": {"group": group, "parameter": group, "zero": group},
         "backbone": {n: {"parameters": 100, "flops": 100 - 50 * (n == "compact")} for n in ("zeros", "compact")},
     }  # fmt: skip
-    zeros = 2.0 - 0.5 * group
-    times = {"dense_ms": [2.0] * 5, "zeros_ms": [zeros] * 5, "compact_ms": [1.0] * 5, "train_seconds": 1.0}
-    return make_record(spec, result, timings=times)
+    ms = {"dense_ms": [2.0] * 5, "zeros_ms": [2.0 - 0.5 * group] * 5, "compact_ms": [1.0] * 5}
+    return make_record(spec, result, timings=ms | {"train_seconds": 1.0})

@@ -49,5 +49,4 @@ def write_edf(path, run, who="X", scale=1.0):
     raw.rename_channels({name: f"{name.capitalize()}." for name in ELECTRODES64})
     raw.info["subject_info"] = {"his_id": who}
     path.parent.mkdir(parents=True, exist_ok=True)
-    limits = (-2000.0 * scale, 2000.0 * scale)
-    mne.export.export_raw(path, raw, physical_range=limits, overwrite=True, verbose="ERROR")
+    mne.export.export_raw(path, raw, physical_range=(-2e3 * scale, 2e3 * scale), overwrite=True, verbose="ERROR")

@@ -21,28 +21,24 @@ def study(tiny_spec):
 
 
 def rows(study, records):
-    """Cells of the tables by their first."""
     lines = [line.strip("| ").split(" | ") for line in queue([study], records).splitlines() if line.startswith("| ")]
     return {name: cells for name, *cells in lines}
 
 
 def test_a_run_counts_for_the_first_table_that_needs_it(study):
-    found = rows(study, [])
-    assert found["first"] == ["3", "3", "1.5", "a default for a CPU core"]
-    assert found["second"] == ["1", "1", "0.5", "a default for a CPU core"]
+    found, default = rows(study, []), "a default for a CPU core"
+    assert (found["first"], found["second"]) == (["3", "3", "1.5", default], ["1", "1", "0.5", default])
     assert found["all"][:3] == ["4", "4", "2.0"]
 
 
 def test_what_was_run_tells_how_long_the_rest_takes_and_where(study, make_record):
     records = [make_record(s, seconds=t, device=d) for s, t, d in zip(study.specs[:2], (3600, 7200), "ba", strict=True)]
-    found = rows(study, records)
-    assert found["first"] == ["1", "3", "1.5", "like runs on a and b"]
-    assert found["second"] == ["1", "1", "1.5", "like runs on a and b"]
+    found, like = rows(study, records), "like runs on a and b"
+    assert (found["first"], found["second"]) == (["1", "3", "1.5", like], ["1", "1", "1.5", like])
     other = [make_record(replace(s, data="other"), seconds=720, device="c") for s in study.specs]
     assert rows(study, other)["first"] == ["3", "3", "0.6", "other runs on c"]
-    whole = rows(study, [make_record(s) for s in study.specs])
-    assert whole["first"] == ["0", "3", "0.0", "complete"]
-    assert whole["all"][:3] == ["0", "4", "0.0"]
+    whole = rows(study, list(map(make_record, study.specs)))
+    assert (whole["first"], whole["all"][:3]) == (["0", "3", "0.0", "complete"], ["0", "4", "0.0"])
 
 
 def test_runs_that_want_a_gpu_say_so_in_their_command(study, make_record):
@@ -55,7 +51,6 @@ def test_runs_that_want_a_gpu_say_so_in_their_command(study, make_record):
 
 
 def test_the_committed_queue_is_that_of_the_committed_records():
-    made = queue([shin2023, upadhyay2023], committed(RESULTS)) + "\n"
-    assert (RESULTS / "QUEUE.md").read_text(encoding="utf-8") == made, (
-        "run `sparsemtl queue --store none --out results/QUEUE.md`"
-    )
+    page = (RESULTS / "QUEUE.md").read_text(encoding="utf-8")
+    again = "run `sparsemtl queue --store none --out results/QUEUE.md`"
+    assert page == queue([shin2023, upadhyay2023], committed(RESULTS)) + "\n", again

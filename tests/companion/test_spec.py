@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -12,17 +13,12 @@ from hypothesis import strategies as st
 from sparsemtl.errors import SpecError
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.recursive(
-    SCALARS | st.text(max_size=3),
-    lambda v: st.lists(v, max_size=2) | st.dictionaries(st.text(max_size=2), v, max_size=2),
-    max_leaves=4,
-)
-PARAMS = st.dictionaries(st.text(max_size=3), VALUES, max_size=3)
+KEYS = st.text(max_size=3)
+NESTED = st.recursive(SCALARS | KEYS, lambda v: st.lists(v) | st.dictionaries(KEYS, v, max_size=2), max_leaves=4)
+PARAMS = st.dictionaries(KEYS, NESTED, max_size=3)
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,6}", fullmatch=True)
-SPECS = st.builds(
-    RunSpec, NAMES, st.sampled_from(["quick", "small", "full"]), NAMES, NAMES, st.integers(0, 10**6), PARAMS
-)
-FIELDS = ("study", "profile", "data", "method", "seed", "params")
+PROFILES = st.sampled_from(["quick", "small", "full"])
+SPECS = st.builds(RunSpec, NAMES, PROFILES, NAMES, NAMES, st.integers(0, 10**6), PARAMS)
 
 
 def example(**changed):
@@ -44,12 +40,10 @@ def test_a_spec_survives_a_journey(spec):
     journey = json.loads(json.dumps(spec.to_dict()))
     for copy in (RunSpec.from_dict(dict(reversed(journey.items()))), pickle.loads(pickle.dumps(spec))):
         assert copy == spec
-        assert copy.hash == spec.hash
-        assert hash(copy) == hash(spec)
-        assert copy.to_dict() == spec.to_dict()
+        assert (copy.hash, hash(copy), copy.to_dict()) == (spec.hash, hash(spec), spec.to_dict())
 
 
-@given(SPECS, SPECS, st.sampled_from(FIELDS))
+@given(SPECS, SPECS, st.sampled_from(sorted(example().to_dict())))
 def test_another_value_of_any_field_is_another_run(spec, other, field):
     assume(canonical_json(spec.to_dict()[field]) != canonical_json(other.to_dict()[field]))
     changed = RunSpec.from_dict(spec.to_dict() | {field: other.to_dict()[field]})
@@ -67,41 +61,21 @@ def test_equality_follows_the_name(one, other):
 def test_a_spec_cannot_be_changed_and_does_not_change_with_what_made_it():
     params = {"sparsity": 0.4, "trunk": {"kernel": 8}, "taps": [1, 2]}
     spec = example(params=params)
-    name = spec.hash
     with pytest.raises(FrozenInstanceError):
         spec.seed = 4
-    with pytest.raises(TypeError):
-        spec.params["sparsity"] = 0.2
-    with pytest.raises(TypeError):
-        spec.params["trunk"]["kernel"] = 9
-    with pytest.raises(TypeError):
-        spec.params["taps"][0] = 9
+    for part, key in ((spec.params, "sparsity"), (spec.params["trunk"], "kernel"), (spec.params["taps"], 0)):
+        with pytest.raises(TypeError):
+            part[key] = 9
     params["trunk"]["kernel"] = 9
     params["taps"].append(3)
     spec.to_dict()["params"]["trunk"]["kernel"] = 9
-    assert spec.hash == name
+    assert spec == example()
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"profile": "huge"}, "unknown profile 'huge': choose one of quick, small, full"),
-        ({"seed": -1}, "seed .*-1"),
-        ({"seed": True}, "seed .*True"),
-        ({"study": "../../etc"}, r"study is '../../etc'"),
-        ({"method": None}, "method is None"),
-        ({"params": {"lr": float("nan")}}, "no JSON form"),
-        ({"params": {"when": object()}}, "no JSON form"),
-        ({"params": [1, 2]}, r"params is \[1, 2\]"),
-    ],
-)
-def test_bad_values_are_named_in_one_line(changed, message):
-    with pytest.raises(SpecError, match=message) as caught:
-        example(**changed)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("value", [{}, {"study": "a"}, [1], None, "text"])
-def test_what_is_not_a_specification_is_refused(value):
-    with pytest.raises(SpecError, match="not a run specification"):
-        RunSpec.from_dict(value)
+@pytest.mark.parametrize("bad", [{"seed": -1}, {"seed": True}, {"study": "../etc"}, {"method": None}, {"params": [1]}])
+def test_a_bad_value_is_named(bad):
+    ((name, value),) = bad.items()
+    with pytest.raises(SpecError, match=f"{name} is {re.escape(repr(value))}"):
+        example(**bad)
+    with pytest.raises(SpecError, match="no JSON form"):
+        example(params={name: object()})

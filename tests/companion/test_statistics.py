@@ -4,37 +4,33 @@ import math
 
 import numpy as np
 import pytest
-from companion.statistics import chance_interval, estimate, holm, mean_sd, repeat_limit
+from companion.statistics import chance_interval, estimate, holm, interval, mean_sd, repeat_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-SAMPLES = st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=2, max_size=9)
 
-
-@settings(max_examples=40, deadline=None)
-@given(SAMPLES)
+@settings(max_examples=40)
+@given(st.lists(st.floats(-1, 1).map(lambda v: round(v, 3)), min_size=2, max_size=9))
 def test_estimate_agrees_with_scipys_t_interval(values):
     found = estimate(values)
-    assert found.n == len(values)
-    assert found.mean == pytest.approx(math.fsum(values) / len(values), abs=1e-12)
-    assert found.sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    expected = (len(values), math.fsum(values) / len(values), np.std(values, ddof=1))
+    assert (found.n, found.mean, found.sd) == pytest.approx(expected, abs=1e-12)
     if found.sd > 1e-6:
         low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize("values", [[], [0.5]])
-def test_too_few_values_have_no_interval(values):
-    found = estimate(values)
-    assert found.n == len(values)
-    assert np.isnan([found.sd, found.low, found.high]).all()
-    assert np.isnan(found.mean) == (not values)
-
-
 @pytest.mark.parametrize(("values", "shown"), [([], "not run"), ([0.5], "0.500"), ([0.5, 0.7], "0.600 ± 0.141")])
-def test_a_spread_is_shown_from_two_values_on(values, shown):
-    assert mean_sd(values) == shown
+def test_too_few_values_have_no_interval_and_show_no_spread(values, shown):
+    found, few = estimate(values), len(values) < 2
+    assert (found.n, mean_sd(values)) == (len(values), shown)
+    assert np.isnan([found.sd, found.low, found.high, found.mean]).tolist() == [few, few, few, not values]
+
+
+def test_an_effect_is_shown_with_its_interval_if_that_is_known():
+    shown = [interval(4.26, 2.8, 5.7), interval(-0.04, math.nan, math.nan, digits=2)]
+    assert shown == ["+4.3 [+2.8, +5.7]", "-0.04"]
 
 
 def test_holm_by_hand():
@@ -52,8 +48,7 @@ def test_a_guesser_who_knows_the_commonest_class_may_go_higher():
     uniform, knowing = ((labels == rng.choice(4, size=labels.shape)).mean(1), (labels == 0).mean(1))
     low, high = chance_interval(60, 4, commonest=0.4)
     assert low == chance_interval(60, 4)[0]
-    assert np.mean(uniform < low) <= 0.03
-    assert np.mean(knowing > high) <= 0.03
+    assert max(np.mean(uniform < low), np.mean(knowing > high)) <= 0.03
     assert np.mean(knowing > chance_interval(60, 4)[1]) > 0.5
     assert chance_interval(60, 4, commonest=0.2) == chance_interval(60, 4)
 
@@ -65,8 +60,7 @@ def test_chance_interval_holds_95_percent_of_guessers_and_hardly_more(n, classes
     a, b = round(low * n), round(high * n)
     assert low < 1 / classes < high
     assert sum(pmf[a : b + 1]) >= 0.95
-    assert sum(pmf[: a + 1]) > 0.025
-    assert sum(pmf[b:]) > 0.025
+    assert min(sum(pmf[: a + 1]), sum(pmf[b:])) > 0.025
 
 
 @pytest.mark.parametrize(("freedom", "among"), [(2, 1), (7, 1), (40, 1), (7, 3)])
