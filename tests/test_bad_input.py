@@ -137,12 +137,9 @@ def blank(path, mode, size=(24, 24), value=0):
     Image.new(mode, size, value).save(path)
 
 
-def attributes(change):
-    def damage(folder):
-        path = folder / "CelebAMask-HQ-attribute-anno.txt"
-        path.write_text(change(path.read_text()))
-
-    return damage
+def attributes(folder, change):
+    path = folder / "CelebAMask-HQ-attribute-anno.txt"
+    path.write_text(change(path.read_text()))
 
 
 def edf(folder, run=4):
@@ -203,10 +200,10 @@ SETS = {
         "no mask": ("has no file for image 3", lambda f: (f / "CelebAMaskHQ-mask/3.png").unlink()),
         "no part": ("image 00000_skin", lambda f: (f / "CelebAMaskHQ-mask").rename(f / "CelebAMask-HQ-mask-anno")),
         "mask value": ("label 19", lambda f: blank(f / "CelebAMaskHQ-mask/3.png", "L", (32, 32), 19)),
-        "attributes of others": ("has no line of 0.jpg", attributes(lambda text: "1\nMale Smiling\n777.jpg 1 1\n")),
-        "too many attributes": ("attribute-anno.txt", attributes(lambda text: text.replace("4.jpg", "4.jpg 0"))),
-        "attribute value": ("-1 or 1", attributes(lambda text: text.replace("-1", "0", 1))),
-        "attribute names": ("Smiling", attributes(lambda text: text.replace("Smiling", "Bald"))),
+        "attributes of others": ("has no line of 0.jpg", lambda f: attributes(f, lambda s: s.replace(".jpg", "x.jpg"))),
+        "too many attributes": ("attribute-anno.txt", lambda f: attributes(f, lambda s: s.replace("4.jpg", "4.jpg 0"))),
+        "attribute value": ("-1 or 1", lambda f: attributes(f, lambda s: s.replace("-1", "0", 1))),
+        "attribute names": ("Smiling", lambda f: attributes(f, lambda s: s.replace("Smiling", "Bald"))),
         "no attributes": ("attribute-anno.txt", lambda f: (f / "CelebAMask-HQ-attribute-anno.txt").unlink()),
         "too few": ("too few", lambda f: [p.unlink() for p in list((f / "CelebA-HQ-img").iterdir())[2:]]),
     },
@@ -385,17 +382,15 @@ def test_a_store_that_cannot_be_entered_does_not_count_as_empty(place, word):
 
 @pytest.mark.parametrize("name", ["rooms", "faces", "simulated-eeg"])
 def test_a_cache_that_cannot_be_written(place, name):
-    (place / "cache").write_text("a file")
+    Path("cache").write_text("a file")
     check(place, ("data", name), "SPARSEMTL_CACHE")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"), [(("data", "rooms"), "SPARSEMTL_CACHE"), (("run", "toy2020"), "cannot write runs")]
-)
-def test_a_full_disk(place, words, expected):
+@pytest.mark.parametrize(("word", "name", "expected"), [("data", "rooms", "_CACHE"), ("run", "toy2020", "write runs")])
+def test_a_full_disk(place, word, name, expected):
     def case():
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))  # no file of more bytes
-        return main(list(words))
+        return main([word, name])
 
     check(place, case, expected)
 

@@ -1,10 +1,11 @@
-"""Imports go one way, papers -> companion -> sparsemtl, and whoever only reads records does without torch."""
+"""Imports go one way, papers -> companion -> sparsemtl, and bring no more than is needed: no torch, no network."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from companion import papers
 
 LIB = Path(__file__).parents[1] / "lib"
@@ -44,6 +45,13 @@ def test_imports_go_one_way():
     assert set(back) == {("companion/papers.py", "papers")}  # which finds them
 
 
+def lines(code, *words):
+    """What a Python process says that runs `code` with these arguments and ends well."""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_who_only_reads_records_imports_no_torch():
     code = """
 import os, sys
@@ -55,5 +63,29 @@ for name in sys.argv[1:]:
         os._exit(7 if "torch" in sys.modules else 0)
     print(name, os.waitstatus_to_exitcode(os.wait()[1]))
 """
-    done = subprocess.run([sys.executable, "-c", code, *TORCH_FREE], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == [f"{name} 0" for name in TORCH_FREE], done.stderr
+    assert lines(code, *TORCH_FREE) == [f"{name} 0" for name in TORCH_FREE]
+
+
+def test_the_library_imports_without_the_optional_packages():
+    code = """
+import importlib, sys
+sys.modules.update(dict.fromkeys(["mne", "moabb", "braindecode", "torchmetrics", "dask"]))  # every import of it fails
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+    paths = [p.relative_to(LIB).with_suffix("") for p in (LIB / "sparsemtl").rglob("*.py") if p.stem != "__init__"]
+    lines(code, *(".".join(path.parts) for path in paths))
+
+
+@pytest.mark.slow
+def test_an_import_opens_no_connection():
+    code = """
+import importlib, socket, sys
+def refuse(*args, **kwargs):
+    raise AssertionError("network at import")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+    parts = [f"papers.{name}.{part}" for name in papers.names() for part in ("study", "run", "tables", "figures")]
+    lines(code, "companion.__main__", "companion.engine", "companion.data", "companion.page", *parts)

@@ -2,8 +2,6 @@
 
 import ast
 import pickle
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -64,28 +62,8 @@ def test_nothing_unpickles_or_evaluates(folder):
         assert not any(wrong), ast.unparse(call)
 
 
-@pytest.mark.slow
-def test_an_import_opens_no_connection():
-    code = """
-import socket
-def refuse(*args, **kwargs):
-    raise AssertionError("network at import")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from importlib import import_module
-for name in ("sparsemtl", "companion.__main__", "companion.engine", "companion.data", "companion.page"):
-    import_module(name)
-from companion.papers import names, part
-for name in names():
-    for what in ("study", "run", "tables", "figures"):
-        part(name, what)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_data_root_that_links_elsewhere_is_only_read_and_a_link_shows_no_other_file(tmp_path, monkeypatch):
+def test_a_data_root_that_links_elsewhere_is_only_read_and_a_link_shows_no_other_file(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "toy"))
     stripes, there = import_module("stripes"), tmp_path / "there"
     stripes.write_stripes(there / "stripes")
     (tmp_path / "root").symlink_to(there)

@@ -14,12 +14,7 @@ from companion.evidence import local_evidence
 
 TESTS = Path(__file__).parent
 FILES = ("study", "run", "tables")
-
-
-@pytest.fixture(autouse=True)
-def _with_the_toy(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(TESTS / "toy"))
-    monkeypatch.setenv("SPARSEMTL_RUNS", str(tmp_path / "runs"))
+pytestmark = pytest.mark.usefixtures("repository")  # in which the toy paper is found, and runs are kept
 
 
 def test_a_small_folder_on_the_path_is_a_paper():

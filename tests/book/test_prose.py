@@ -1,4 +1,4 @@
-"""No number on a page was typed that a record or a published table knows."""
+"""The prose of the book: plain words, short sentences, and no number typed that a record or a published table knows."""
 
 import json
 import re
@@ -14,6 +14,10 @@ from papers.upadhyay2023 import study as upadhyay2023
 from papers.upadhyay2023 import tables as vision
 
 ROOT = Path(__file__).parents[2]
+ARXIV = r"\d{4}\.\d{4,5}"
+PAGES = [*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+BANNED = r"\b(told|lies|anew|at hand|there is none|those that|to be had|tells? apart)\b|\bstands? (on|in|behind)\b"
+MOST = 30  # words of a sentence
 # Decimal numbers that stand alone: no version (1.0.4, Python 3.11), no arXiv id or DOI, no part of a name, no exponent
 LITERAL = re.compile(r"(?<![\w./:-])(?<!Python )\d+\.\d+(?![\w/]|\.\d|e[+-]?\d)")
 CODE = r"^(`{3,}|~{3,}) *(?:python$|\{(?:code-cell|literalinclude|math|bibliography)\}?).*?^\1 *$"
@@ -27,15 +31,31 @@ CELLS = {
 }  # fmt: skip
 
 
-def pages(root):
-    """(place, text) of all prose below a checkout."""
-    for path in [*sorted((root / "book").glob("*.md")), root / "README.md"]:
-        if path.exists():
-            yield path.relative_to(root), NO_PROSE.sub("", path.read_text(encoding="utf-8"))
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+def texts(path):
+    """(place, text) of a page in Markdown, or of each cell of a notebook that is in Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        yield path.name, text
+    else:
+        for i, cell in enumerate(json.loads(text)["cells"]):
             if cell["cell_type"] == "markdown":
-                yield f"{path.relative_to(root)}, cell {i}", "".join(cell["source"])
+                yield f"{path.name}, cell {i}", "".join(cell["source"])
+
+
+def parts(text):
+    """Paragraphs, list items, headings, glossary entries and cells of tables, without code, addresses and roles."""
+    text = re.sub(r"^```\{glossary\}$.*?^```$", lambda m: m[0][13:-3].replace("\n    ", "\n"), text, flags=re.M | re.S)
+    text = re.sub(r"\A---\n.*?\n---\n|^```.*?^```|^    .*?$|^:.*?$|^\(.*\)=$", "", text, flags=re.M | re.S)
+    text = re.sub(r" \| |^\|", "\n\n", text, flags=re.M)
+    text = re.sub(r"\{[\w:]+\}`([^`<]*?)(<[^>]*>)?`|`[^`]*`", r"\1", text)
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-#*\d])", text) if part.strip()]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_words_are_plain_and_sentences_short(path):
+    for part in (part for _, text in texts(path) for part in parts(text)):
+        assert not re.search(BANNED, part, re.I), part
+        assert [s for s in re.split(r"(?<=[.:;?!])\s", part) if len(s.split()) > MOST] == []
 
 
 def rounded(value):
@@ -44,12 +64,13 @@ def rounded(value):
     return {form for form in forms if len(form.replace(".", "").strip("0")) > 1}
 
 
-def repeated(root, results):
-    """Places where the prose of a checkout repeats one of `results` ({how it is written: what it is})."""
+def repeated(paths, results):
+    """Places where the prose of some pages repeats one of `results` ({how it is written: what it is})."""
     found = []
-    for place, text in pages(root):
-        numbers = [n for n in LITERAL.findall(text) if not re.fullmatch(r"\d{4}\.\d{4,5}", n)]  # arXiv
-        found += [f"{place}: {number} is {results[number]}" for number in numbers if number in results]
+    for place, text in (found for path in paths for found in texts(path)):
+        for number in LITERAL.findall(NO_PROSE.sub("", text)):
+            if number in results and not re.fullmatch(ARXIV, number):
+                found.append(f"{place}: {number} is {results[number]}")
     return found
 
 
@@ -94,28 +115,26 @@ def results():
 def test_the_prose_repeats_no_result(results):
     assert {"0.645", "64.5", "0.7077", "43.05"} <= set(results)  # published by both papers
     assert {f"a cell of {study.NAME}" for study in CELLS} <= set(results.values())
-    found = repeated(ROOT, results)
+    found = repeated([*PAGES, ROOT / "README.md"], results)
     assert not found, "show it from the records instead: " + "; ".join(found)
 
 
-def checkout(folder, page, paragraph="", code=""):
-    """The folder, with one page, and one notebook that has a paragraph and code."""
+def written(folder, page, paragraph="", code=""):
+    """Files with a page, and with a notebook that has a paragraph and code."""
     cells = [{"cell_type": "markdown", "source": [paragraph]}, {"cell_type": "code", "source": [code]}]
-    texts = {"book/page.md": f"---\ntitle: 0.645\n---\n{page}\n", "notebooks/n.ipynb": json.dumps({"cells": cells})}
-    for path, text in texts.items():
-        (folder / path).parent.mkdir()
-        (folder / path).write_text(text, encoding="utf-8")
-    return folder
+    (folder / "page.md").write_text(f"---\ntitle: 0.645\n---\n{page}\n", encoding="utf-8")
+    (folder / "n.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    return folder / "page.md", folder / "n.ipynb"
 
 
 def test_a_typed_result_is_found_on_a_page_and_in_a_notebook(tmp_path):
     results = {"0.1234": "an effect", "64.5": "published", "0.645": "published"}
-    found = repeated(checkout(tmp_path, "We found +0.1234 there.", "Imagery reaches\n64.5 %.", "x = 0.645"), results)
-    assert found == ["book/page.md: 0.1234 is an effect", "notebooks/n.ipynb, cell 0: 64.5 is published"]
+    found = repeated(written(tmp_path, "We found +0.1234 there.", "Imagery reaches\n64.5 %.", "x = 0.645"), results)
+    assert found == ["page.md: 0.1234 is an effect", "n.ipynb, cell 0: 64.5 is published"]
 
 
 def test_what_a_page_may_state_is_no_result(tmp_path, results):
     names = "arXiv 2312.05828, version 1.0.4, Python 3.11, doi:10.1109/0.645"
     values = "a sparsity of 0.4 and λ = 1e-5 or 0.00001, the year 2023, 95 % intervals, 64 channels"
     code = "```{code-cell} ipython3\nx = 0.645\n```"
-    assert repeated(checkout(tmp_path, f"{names}\n{values}\n\n{code}"), results) == []
+    assert repeated(written(tmp_path, f"{names}\n{values}\n\n{code}"), results) == []

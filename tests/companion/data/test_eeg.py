@@ -56,16 +56,11 @@ def test_a_resampled_trial_is_the_band_limited_signal_at_its_times_up_to_both_en
     def sine(signal):
         signal[:] = 50 * np.sin(2 * np.pi * 12 * np.arange(signal.shape[1]) / RATE + phases[:, None])
 
-    make = {4: lambda: recording(0, change=sine)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("companion.data.eeg.cached", lambda name, key, make, proof: {**make(), "proof": "p"})
-        data = loaded(make, False, tmin=tmin, tmax=tmin + length, sfreq=rate)
-    assert data.me is None
-    times = CUES[0] + (round(tmin * rate) + np.arange(data.mi.x.shape[2])) / rate
-    first = 50 * np.sin(2 * np.pi * 12 * times + phases[:, None])
-    assert data.mi.x.shape[2] == round(((tmin + length) - tmin) * rate)
-    assert len(data.mi.y) == 4
-    np.testing.assert_allclose(data.mi.x[0], first, atol=1.5)
+    data = loaded({4: lambda: recording(0, change=sine)}, False, tmin=tmin, tmax=tmin + length, sfreq=rate)
+    samples = round(((tmin + length) - tmin) * rate)
+    times = CUES[0] + (round(tmin * rate) + np.arange(samples)) / rate
+    assert data.mi.x.shape == (4, 64, samples)
+    np.testing.assert_allclose(data.mi.x[0], 50 * np.sin(2 * np.pi * 12 * times + phases[:, None]), atol=1.5)
 
 
 def test_channels_in_another_order_are_put_in_order(tmp_path, monkeypatch):
