@@ -87,7 +87,7 @@ def known_results(root):
         evidences = committed_evidences(study, root)
         for j in judge_paper(study.NAME, evidences):
             add(f"the effect on {j.claim.id}", [j.mean, j.low, j.high])
-        for table in (tables.frame(evidence.records) for evidence in evidences if evidence):
+        for table in filter(len, (tables.frame(evidence.records) for evidence in evidences)):
             units = table.groupby([*keys, unit], dropna=False)[[c for c in columns if c in table]].mean()
             cells = units.groupby(keys, dropna=False).agg(["mean", "std"])
             add(f"a cell of {study.NAME}", cells.to_numpy().ravel())

@@ -22,11 +22,9 @@ def proof_of(asked, calls):
 
 
 def test_arrays_are_made_once_until_another_proof_is_asked_for():
-    calls = []
-    for asked in (None, None, "a", "a", None, "b", None):
-        before = proof_of(asked, calls), len(calls)
-        assert before == {1: ("", 1), 2: ("a", 2), 3: ("b", 3)}[len(calls)]
-    assert len(calls) == 3
+    calls, steps = [], [(None, "", 1), (None, "", 1), ("a", "a", 2), ("a", "a", 2), (None, "a", 2), ("b", "b", 3)]
+    for asked, proof, made in steps:
+        assert (proof_of(asked, calls), len(calls)) == (proof, made)
     assert [p.name.split("-")[0] for p in cache_dir().iterdir()] == ["epochs"]
 
 
