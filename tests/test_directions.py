@@ -1,4 +1,4 @@
-"""Imports go one way, papers -> companion -> sparsemtl, and whoever only reads records does without torch."""
+"""Imports go one way, papers -> companion -> sparsemtl, and bring no more than is needed: no torch, no network."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from companion import papers
 
 LIB = Path(__file__).parents[1] / "lib"
-ALLOWED = {"sparsemtl": {"sparsemtl"}, "companion": {"companion", "sparsemtl"}}
+ABOVE = {"sparsemtl": ("companion", "papers"), "companion": ("papers",)}
 SHIM = "sparsemtl/__main__.py"  # the old command, which calls the new one
 TORCH_FREE = [
     *(f"companion.{name}" for name in ("statistics", "claims", "evidence", "page", "style", "scorecard", "records")),
@@ -31,35 +31,28 @@ def imported(path):
 
 def forbidden(name, package):
     """Whether a module of `package` ("companion", "papers.shin2023", ...) must not import `name`."""
-    parts = name.split(".")
-    if parts[0] not in ("sparsemtl", "companion", "papers"):
-        return False
     if package.startswith("papers."):
-        return parts[0] == "papers" and ".".join(parts[:2]) != package
-    return parts[0] not in ALLOWED[package]
-
-
-def modules():
-    """(file, its package) of the whole library."""
-    for path in sorted(LIB.rglob("*.py")):
-        first, second = path.relative_to(LIB).parts[:2]
-        yield path, f"papers.{second}" if first == "papers" else first
+        return name.startswith("papers") and not f"{name}.".startswith(f"{package}.")
+    return name.split(".")[0] in ABOVE[package]
 
 
 def test_imports_go_one_way():
-    back = [
-        f"{name} imports {other}"
-        for path, package in modules()
-        if (name := path.relative_to(LIB).as_posix()) != SHIM
-        for other in imported(path)
-        if forbidden(other, package) and (name, other) != ("companion/papers.py", "papers")
-    ]
-    assert back == []
+    back = []
+    for path in LIB.rglob("*.py"):
+        name, (first, second) = path.relative_to(LIB).as_posix(), path.relative_to(LIB).parts[:2]
+        package = f"papers.{second}" if first == "papers" else first
+        back += [(name, other) for other in imported(path) if name != SHIM and forbidden(other, package)]
+    assert set(back) == {("companion/papers.py", "papers")}  # which finds them
 
 
-@pytest.fixture(scope="module")
-def bringing_torch():
-    """Modules of `TORCH_FREE` after whose import torch is loaded, each seen in one process that forks for it."""
+def lines(code, *words):
+    """What a Python process says that runs `code` with these arguments and ends well."""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_who_only_reads_records_imports_no_torch():
     code = """
 import os, sys
 from importlib import import_module
@@ -68,15 +61,31 @@ for name in sys.argv[1:]:
     if os.fork() == 0:
         import_module(name)
         os._exit(7 if "torch" in sys.modules else 0)
-    status = os.waitstatus_to_exitcode(os.wait()[1])
-    print(name, status)
+    print(name, os.waitstatus_to_exitcode(os.wait()[1]))
 """
-    done = subprocess.run([sys.executable, "-c", code, *TORCH_FREE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return dict(line.split() for line in done.stdout.splitlines()), done.stderr
+    assert lines(code, *TORCH_FREE) == [f"{name} 0" for name in TORCH_FREE]
 
 
-@pytest.mark.parametrize("name", TORCH_FREE)
-def test_who_only_reads_records_imports_no_torch(name, bringing_torch):
-    status, errors = bringing_torch
-    assert status[name] == "0", errors or "imports torch"
+def test_the_library_imports_without_the_optional_packages():
+    code = """
+import importlib, sys
+sys.modules.update(dict.fromkeys(["mne", "moabb", "braindecode", "torchmetrics", "dask"]))  # every import of it fails
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+    paths = [p.relative_to(LIB).with_suffix("") for p in (LIB / "sparsemtl").rglob("*.py") if p.stem != "__init__"]
+    lines(code, *(".".join(path.parts) for path in paths))
+
+
+@pytest.mark.slow
+def test_an_import_opens_no_connection():
+    code = """
+import importlib, socket, sys
+def refuse(*args, **kwargs):
+    raise AssertionError("network at import")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+    parts = [f"papers.{name}.{part}" for name in papers.names() for part in ("study", "run", "tables", "figures")]
+    lines(code, "companion.__main__", "companion.engine", "companion.data", "companion.page", *parts)

@@ -1,32 +1,18 @@
 """The first thing to run with a GPU: the smallest real run of each paper, on CUDA and against the CPU."""
 
-import math
+import json
 
 import pytest
 import torch
 from companion import papers
 from companion.engine import run
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-
-def finite(value):
-    if isinstance(value, dict):
-        return all(map(finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def some(paper):
-    """A quick spec for each method of a paper, the smallest sparsity above zero first."""
-    found = {}
-    for spec in papers.study(paper).all_specs("quick"):
-        found.setdefault((spec.data, spec.method), spec)
-    return list(found.values())
+    """A quick spec for each method of a paper."""
+    return list({(spec.data, spec.method): spec for spec in reversed(papers.study(paper).all_specs("quick"))}.values())
 
 
 @pytest.mark.parametrize("spec", [s for paper in papers.names() for s in some(paper)], ids=lambda spec: spec.label())
@@ -34,7 +20,7 @@ def test_a_run_on_cuda_ends_in_a_finite_record(spec):
     record = run(spec, device="cuda")
     assert record.run["device"] == torch.cuda.get_device_name("cuda")
     assert record.result["metrics"]
-    assert finite(record.result)
+    json.dumps(record.result, allow_nan=False)
 
 
 @pytest.mark.parametrize("paper", papers.names())

@@ -1,5 +1,6 @@
 """The built book, served on this machine only, and a Chromium that reaches nothing else."""
 
+import contextlib
 import functools
 import http.server
 import os
@@ -23,29 +24,21 @@ class Visit:
 
     def __init__(self, browser, origin, address=None, **options):
         self.problems = []
-        self.origin = origin
         self.context = browser.new_context(**options)
         self.context.set_default_timeout(15_000)
         self.page = self.context.new_page()
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
-        self.page.on("request", self._watch)
-        self.page.on("response", self._answer)
+        own = (origin, "data:", "blob:")
+        self.page.on("console", lambda m: self._note(m.type == "error", f"console: {m.text}"))
+        self.page.on("pageerror", lambda error: self._note(True, f"script error: {error}"))
+        self.page.on("request", lambda r: self._note(not r.url.startswith(own), f"request to another host: {r.url}"))
+        self.page.on("response", lambda r: self._note(r.status >= 400, f"{r.status}: {r.url}"))
         if address is not None:
             self.page.goto(origin + address)
             self.page.evaluate(chromium.SETTLED)
 
-    def _hear(self, message):
-        if message.type == "error":
-            self.problems.append(f"console: {message.text}")
-
-    def _watch(self, request):
-        if not request.url.startswith((self.origin, "data:", "blob:")):
-            self.problems.append(f"request to another host: {request.url}")
-
-    def _answer(self, response):
-        if response.status >= 400:
-            self.problems.append(f"{response.status}: {response.url}")
+    def _note(self, wrong, line):
+        if wrong:
+            self.problems.append(line)
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +52,16 @@ def book():
 @pytest.fixture(scope="session")
 def serve():
     """(folder) -> address at which the folder is served on loopback until the session ends."""
-    running = []
+    with contextlib.ExitStack() as running:
 
-    def start(folder):
-        handler = functools.partial(_QuietHandler, directory=str(folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        running.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
+        def start(folder):
+            handler = functools.partial(_QuietHandler, directory=str(folder))
+            server = running.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            running.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}/"
 
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +85,15 @@ def browser():
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def visit(browser):
-    """(origin, address, **options) -> Visit; without an address, of an empty page."""
-    return functools.partial(Visit, browser)
+    """(origin, address, **options) -> Visit, closed after the test; without an address, of an empty page."""
+    shown = []
+
+    def show(*where, **options):
+        shown.append(Visit(browser, *where, **options))
+        return shown[-1]
+
+    yield show
+    for each in shown:
+        each.context.close()

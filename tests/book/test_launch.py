@@ -1,10 +1,10 @@
-import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -14,12 +14,7 @@ from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-NOTEBOOK = {
-    "cells": [{"cell_type": "markdown", "metadata": {}, "source": ["# A notebook"]}],
-    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    "nbformat": 4,
-    "nbformat_minor": 4,
-}  # fmt: skip
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PAGE = """---
 jupytext: {text_representation: {extension: .md, format_name: myst}}
 kernelspec: {name: python3, display_name: Python 3}
@@ -28,56 +23,41 @@ kernelspec: {name: python3, display_name: Python 3}
 """
 
 
-@pytest.mark.parametrize(
-    ("environ", "configured", "url"),
-    [
-        ({}, "", ""),
-        ({"GITHUB_REPOSITORY": ""}, None, ""),
-        ({}, "https://github.com/owner/name/", "https://github.com/owner/name"),
-        ({"GITHUB_REPOSITORY": "owner/name.x"}, "", "https://github.com/owner/name.x"),
-        ({"GITHUB_REPOSITORY": "a/b"}, "https://github.com/owner/name", "https://github.com/a/b"),
-    ],
-)
-def test_one_setting_gives_the_address(environ, configured, url):
-    assert launch.repository_url(environ, configured) == url
-
-
-def test_a_value_that_is_no_repository_stops_the_build_with_its_name():
+def test_one_setting_gives_the_address_or_stops_the_build():
+    named, configured = {"GITHUB_REPOSITORY": "owner/name.x"}, "https://github.com/a/b"
+    assert launch.repository_url({}, "") == launch.repository_url({"GITHUB_REPOSITORY": ""}, None) == ""
+    assert launch.repository_url({}, f"{configured}/") == configured
+    for other in ("", configured):
+        assert launch.repository_url(named, other) == "https://github.com/owner/name.x"
     with pytest.raises(ExtensionError, match="GITHUB_REPOSITORY is 'name'"):
         launch.repository_url({"GITHUB_REPOSITORY": "name"})
 
 
-def built(folder, repository):
-    """HTML of a notebook and of a page with cells, built with the book's theme options."""
+def test_a_notebook_gets_buttons_that_lead_to_it_and_a_page_in_markdown_gets_none(tmp_path):
     options = {"launch_buttons": CONFIG["launch_buttons"], "repository_branch": CONFIG["repository"]["branch"]}
-    conf = (
+    (tmp_path / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'book/_ext')!r})\n"
         "extensions = ['myst_nb', 'launch']\nnb_execution_mode = 'off'\nhtml_theme = 'sphinx_book_theme'\n"
         f"html_theme_options = {options!r}\nroot_doc = 'index'\n"
     )
-    (folder / "notebooks").mkdir(parents=True)
-    (folder / "conf.py").write_text(conf, encoding="utf-8")
-    (folder / "index.md").write_text(PAGE + "\n```{toctree}\nnotebooks/one\n```\n", encoding="utf-8")
-    (folder / "notebooks/one.ipynb").write_text(json.dumps(NOTEBOOK), encoding="utf-8")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "index.md").write_text(PAGE + "\n```{toctree}\nnotebooks/one\n```\n")
+    cells = [nbformat.v4.new_markdown_cell("# A notebook")]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+    nbformat.write(notebook, tmp_path / "notebooks/one.ipynb")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
-    environ |= {"GITHUB_REPOSITORY": repository} if repository else {}
-    command = [sys.executable, "-m", "sphinx", "-q", str(folder), str(folder / "out")]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [(folder / f"out/{name}.html").read_text(encoding="utf-8") for name in ("notebooks/one", "index")]
+    command = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "out")]
+    subprocess.run(command, env=environ | {"GITHUB_REPOSITORY": "owner/name"}, check=True)
 
+    def launched(page):
+        html = (tmp_path / f"out/{page}.html").read_text(encoding="utf-8")
+        return re.findall(r'href="(https://[^"]*(?:binder|colab)[^"]*)"', html)
 
-def launched(page):
-    return re.findall(r'href="(https://[^"]*(?:binder|colab)[^"]*)"', page)
-
-
-def test_a_notebook_gets_buttons_that_lead_to_it_and_a_page_in_markdown_gets_none(tmp_path):
-    notebook, page = built(tmp_path / "known", "owner/name")
-    assert launched(notebook) == [
+    assert launched("notebooks/one") == [
         "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/one.ipynb",
         "https://colab.research.google.com/github/owner/name/blob/main/notebooks/one.ipynb",
     ]
-    assert launched(page) == []
+    assert launched("index") == []
 
 
 def test_without_an_address_there_are_no_buttons():

@@ -45,21 +45,11 @@ def test_every_link_inside_the_book_leads_to_a_file_and_an_anchor(book):
     assert broken_links(book) == []
 
 
-@pytest.mark.parametrize(
-    ("address", "found"),
-    [
-        ("#here", True),
-        ("other.html?q=1#there", True),
-        ("other.html#gone", False),
-        ("#gone", False),
-        ("gone.html", False),
-        ("../outside.html", False),
-    ],
-)
-def test_a_broken_link_is_found(tmp_path, address, found):
-    book = tmp_path / "book"
-    book.mkdir()
+def test_a_broken_link_is_found(tmp_path):
+    whole, broken = ["#here", "other.html?q=1#there"], ["#gone", "../outside.html", "gone.html", "other.html#gone"]
+    (tmp_path / "book").mkdir()
     (tmp_path / "outside.html").write_text("<p>")
-    (book / "other.html").write_text('<p id="there">')
-    (book / "page.html").write_text(f'<p id="here"><a href="{address}">link</a>')
-    assert broken_links(book) == ([] if found else [f"page.html: {address}"])
+    (tmp_path / "book/other.html").write_text('<p id="there">')
+    links = "".join(f'<a href="{address}">link</a>' for address in whole + broken)
+    (tmp_path / "book/page.html").write_text(f'<p id="here">{links}')
+    assert broken_links(tmp_path / "book") == [f"page.html: {address}" for address in broken]

@@ -1,4 +1,4 @@
-"""No number on a page was typed that a record or a published table knows."""
+"""The prose of the book: plain words, short sentences, and no number typed that a record or a published table knows."""
 
 import json
 import re
@@ -8,33 +8,54 @@ import pandas as pd
 import pytest
 from companion.claims import judge_paper
 from companion.evidence import committed_evidences
-from companion.records import write_jsonl
-from made_up import made_up_record, value_of
 from papers.shin2023 import study as shin2023
 from papers.shin2023 import tables as eeg
 from papers.upadhyay2023 import study as upadhyay2023
 from papers.upadhyay2023 import tables as vision
 
 ROOT = Path(__file__).parents[2]
+ARXIV = r"\d{4}\.\d{4,5}"
+PAGES = [*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+BANNED = r"\b(told|lies|anew|at hand|there is none|those that|to be had|tells? apart)\b|\bstands? (on|in|behind)\b"
+MOST = 30  # words of a sentence
 # Decimal numbers that stand alone: no version (1.0.4, Python 3.11), no arXiv id or DOI, no part of a name, no exponent
 LITERAL = re.compile(r"(?<![\w./:-])(?<!Python )\d+\.\d+(?![\w/]|\.\d|e[+-]?\d)")
-ARXIV = re.compile(r"\d{4}\.\d{4,5}")
-CODE = re.compile(
-    r"^(`{3,}|~{3,}) *(?:python$|\{(?:code-cell|literalinclude|math|bibliography)\}?).*?^\1 *$",
-    re.DOTALL | re.MULTILINE,
-)
-FRONT = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
+CODE = r"^(`{3,}|~{3,}) *(?:python$|\{(?:code-cell|literalinclude|math|bibliography)\}?).*?^\1 *$"
+NO_PROSE = re.compile(rf"\A---\n.*?^---\n|{CODE}", re.DOTALL | re.MULTILINE)
+# What tells one cell of a table from another, the units that it is a mean of, and the columns with results
+CELLS = {
+    shin2023: (eeg, ["problem", "task", "method", "sparsity", "trunk", "labels"], "person", ["accuracy", "f1"]),
+    upadhyay2023: (
+        vision, ["protocol", "flipped", "data", "tasks", "level", "lam", "penalty", "count"], "seed",
+        ["group", "parameter", *(name for name, _, _ in vision.SCORES.values())]),
+}  # fmt: skip
 
 
-def pages(root):
-    """(place, text) of all prose below a checkout."""
-    for path in [*sorted((root / "book").glob("*.md")), root / "README.md"]:
-        if path.exists():
-            yield path.relative_to(root), CODE.sub("", FRONT.sub("", path.read_text(encoding="utf-8")))
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+def texts(path):
+    """(place, text) of a page in Markdown, or of each cell of a notebook that is in Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        yield path.name, text
+    else:
+        for i, cell in enumerate(json.loads(text)["cells"]):
             if cell["cell_type"] == "markdown":
-                yield f"{path.relative_to(root)}, cell {i}", "".join(cell["source"])
+                yield f"{path.name}, cell {i}", "".join(cell["source"])
+
+
+def parts(text):
+    """Paragraphs, list items, headings, glossary entries and cells of tables, without code, addresses and roles."""
+    text = re.sub(r"^```\{glossary\}$.*?^```$", lambda m: m[0][13:-3].replace("\n    ", "\n"), text, flags=re.M | re.S)
+    text = re.sub(r"\A---\n.*?\n---\n|^```.*?^```|^    .*?$|^:.*?$|^\(.*\)=$", "", text, flags=re.M | re.S)
+    text = re.sub(r" \| |^\|", "\n\n", text, flags=re.M)
+    text = re.sub(r"\{[\w:]+\}`([^`<]*?)(<[^>]*>)?`|`[^`]*`", r"\1", text)
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-#*\d])", text) if part.strip()]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_words_are_plain_and_sentences_short(path):
+    for part in (part for _, text in texts(path) for part in parts(text)):
+        assert not re.search(BANNED, part, re.I), part
+        assert [s for s in re.split(r"(?<=[.:;?!])\s", part) if len(s.split()) > MOST] == []
 
 
 def rounded(value):
@@ -43,12 +64,13 @@ def rounded(value):
     return {form for form in forms if len(form.replace(".", "").strip("0")) > 1}
 
 
-def repeated(root, results):
-    """Places where the prose of a checkout repeats one of `results` ({how it is written: what it is})."""
+def repeated(paths, results):
+    """Places where the prose of some pages repeats one of `results` ({how it is written: what it is})."""
     found = []
-    for place, text in pages(root):
-        numbers = [n for n in LITERAL.findall(text) if not ARXIV.fullmatch(n)]
-        found += [f"{place}: {number} is {results[number]}" for number in numbers if number in results]
+    for place, text in (found for path in paths for found in texts(path)):
+        for number in LITERAL.findall(NO_PROSE.sub("", text)):
+            if number in results and not re.fullmatch(ARXIV, number):
+                found.append(f"{place}: {number} is {results[number]}")
     return found
 
 
@@ -61,24 +83,14 @@ def known_results(root):
             for form in rounded(value) if pd.notna(value) else ():
                 known.setdefault(form, what)
 
-    for study in (shin2023, upadhyay2023):
+    for study, (tables, keys, unit, columns) in CELLS.items():
         evidences = committed_evidences(study, root)
         for j in judge_paper(study.NAME, evidences):
             add(f"the effect on {j.claim.id}", [j.mean, j.low, j.high])
-        for evidence in evidences:
-            tables = eeg if study is shin2023 else vision
-            table = tables.frame(evidence.records)
-            if study is shin2023 and len(table):
-                by = table.groupby(["problem", "task", "method", "sparsity", "trunk", "labels", "person"])
-                means = (
-                    by[["accuracy", "f1"]].mean().groupby(["problem", "task", "method", "sparsity", "trunk", "labels"])
-                )
-                add("a cell of the EEG tables", [*means.mean().to_numpy().ravel(), *means.std().to_numpy().ravel()])
-            elif len(table):
-                columns = [c for c in ("group", "parameter", *(s[0] for s in vision.SCORES.values())) if c in table]
-                keys = ["protocol", "flipped", "data", "tasks", "level", "lam", "penalty", "count"]
-                means = table.groupby(keys, dropna=False)[columns].mean()
-                add("a cell of the vision tables", means.to_numpy().ravel())
+        for table in filter(len, (tables.frame(evidence.records) for evidence in evidences)):
+            units = table.groupby([*keys, unit], dropna=False)[[c for c in columns if c in table]].mean()
+            cells = units.groupby(keys, dropna=False).agg(["mean", "std"])
+            add(f"a cell of {study.NAME}", cells.to_numpy().ravel())
     for key, value in shin2023.PUBLISHED.items():
         add(f"published by Shin et al. for {key}", [value])
     for row in [row for number in (1, 2, 3, "text") for row in upadhyay2023.published(number)]:
@@ -87,21 +99,12 @@ def known_results(root):
             if name != "lambda" and len(shown.replace(".", "").strip("0")) > 2:
                 known.setdefault(shown, f"published by Upadhyay et al. ({name})")
                 add(f"published by Upadhyay et al. ({name})", [value])
-    stated = {f"{v:g}" for s in specs() for v in numeric(s.to_dict())} | {f"{v:g}" for v in upadhyay2023.LAMBDAS}
+    # A page may state what was chosen; of the largest EEG grid nothing new is.
+    specs = shin2023.all_specs("quick") + shin2023.specs("small", seeds=(0,))
+    specs += [spec for profile in ("full", "quick", "small") for spec in upadhyay2023.all_specs(profile)]
+    chosen = json.dumps([[spec.to_dict() for spec in specs[::20]], upadhyay2023.LAMBDAS])
+    stated = {f"{float(number):g}" for number in re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", chosen)}
     return {form: what for form, what in known.items() if form not in stated}
-
-
-def specs():
-    """Specs whose numbers a page may state, as they are choices; of the largest EEG grid none, as it repeats them."""
-    found = shin2023.all_specs("quick") + shin2023.specs("small", seeds=(0,)) + upadhyay2023.all_specs("full")
-    return (found + upadhyay2023.all_specs("quick") + upadhyay2023.all_specs("small"))[::20]
-
-
-def numeric(value):
-    """All numbers in a JSON value."""
-    if isinstance(value, dict | list):
-        return [n for part in (value.values() if isinstance(value, dict) else value) for n in numeric(part)]
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 @pytest.fixture(scope="module")
@@ -110,44 +113,28 @@ def results():
 
 
 def test_the_prose_repeats_no_result(results):
-    assert {"0.645", "64.5", "0.7077", "43.05"} <= set(results)  # of both papers
-    found = repeated(ROOT, results)
+    assert {"0.645", "64.5", "0.7077", "43.05"} <= set(results)  # published by both papers
+    assert {f"a cell of {study.NAME}" for study in CELLS} <= set(results.values())
+    found = repeated([*PAGES, ROOT / "README.md"], results)
     assert not found, "show it from the records instead: " + "; ".join(found)
 
 
-def test_what_records_say_is_known(tmp_path, make_record):
-    specs = upadhyay2023.at_levels("small", (upadhyay2023.ALL_NYU,), (0.0, upadhyay2023.GOAL))
-    folder = tmp_path / "upadhyay2023/small"
-    folder.mkdir(parents=True)
-    write_jsonl(folder / "made-up.jsonl", [made_up_record(s, make_record) for s in specs])
-    mean = sum(value_of(s, "seg") for s in specs if s.params["target"]) / (len(specs) / 2)
-    assert known_results(tmp_path)[f"{mean:.4f}"] == "a cell of the vision tables"
+def written(folder, page, paragraph="", code=""):
+    """Files with a page, and with a notebook that has a paragraph and code."""
+    cells = [{"cell_type": "markdown", "source": [paragraph]}, {"cell_type": "code", "source": [code]}]
+    (folder / "page.md").write_text(f"---\ntitle: 0.645\n---\n{page}\n", encoding="utf-8")
+    (folder / "n.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    return folder / "page.md", folder / "n.ipynb"
 
 
 def test_a_typed_result_is_found_on_a_page_and_in_a_notebook(tmp_path):
-    ours, results = "0.1234", {"0.1234": "an effect", "64.5": "published"}
-    (tmp_path / "book").mkdir()
-    (tmp_path / "notebooks").mkdir()
-    page = tmp_path / "book/page.md"
-    page.write_text(f"---\ntitle: 0.645\n---\nWe found +{ours} there.\n", encoding="utf-8")
-    assert repeated(tmp_path, results) == [f"book/page.md: {ours} is {results[ours]}"]
-    cells = [{"cell_type": "markdown", "source": ["Imagery reaches\n", "64.5 % in the paper."]},
-             {"cell_type": "code", "source": ["x = 0.645"]}]  # fmt: skip
-    (tmp_path / "notebooks/n.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
-    page.unlink()
-    assert repeated(tmp_path, results) == [f"notebooks/n.ipynb, cell 0: 64.5 is {results['64.5']}"]
+    results = {"0.1234": "an effect", "64.5": "published", "0.645": "published"}
+    found = repeated(written(tmp_path, "We found +0.1234 there.", "Imagery reaches\n64.5 %.", "x = 0.645"), results)
+    assert found == ["page.md: 0.1234 is an effect", "n.ipynb, cell 0: 64.5 is published"]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "arXiv 2312.05828, version 1.0.4, Python 3.11, doi:10.1109/0.645",
-        "a sparsity of 0.4 and λ = 1e-5 or 0.00001",
-        "```{code-cell} ipython3\nx = 0.645\n```",
-        "the year 2023, 95 % intervals, 64 channels",
-    ],
-)
-def test_what_a_page_may_state_is_no_result(tmp_path, results, text):
-    (tmp_path / "book").mkdir()
-    (tmp_path / "book/page.md").write_text(text + "\n", encoding="utf-8")
-    assert repeated(tmp_path, results) == []
+def test_what_a_page_may_state_is_no_result(tmp_path, results):
+    names = "arXiv 2312.05828, version 1.0.4, Python 3.11, doi:10.1109/0.645"
+    values = "a sparsity of 0.4 and λ = 1e-5 or 0.00001, the year 2023, 95 % intervals, 64 channels"
+    code = "```{code-cell} ipython3\nx = 0.645\n```"
+    assert repeated(written(tmp_path, f"{names}\n{values}\n\n{code}"), results) == []

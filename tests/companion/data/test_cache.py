@@ -11,68 +11,42 @@ from hypothesis import strategies as st
 ARRAYS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "names": np.array(["C3", "Cz"]), "empty": np.zeros((0, 2))}
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-class Maker:
-    def __init__(self):
-        self.calls = 0
-
-    def __call__(self):
-        self.calls += 1
-        return dict(ARRAYS)
-
-
-def same(arrays, proof=""):
-    assert str(arrays.pop("proof")) == proof
+def proof_of(asked, calls):
+    """Proof of what the cache gives, which must be `ARRAYS`; each time that they are made, `calls` gets longer."""
+    arrays = cached("epochs", {"subject": 1}, lambda: calls.append(1) or dict(ARRAYS), asked)
+    proof = str(arrays.pop("proof"))
     assert arrays.keys() == ARRAYS.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, ARRAYS[name], strict=True)
+    return proof
 
 
-def test_the_second_call_reads_what_the_first_made(folder):
-    make = Maker()
-    for _ in range(2):
-        same(cached("epochs", {"subject": 1}, make))
-    assert make.calls == 1
-    assert [p.name.split("-")[0] for p in folder.iterdir()] == ["epochs"]
-
-
-def test_another_proof_replaces_the_file_and_no_proof_takes_any(folder):
-    make = Maker()
-    for proof, kept, calls in (("a", "a", 1), ("a", "a", 1), (None, "a", 1), ("b", "b", 2), (None, "b", 2)):
-        same(cached("epochs", 1, make, proof), kept)
-        assert make.calls == calls
-    assert len(list(folder.iterdir())) == 1
+def test_arrays_are_made_once_until_another_proof_is_asked_for():
+    calls, steps = [], [(None, "", 1), (None, "", 1), ("a", "a", 2), ("a", "a", 2), (None, "a", 2), ("b", "b", 3)]
+    for asked, proof, made in steps:
+        assert (proof_of(asked, calls), len(calls)) == (proof, made)
+    assert [p.name.split("-")[0] for p in cache_dir().iterdir()] == ["epochs"]
 
 
 @given(st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "cut", "text"]), st.integers(0, 7))
-@settings(max_examples=150, deadline=None)
-def test_a_damaged_file_never_gives_other_arrays(tmp_path_factory, where, damage, bit):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSEMTL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        cached("epochs", 1, Maker())
-        (path,) = cache_dir().iterdir()
-        content = bytearray(path.read_bytes())
-        at = int(where * len(content))
-        if damage == "flip":
-            content[at] ^= 1 << bit
-        elif damage == "cut":
-            del content[at:]
-        else:
-            content[at : at + 99] = b"x" * 99
-        path.write_bytes(content)
-        same(cached("epochs", 1, Maker()))
-        assert list(cache_dir().iterdir()) == [path]
+@settings(max_examples=150)
+def test_a_damaged_file_never_gives_other_arrays(where, damage, bit):
+    for old in cache_dir().glob("*"):
+        old.unlink()
+    proof_of(None, [])
+    (path,) = cache_dir().iterdir()
+    content = path.read_bytes()
+    at = int(where * len(content))
+    rest = {"flip": bytes([content[at] ^ 1 << bit]) + content[at + 1 :], "cut": b"", "text": b"x" * 99}
+    path.write_bytes(content[:at] + rest[damage])
+    proof_of(None, [])
+    assert list(cache_dir().iterdir()) == [path]
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.delenv("SPARSEMTL_CACHE", raising=False)
+    monkeypatch.delenv("SPARSEMTL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_dir() == tmp_path / "xdg" / "sparsemtl"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -87,40 +61,27 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_dir() == temporary
 
 
-def test_a_folder_is_made_once_and_again_if_a_file_is_cut_or_lost(folder):
-    made = []
+def test_a_folder_is_made_once_and_again_if_a_file_is_cut_or_lost():
+    made, file = [], cache_dir() / "name" / "file"
 
     def make(part):
         made.append(part)
-        (part / "a").mkdir()
-        (part / "a" / "file").write_text("text")
+        (part / "file").write_text("text")
 
-    def same():
-        assert (cached_folder("name", make) / "a" / "file").read_text() == "text"
-
-    same()
-    (folder / "name" / "another").touch()
-    same()
-    assert len(made) == 1
-    (folder / "name" / "a" / "file").write_text("tex")
-    same()
-    (folder / "name" / "a" / "file").unlink()
-    same()
-    assert len(made) == 3
-    assert os.listdir(folder) == ["name"]
+    changes = (lambda: None, (file.parent / "another").touch, lambda: file.write_text("tex"), file.unlink)
+    for change, times in zip(changes, (1, 1, 2, 3), strict=True):
+        cached_folder("name", make)
+        change()
+        assert (cached_folder("name", make), file.read_text(), len(made)) == (file.parent, "text", times)
+    assert os.listdir(cache_dir()) == ["name"]
 
 
-def test_a_folder_whose_making_fails_leaves_nothing_and_the_first_of_two_is_kept(folder):
+def test_a_folder_whose_making_fails_leaves_nothing_and_the_first_of_two_is_kept():
     def fail(part):
         (part / "file").touch()
         raise KeyboardInterrupt
 
-    def overtaken(part):
-        (folder / "raced").mkdir()
-        (folder / "raced" / "theirs").touch()
-
     with pytest.raises(KeyboardInterrupt):
         cached_folder("other", fail)
-    cached_folder("raced", overtaken)
-    assert os.listdir(folder) == ["raced"]
-    assert os.listdir(folder / "raced") == ["theirs"]
+    cached_folder("raced", lambda part: (cache_dir() / "raced" / "theirs").mkdir(parents=True))
+    assert [path.relative_to(cache_dir()).as_posix() for path in cache_dir().rglob("*")] == ["raced", "raced/theirs"]

@@ -1,10 +1,11 @@
-"""CelebAMask-HQ: classes, masks, attributes."""
+"""CelebAMask-HQ and its twin, drawn faces: classes, masks, attributes."""
 
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from companion.data import faces
 from companion.data.celebamask import CLASS_OF, CLASSES, PARTS, load_celebamask
 from PIL import Image
 
@@ -21,7 +22,7 @@ def get(folder, **options):
 
 
 def split_into_parts(folder, scale=1):
-    """Replace the merged masks by one mask for each part; skin covers the whole face, as in the release."""
+    """Replace the merged masks by one for each part; skin covers the whole face, as in the release."""
     for path in (folder / "CelebAMaskHQ-mask").glob("*.png"):
         merged = np.asarray(Image.open(path))[::scale, ::scale]
         out = folder / "CelebAMask-HQ-mask-anno" / str(int(path.stem) // 4)
@@ -54,8 +55,7 @@ def test_arrays_are_those_on_disk(folder):
         mask = np.asarray(Image.open(folder / "CelebAMaskHQ-mask" / f"{row}.png"))
         assert (images.images[row].numpy() == rgb.transpose(2, 0, 1)).all()
         assert (images.targets["seg"][row].numpy() == CLASS_OF[mask]).all()
-        assert images.targets["male"][row] == (male == "1")
-        assert images.targets["smile"][row] == (smile == "1")
+        assert [images.targets[task][row] for task in ("male", "smile")] == [male == "1", smile == "1"]
     assert 0 < images.targets["male"].sum() < 10
 
 
@@ -66,14 +66,26 @@ def test_part_masks_give_the_same_classes_as_merged_masks(folder, scale):
     assert torch.equal(get(folder).targets["seg"][:, ::scale, ::scale], expected[:, ::scale, ::scale])
 
 
-def test_columns_are_found_by_name(folder):
-    expected = get(folder).targets
-    rows = [line.split() for line in (folder / ATTRIBUTES).read_text().splitlines()[2:]]
+def test_columns_are_found_by_name_and_the_fingerprint_covers_their_values(folder):
+    expected, path = get(folder), folder / ATTRIBUTES
+    rows = [line.split() for line in path.read_text().splitlines()[2:]]
     lines = ["10", "Smiling Young Male", *(f"{name}  {smile} -1 {male}" for name, male, smile in rows)]
-    (folder / ATTRIBUTES).write_text("\n".join([*lines, "29999.jpg 1 1 1"]) + "\n")  # of an image not present
-    found = get(folder).targets
-    assert torch.equal(found["male"], expected["male"])
-    assert torch.equal(found["smile"], expected["smile"])
+    path.write_text("\n\n".join([*lines, "29999.jpg 1 1 1"]))  # the same said in another way, and an image not present
+    found = get(folder)
+    assert all(torch.equal(found.targets[name], expected.targets[name]) for name in ("male", "smile"))
+    assert found.fingerprint == expected.fingerprint
+    path.write_text(path.read_text().replace("  -1 -1 ", "  1 -1 ", 1))
+    assert get(folder).fingerprint != expected.fingerprint
+
+
+@pytest.mark.parametrize("smile", [False, True])
+def test_corners_of_the_mouth_are_up_in_a_smile(smile):
+    for seed in range(40):
+        mask = faces.render(np.random.default_rng(seed), 96, male=False, smile=smile)[1]
+        rows, columns = np.nonzero(np.isin(mask, [PARTS.index(part) for part in ("mouth", "u_lip", "l_lip")]))
+        aside = np.abs(columns - np.median(columns))
+        aside = aside / aside.max()
+        assert (rows[aside < 0.3].mean() - rows[aside > 0.75].mean() > 1) == smile
 
 
 @pytest.mark.realdata
@@ -86,16 +98,3 @@ def test_real_images(real_data):
     attributes = [line.split() for line in (root / "celebamask" / ATTRIBUTES).read_text().splitlines()[2:]]
     male = {row[0]: row[21] == "1" for row in attributes}  # the 21st of the 40 attributes
     assert [bool(value) for value in images.targets["male"]] == [male[f"{i}.jpg"] for i in images.ids]
-
-
-def test_the_fingerprint_covers_what_is_said_of_each_face(folder):
-    """Attributes are no images: they are read in one file, and are targets all the same."""
-    first, path = get(folder).fingerprint, folder / ATTRIBUTES
-    lines = path.read_text().splitlines()
-    male = lines[1].split().index("Male") + 1
-    words = lines[2].split()
-    words[male] = str(-int(words[male]))
-    path.write_text("\n".join([*lines[:2], " ".join(words), *lines[3:]]))
-    assert get(folder).fingerprint != first
-    path.write_text("\n\n".join(lines))  # the same said in another way
-    assert get(folder).fingerprint == first

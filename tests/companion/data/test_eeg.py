@@ -34,9 +34,7 @@ def loaded(mi=None, me=None, **epochs):
 
 def test_trials_equal_scipy_and_slices():
     data = loaded(fmin=8, fmax=30, tmin=0.5, tmax=3.5, channels="motor21")
-    assert data.channels == MOTOR21
-    assert data.tasks == ("mi", "me")
-    assert data.recordings == {"mi": (4, 8), "me": (3,)}
+    assert (data.channels, data.recordings) == (MOTOR21, {"mi": (4, 8), "me": (3,)})
     sos = scipy.signal.butter(4, (8, 30), "bandpass", fs=RATE, output="sos")
     for trials, numbers in ((data.mi, (4, 8)), (data.me, (3,))):
         assert (trials.x.dtype, trials.y.dtype, trials.recording.dtype) == (np.float32, np.int64, np.int64)
@@ -50,7 +48,7 @@ def test_trials_equal_scipy_and_slices():
 
 
 @given(st.floats(-1.5, 2), st.floats(0.5, 2), st.sampled_from([80, 100, 128, 160, 200]))
-@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@settings(max_examples=10, phases=[Phase.generate])
 def test_a_resampled_trial_is_the_band_limited_signal_at_its_times_up_to_both_ends(tmin, length, rate):
     """A sine is known at any time, also at the ends of a trial, which has margins of recorded signal."""
     phases = np.linspace(0, 3, 64)
@@ -58,56 +56,37 @@ def test_a_resampled_trial_is_the_band_limited_signal_at_its_times_up_to_both_en
     def sine(signal):
         signal[:] = 50 * np.sin(2 * np.pi * 12 * np.arange(signal.shape[1]) / RATE + phases[:, None])
 
-    make = {4: lambda: recording(0, change=sine)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("companion.data.eeg.cached", lambda name, key, make, proof: {**make(), "proof": "p"})
-        data = loaded(make, False, tmin=tmin, tmax=tmin + length, sfreq=rate)
-    assert data.me is None
-    times = CUES[0] + (round(tmin * rate) + np.arange(data.mi.x.shape[2])) / rate
-    first = 50 * np.sin(2 * np.pi * 12 * times + phases[:, None])
-    assert data.mi.x.shape[2] == round(((tmin + length) - tmin) * rate)
-    assert len(data.mi.y) == 4
-    np.testing.assert_allclose(data.mi.x[0], first, atol=1.5)
+    data = loaded({4: lambda: recording(0, change=sine)}, False, tmin=tmin, tmax=tmin + length, sfreq=rate)
+    samples = round(((tmin + length) - tmin) * rate)
+    times = CUES[0] + (round(tmin * rate) + np.arange(samples)) / rate
+    assert data.mi.x.shape == (4, 64, samples)
+    np.testing.assert_allclose(data.mi.x[0], 50 * np.sin(2 * np.pi * 12 * times + phases[:, None]), atol=1.5)
 
 
 def test_channels_in_another_order_are_put_in_order(tmp_path, monkeypatch):
     expected = loaded(fmax=30)
     monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "other"))
-    order = np.random.default_rng(0).permutation(64)
-
-    def shuffled(seed):
-        return recording(seed).reorder_channels([ELECTRODES64[k] for k in order])
-
-    found = loaded({4: lambda: shuffled(4), 8: lambda: recording(8)}, {3: lambda: shuffled(3)}, fmax=30)
+    order = np.random.default_rng(0).permutation(ELECTRODES64).tolist()
+    found = loaded({4: lambda: recording(4).reorder_channels(order), 8: lambda: recording(8)}, fmax=30)
     np.testing.assert_array_equal(found.mi.x, expected.mi.x)
-    np.testing.assert_array_equal(found.me.x, expected.me.x)
 
 
 def test_a_trial_that_is_not_wholly_recorded_is_left_out():
     assert loaded(tmin=-3).mi.y.tolist() == [1, 1, 0] * 2  # the first cue is 2 s after the start
 
 
-def spoil(value, channel=5, times=slice(None)):
-    def change(signal):
-        signal[channel, times] = value
-
-    return lambda: recording(8, change=change)
+def spoiled(value, times=slice(None)):
+    return lambda: recording(8, change=lambda signal: signal[5].__setitem__(times, value))
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (spoil(np.nan, times=700), "run 8 has NaN"),
-        (spoil(np.inf, times=700), "run 8 has NaN or infinite"),
-        (spoil(0.0), f"run 8 channel {ELECTRODES64[5]} is flat in 4 trials: pass channels="),
+        (spoiled(np.nan, 700), "run 8 has NaN"),
+        (spoiled(0.0), f"run 8 channel {ELECTRODES64[5]} is flat in 4 trials: pass channels="),
         (lambda: recording(8, names=ELECTRODES64[:63]), "has 63 channels, not 64 .*Iz"),
-        (lambda: recording(8, names=(*ELECTRODES64[:63], "X1")), "lacks: Iz"),
         (lambda: recording(8, rate=128), "has 128 Hz, not the set's 160 Hz: pass sfreq=128"),
         (lambda: recording(8, lasts=1.4), "has trials of 1.4 s, .*pass tmax=1.4"),
-        (lambda: recording(4), "run 8 holds a trial of .* MI run 4 again"),
-        (lambda: recording(3), "ME run 3 holds a trial of .* MI run 8 again|MI run 8 .* again"),
-        (lambda: 1 / 0, "run 8 is damaged or unreadable"),
-        (lambda: recording(8, scale=1e3), "no scalp has"),
         (lambda: recording(8, scale=1e-6), "no scalp has"),
     ],
 )
@@ -143,11 +122,7 @@ def test_the_cache_serves_the_same_request_until_its_source_changes(monkeypatch)
     assert calls == ["a", "b", "b", "b"]
     assert first.fingerprint == again.fingerprint
     assert len({data.fingerprint for data in (first, *other)}) == 4
-
-    for module in (
-        "companion.data.eeg",
-        "sparsemtl.errors",
-    ):  # without MNE, on a machine to which the cache was carried
+    for module in ("companion.data.eeg", "sparsemtl.errors"):  # no MNE on a machine to which the cache was carried
         monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
     carried = get("unknown")
     np.testing.assert_array_equal(carried.mi.x, other[0].mi.x)
@@ -159,40 +134,24 @@ def test_the_cache_serves_the_same_request_until_its_source_changes(monkeypatch)
 # Folds
 
 
-def made(labels, recordings):
-    """`MotorData` of {task: (labels, recordings)}."""
-    trials = {
-        task: Trials(np.zeros((len(y), 2, 8), np.float32), np.array(y), np.array(recordings[task]))
-        for task, y in labels.items()
-    }
-    classes = ("l", "r", "h", "f")[: 1 + max(map(max, labels.values()))]
-    return MotorData(
-        **{"mi": None, "me": None} | trials, channels=("C3", "C4"), sfreq=8.0, classes=classes, fingerprint=""
-    )
-
-
-def check_partition(data, folds):
-    for task in data.tasks:
-        n, tests = len(getattr(data, task).y), np.concatenate([fold[task][1] for fold in folds])
-        np.testing.assert_array_equal(np.sort(tests), np.arange(n))
-        for fold in folds:
-            train, test = fold[task]
-            np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(n))
-            assert len(test)
+def labelled(**labels):
+    """`MotorData` of task=labels."""
+    trials = {task: Trials(np.zeros((len(y), 2, 8)), np.array(y), np.ones(len(y))) for task, y in labels.items()}
+    return MotorData(**trials, channels=("C3", "C4"), sfreq=8.0, classes=("l", "r"), fingerprint="")
 
 
 def test_stratified_folds_partition_each_task_with_equal_shares():
     labels = {"mi": [0] * 6 + [1] * 9, "me": [0] * 3 + [1] * 6}
-    data = made(labels, {task: [1] * len(y) for task, y in labels.items()})
-    folds = stratified_folds(data, 3, seed=0)
-    check_partition(data, folds)
+    folds = stratified_folds(labelled(**labels), 3, seed=0)
     for task, y in labels.items():
-        for fold in folds:
-            np.testing.assert_array_equal(3 * np.bincount(np.array(y)[fold[task][1]]), np.bincount(y))
+        assert sorted(np.concatenate([fold[task][1] for fold in folds])) == list(range(len(y)))
+        for train, test in (fold[task] for fold in folds):
+            assert sorted([*train, *test]) == list(range(len(y)))
+            np.testing.assert_array_equal(3 * np.bincount(np.array(y)[test]), np.bincount(y))
 
 
 def test_too_few_trials_for_the_folds():
-    data = made({"mi": [0, 1] * 5, "me": [0] * 7 + [1] * 3}, {"mi": [4] * 5 + [8] * 5, "me": [3] * 10})
+    data = labelled(mi=[0, 1] * 5, me=[0] * 7 + [1] * 3)
     with pytest.raises(DataError, match=r"too few ME trials for 4 folds \(7 l, 3 r\)"):
         stratified_folds(data, 4, seed=0)
     with pytest.raises(SpecError, match="n_folds=1"):

@@ -1,10 +1,11 @@
-"""NYU-v2: normals from depth, the layout on disk, the official splits."""
+"""NYU-v2 and its twin, simulated rooms: normals from depth, exact geometry, the layout on disk, the splits."""
 
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from companion.data import rooms
 from companion.data.nyuv2 import CLASSES, intrinsics, load_nyuv2, normals_from_depth
 from PIL import Image
 from sparsemtl.training.losses import VOID
@@ -40,20 +41,42 @@ def test_normals_of_a_plane_are_exact_up_to_the_border(size, normal):
     assert degrees(found[seen], normal).max() < 0.1
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, 128])
 def test_normals_do_not_mix_the_two_sides_of_an_edge(size):
     depth = np.full((size, size), 2.0)
     depth[:, size // 2 :] = 4.0  # two walls, both facing the camera
-    found = normals_from_depth(depth, intrinsics(size))
-    assert degrees(found, np.array([0, 0, -1.0])).max() < 0.1
+    assert degrees(normals_from_depth(depth, intrinsics(size)), np.array([0, 0, -1.0])).max() < 0.1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_depth_normals_and_camera_of_a_room_agree(seed):
+    """All floor points lie on one plane, all ceiling points on another above it, in a room of plausible height."""
+    _, labels, depth, normals = rooms.render(np.random.default_rng(seed), 64)
+    offset, heights = (normals * depth[..., None] * rays(64)).sum(-1), {}
+    for name in ("floor", "ceiling"):
+        if (here := labels == CLASSES.index(name) + 1).any():
+            assert max(*np.ptp(normals[here], axis=0), np.ptp(offset[here])) < 1e-4
+            heights[name] = -offset[here].mean()
+    assert heights.get("floor", 1.4) == pytest.approx(1.4, abs=0.21)
+    assert len(heights) < 2 or 2.29 < sum(heights.values()) < 2.91
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_normals_match_those_computed_from_the_exact_depth(seed):
+    _, _, depth, normals = rooms.render(np.random.default_rng(seed), 128)
+    found = normals_from_depth(depth, intrinsics(128), radius=2)
+    # Where all of the 5 x 5 window lies on one plane, that is, where normal and n . P are the same.
+    plane = np.concatenate([normals, (normals * depth[..., None] * rays(128)).sum(-1, keepdims=True)], axis=-1)
+    windows = np.lib.stride_tricks.sliding_window_view(plane, (5, 5), axis=(0, 1))
+    one_plane = np.ptp(windows, axis=(3, 4)).max(-1) < 1e-3
+    assert one_plane.mean() > 0.6
+    assert degrees(found, normals)[2:-2, 2:-2][one_plane].max() < 0.5
 
 
 def test_arrays_are_those_on_disk(folder):
     images = get(folder)
-    assert images.images.shape == (12, 3, 24, 24)
-    assert images.images.dtype == torch.uint8
-    assert (images.size, len(images), images.classes) == (24, 12, CLASSES)
-    assert len(CLASSES) == 40
+    assert (images.size, len(images), images.images.dtype) == (24, 12, torch.uint8)
+    assert (images.classes, len(CLASSES)) == (CLASSES, 40)
     for row, i in enumerate(images.ids):
         labels = np.asarray(Image.open(folder / "segmentation" / f"{i}.png")).astype(int)
         rgb = np.asarray(Image.open(folder / "images" / f"{i}.jpg"))
@@ -66,12 +89,10 @@ def test_arrays_are_those_on_disk(folder):
 
 def test_png_depth_and_png_normals_give_the_same_targets(folder):
     expected = get(folder).targets
-    for path in (folder / "depth").glob("*.npy"):
-        Image.fromarray((np.load(path) * 1000).round().astype(np.uint16)).save(path.with_suffix(".png"))
-        path.unlink()
-    for path in (folder / "normals").glob("*.npy"):
-        Image.fromarray(((np.load(path) + 1) * 127.5).round().astype(np.uint8)).save(path.with_suffix(".png"))
-        path.unlink()
+    for kind, scale, above, dtype in (("depth", 1000, 0, np.uint16), ("normals", 127.5, 1, np.uint8)):
+        for path in (folder / kind).glob("*.npy"):
+            Image.fromarray(((np.load(path) + above) * scale).round().astype(dtype)).save(path.with_suffix(".png"))
+            path.unlink()
     found = get(folder).targets
     torch.testing.assert_close(found["depth"], expected["depth"], atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(found["normal"], expected["normal"], atol=0.01, rtol=0)
@@ -81,69 +102,54 @@ def test_png_depth_and_png_normals_give_the_same_targets(folder):
 def test_normals_are_computed_where_the_folder_has_none(folder):
     exact = get(folder).targets["normal"].float()
     shutil.rmtree(folder / "normals")
-    found = get(folder).targets["normal"].float()
-    cosine = (exact * found).sum(1)
+    cosine = (exact * get(folder).targets["normal"].float()).sum(1)
     assert cosine.median() > 0.999
     assert (cosine > 0.95).float().mean() > 0.7  # at 24 px much of a image is within two pixels of an edge
 
 
 def test_void_and_border_are_left_out(folder):
     path = folder / "segmentation" / "00000.png"
-    labels = np.asarray(Image.open(path)).copy()
+    labels = np.array(Image.open(path))
     labels[10, 12] = 0
     Image.fromarray(labels).save(path)
     images = get(folder, border=2 / 24)
     seg, depth, normal = (images.targets[task][0] for task in ("seg", "depth", "normal"))
     assert seg[10, 12] == VOID
-    assert depth[0, 10, 12] > 0
     inner = torch.zeros(24, 24, dtype=torch.bool)
     inner[2:22, 2:22] = True
     assert (seg[~inner] == VOID).all()
-    assert not depth[0][~inner].any()
-    assert not normal[:, ~inner].any()
-    assert (depth[0][inner] > 0).all()
-    assert (seg[inner] == VOID).sum() == 1
+    assert (seg == VOID).sum() == (~inner).sum() + 1
+    assert torch.equal(depth[0] > 0, inner)
+    assert torch.equal(normal.any(0), inner)
 
 
-def test_splits_are_the_lists_with_validation_cut_from_train(folder):
-    images = get(folder)
-    names = {split: {images.ids[row] for row in rows} for split, rows in images.splits.items()}
-    train, test = ((folder / "gt_sets" / f"{split}.txt").read_text().split() for split in ("train", "test"))
-    assert names["test"] == set(test)
-    assert names["train"] | names["val"] == set(train)
-    assert not names["train"] & names["val"]
-    assert len(names["val"]) == 1  # a tenth of 9
+def test_splits_are_the_lists_with_validation_cut_from_train_unless_it_has_a_list(folder):
+    def names():
+        images = get(folder)
+        return {split: {images.ids[row] for row in rows} for split, rows in images.splits.items()}
 
-
-def test_own_validation_list_is_kept_and_nyud_mt_naming_understood(folder):
-    sets = folder / "gt_sets"
-    test = (sets / "test.txt").read_text()
-    (sets / "test.txt").rename(sets / "val.txt")  # NYUD_MT calls its test list so
-    images = get(folder)
-    assert [images.ids[row] for row in images.splits["test"]] == test.split()
-    (sets / "test.txt").write_text("00009\n00010\n")
-    (sets / "val.txt").write_text("00011\n")
-    assert [images.ids[row] for row in get(folder).splits["val"]] == ["00011"]
-
-
-# Real images
+    lists = folder / "gt_sets"
+    train, test = ((lists / f"{split}.txt").read_text().split() for split in ("train", "test"))
+    found = names()
+    assert (found["test"], found["train"] | found["val"]) == (set(test), set(train))
+    assert (len(found["train"]), len(found["val"])) == (8, 1)  # a tenth of 9
+    (lists / "test.txt").rename(lists / "val.txt")  # NYUD_MT calls its test list so
+    assert names()["test"] == set(test)
+    (lists / "test.txt").write_text("00009\n00010\n")
+    (lists / "val.txt").write_text("00011\n")
+    assert names()["val"] == {"00011"}
 
 
 @pytest.mark.realdata
 def test_real_images(real_data):
     images = load_nyuv2(real_data("nyuv2"), size=64, n=8)
     seg, normal, depth = (images.targets[task] for task in ("seg", "normal", "depth"))
-    known = seg[seg != VOID]
-    assert known.max() < 40
-    assert len(known.unique()) > 10
+    assert 10 < len(seg.unique()) <= 41
+    assert seg[seg != VOID].max() < 40
     lengths = normal.float().norm(dim=1)
     assert (((lengths - 1).abs() < 2e-3) | (lengths == 0)).all()
     assert (lengths[:, 1:-1, 1:-1] > 0).float().mean() > 0.99
-    assert depth[depth > 0].min() > 0.5
-    assert depth.max() <= 10
-    # Rooms stand upright: floors face up (-y in camera axes), ceilings down.
-    down = normal[:, 1].float()
-    assert down[seg == CLASSES.index("floor")].mean() < -0.6
-    # The white frame is outside of what counts.
-    assert images.images[:, :, 0].float().mean() > 200
+    assert 0.5 < depth[depth > 0].min() < depth.max() <= 10
+    assert normal[:, 1].float()[seg == CLASSES.index("floor")].mean() < -0.6  # rooms stand upright: -y is up
+    assert images.images[:, :, 0].float().mean() > 200  # the white frame is outside of what counts
     assert (seg[:, 0] == VOID).all()

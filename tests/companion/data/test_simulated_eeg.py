@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-import scipy.linalg
 from companion.data import load
 from companion.data.simulated_eeg import SOURCES, projections, sources
+from mne.decoding import CSP
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,28 +22,20 @@ def test_same_arguments_same_bits_and_other_seeds_other_people(tmp_path, monkeyp
     first = load("simulated-eeg", seed=5, **options)
     monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path))  # made again, not read
     again = load("simulated-eeg", seed=5, **options)
-    assert first.fingerprint == again.fingerprint
-    for task in ("mi", "me"):
-        np.testing.assert_array_equal(getattr(first, task).x, getattr(again, task).x)
-        np.testing.assert_array_equal(getattr(first, task).y, getattr(again, task).y)
-    people = [first, load("simulated-eeg", seed=6, **options), load("simulated-eeg", subject=2, seed=5, **options)]
-    assert len({person.fingerprint for person in people}) == 3
-    assert len({person.mi.x.tobytes() for person in people}) == 3
-    assert len({person.truth["common"].tobytes() for person in people}) == 3
+    others = load("simulated-eeg", seed=6, **options), load("simulated-eeg", subject=2, seed=5, **options)
+    for what in (
+        lambda person: person.fingerprint,
+        lambda person: tuple(getattr(trials, name).tobytes() for trials in (person.mi, person.me) for name in "xy"),
+        lambda person: person.truth["common"].tobytes(),
+    ):
+        assert what(again) == what(first)
+        assert len({what(person) for person in (first, *others)}) == 3
 
 
 def test_execution_is_decoded_better_than_imagery_and_both_better_than_chance():
     def accuracy(trials):
-        x, y = trials.x[..., 80:].astype(float), trials.y
-        covariances = np.einsum("ict,idt->icd", x, x)
-        scores = []
-        for train, test in StratifiedKFold(5).split(x, y):
-            left, right = (covariances[train][y[train] == label].mean(0) for label in (0, 1))
-            patterns = scipy.linalg.eigh(left, left + right)[1][:, [0, 1, 2, -3, -2, -1]]  # CSP
-            powers = np.log(np.einsum("cp,ict->ipt", patterns, x, optimize=True).var(-1))
-            decoder = LinearDiscriminantAnalysis().fit(powers[train], y[train])
-            scores.append(decoder.score(powers[test], y[test]))
-        return np.mean(scores)
+        decoder = make_pipeline(CSP(6), LinearDiscriminantAnalysis())
+        return cross_val_score(decoder, trials.x[..., 80:].astype(float), trials.y, cv=StratifiedKFold(5)).mean()
 
     people = [load("simulated-eeg", subject=subject, channels="motor21") for subject in (1, 2, 3, 4)]
     imagined = np.mean([accuracy(person.mi) for person in people])
@@ -70,9 +63,7 @@ def test_truth_says_which_channels_see_which_sources():
     data = load("simulated-eeg", trials_per_class=3)
     truth = data.truth
     for kind, electrodes in {"common": {"C3", "C4"}, "mi": {"FC3", "FC4"}, "me": {"CP3", "CP4"}}.items():
-        assert truth[kind].shape == (64,)
-        assert truth[kind].min() >= 0
-        assert truth[kind].max() == 1
+        assert (truth[kind].shape, truth[kind].min() >= 0, truth[kind].max()) == ((64,), True, 1)
         assert data.channels[truth[kind].argmax()] in electrodes
         assert all(SOURCES[name].kind == kind for name in truth["sources"][kind])
     assert "M1, feet" not in truth["sources"]["common"]  # left and right fist leave it alike
@@ -87,12 +78,10 @@ def test_truth_says_which_channels_see_which_sources():
 
 @pytest.mark.parametrize("shared", [0, 0.25, 1.0])
 def test_the_share_of_common_sources_moves_power_between_common_and_private_ones_and_loses_none(shared):
-    power = {"common": 0.0, "mi": 0.0, "me": 0.0}
-    for source in sources(shared).values():
-        power[source.kind] += sum(size**2 for size in source.rhythms.values())
-    assert power["mi"] == power["me"]
-    for task in ("mi", "me"):
-        assert power["common"] == pytest.approx(shared * (power["common"] + power[task]))
-    assert power["common"] + power["mi"] == pytest.approx(
-        sum(sum(v**2 for v in s.rhythms.values()) for s in SOURCES.values() if s.kind == "common")
-    )
+    def power(sources, kind):
+        return sum(size**2 for source in sources.values() if source.kind == kind for size in source.rhythms.values())
+
+    common, mi, me = (power(sources(shared), kind) for kind in ("common", "mi", "me"))
+    assert mi == me
+    assert common == pytest.approx(shared * (common + mi))
+    assert common + mi == pytest.approx(power(SOURCES, "common"))
