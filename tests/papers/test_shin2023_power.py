@@ -8,7 +8,6 @@ from papers.shin2023.power import PowerNet, lag_moments, mapped
 
 
 def plain(net, x):
-    """The network layer by layer, as it reads."""
     y = net.norm(net.spatial(net.temporal(x[:, None]))[:, :, 0])
     return y.square().mean(2).clamp(min=1e-6).log()
 
