@@ -18,7 +18,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     [("own_eeg", 40), ("own_images", 40), ("only_the_penalty", 15), ("only_the_masks", 15), ("only_compact", 15)],
 )
 def test_templates_are_short(name, most):
-    """Lines of code, without docstrings, comments and blank lines."""
     text = re.sub(r'"""(.|\n)*?"""|^ *#.*', "", (EXAMPLES / f"{name}.py").read_text(), flags=re.MULTILINE)
     assert sum(map(bool, map(str.strip, text.splitlines()))) <= most
 

@@ -1,29 +1,34 @@
-"""One run of the EEG study: nothing of a test fold gets in, and the result says what it promises."""
+"""One run of the EEG study: nothing of a test fold gets in, and the result says what it promises.
+
+The log-power network on moments is the plain network on signals.
+"""
 
 import base64
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from companion import engine
 from companion.data.eeg import MOTOR21, MotorData, Trials, stratified_folds
 from companion.spec import RunSpec
 from papers.shin2023 import run as motor
 from papers.shin2023.claims import hits
+from papers.shin2023.power import PowerNet, lag_moments, mapped
 from papers.shin2023.study import CLASSICAL, LOSS_STEP, METHODS, RECIPE, VERSION
 from scipy.linalg import sqrtm
 from sparsemtl.errors import DataError, SpecError
 
-TASKS, EPOCHS = ("mi", "me"), 5
+TASKS = ("mi", "me")
 SMALL = RECIPE | {
-    "epochs": EPOCHS, "folds": 3, "batch": 20, "labels": "true", "crop": 0.0,
+    "epochs": 5, "folds": 3, "batch": 20, "labels": "true", "crop": 0.0,
     "trunk": "power", "options": {"taps": 3, "filters": 2, "depth": 3},
     "sfreq": 40.0, "subject": 1, "problem": "left-right", "version": VERSION, "trials_per_class": 6,
 }  # fmt: skip
 
 
 def spec_of(method="or", sparsity=0.4, seed=0, **params):
-    """Of a run that takes a moment."""
     params = SMALL | {"sparsity": sparsity if METHODS[method].sparse else 0.0} | params
     return RunSpec("shin2023", "quick", "simulated-eeg", method, seed, params)
 
@@ -199,3 +204,38 @@ def test_what_cannot_run_is_named(given, method, change):
     given(person((30, 4)))
     with pytest.raises(SpecError, match=next(iter(change))):
         motor.run(spec_of(method, **change))
+
+
+def plain(net, x):
+    y = net.norm(net.spatial(net.temporal(x[:, None]))[:, :, 0])
+    return y.square().mean(2).clamp(min=1e-6).log()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("taps", "filters", "depth"), [(3, 4, 10), (1, 1, 5), (3, 1, 4), (7, 2, 3)])
+def test_features_gradients_and_running_statistics_are_those_of_the_network_on_signals(mixed, taps, filters, depth):
+    torch.manual_seed(0)
+    fast = PowerNet(5, taps, filters, depth, mixed=mixed, bn_momentum=0.3).double()
+    torch.nn.init.normal_(fast.norm.bias)
+    slow, x = copy.deepcopy(fast), torch.randn(12, 5, 40, dtype=torch.float64) + 0.5
+    for _ in range(2):
+        one, other = fast(lag_moments(x, taps, mixed=mixed)), plain(slow, x)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        weights = torch.randn_like(one)
+        for net, out in ((fast, one), (slow, other)):
+            net.zero_grad()
+            (out * weights).sum().backward()
+        for p, q in zip(fast.parameters(), slow.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-10)
+    unbiased = 12 * (40 - taps + 1)
+    torch.testing.assert_close(fast.norm.running_mean, slow.norm.running_mean)
+    torch.testing.assert_close(fast.norm.running_var, slow.norm.running_var, rtol=1 / unbiased * 2, atol=1e-9)
+    slow.norm.running_var.copy_(fast.norm.running_var)
+    torch.testing.assert_close(fast.eval()(lag_moments(x, taps, mixed=mixed)), plain(slow.eval(), x))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_moments_of_mapped_signals_follow_from_those_of_the_signals(mixed):
+    x, matrix = torch.randn(4, 5, 40, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)
+    made = mapped(lag_moments(x, mixed=mixed), matrix, mixed=mixed)
+    torch.testing.assert_close(made, lag_moments(matrix @ x, mixed=mixed))

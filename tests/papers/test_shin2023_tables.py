@@ -1,18 +1,64 @@
-"""Effects, tables and figures of the EEG study, from made-up records whose every number is known."""
+"""The plan of the EEG study; its effects, tables and figures from made-up records whose every number is known."""
+
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from companion.claims import NOT_TESTED, judge_paper
-from companion.data.eeg import MOTOR9
+from companion.data.eeg import MOTOR9, SETS
 from companion.evidence import Evidence
+from companion.spec import canonical_json, check_values
 from companion.statistics import NOT_RUN
 from papers.shin2023 import claims, figures, study, tables
+from sparsemtl.errors import SpecError
+
+
+@pytest.mark.parametrize("profile", ["quick", "small"])
+def test_every_run_of_the_grid_is_there_once_and_keeps_the_rules(profile):
+    specs = study.all_specs(profile)
+    assert len({spec.hash for spec in specs}) == len(specs)
+    for spec in specs:
+        check_values(spec.params, study.RULES)
+        assert study.METHODS[spec.method].sparse == (spec.params["sparsity"] > 0)
+
+
+def test_table_1_has_every_method_and_level_for_each_person_problem_and_seed():
+    cases = Counter((s.params["subject"], s.params["problem"], s.seed) for s in study.specs("small"))
+    assert set(cases.values()) == {4 + 3 * 11}  # methods without masks; three levels of those with them
+    assert len(cases) == 6 * 2 * 10
+
+
+def test_nobody_on_whom_the_training_was_chosen_is_tested():
+    assert set(study.DEVELOPMENT_PEOPLE) == set(SETS[study.DEVELOPMENT].people)
+    small, full = (set(study.PROFILE_SETTINGS[profile]["people"]) for profile in ("small", "full"))
+    assert small <= full <= set(SETS["eegmmidb"].people) - {*study.DEVELOPMENT_PEOPLE, *study.DEVIATING}
+
+
+def test_the_training_is_the_same_for_all_methods():
+    trained = [s.to_dict()["params"] for s in study.specs("small") if s.method not in study.CLASSICAL]
+    assert {canonical_json({k: p[k] for k in study.RECIPE}) for p in trained} == {canonical_json(dict(study.RECIPE))}
+
+
+def test_another_trunk_brings_its_own_arguments_unless_they_are_given():
+    base = dict(study.RECIPE)
+    assert study.settled(base, {"trunk": "eegnet"})["options"] == study.OTHER_TRUNKS["eegnet"]["options"]
+    assert study.settled(base, {"trunk": "eegnet", "options": {}})["options"] == {}
+    assert study.settled(base, {"lr": 0.1}) == base | {"lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [({"methods": ("snap",)}, "snap"), ({"sparsities": (1.0,)}, "sparsity"), ({"lr": -1.0}, "lr")],
+)
+def test_what_is_unknown_or_impossible_is_named(given, names):
+    with pytest.raises(SpecError, match=names):
+        study.specs("quick", **given)
+
 
 PEOPLE, SEEDS, TRIALS = (1, 3, 7), (0, 1), 20
 TRUE = {"common": [0.0] * 9, "mi": list(np.linspace(0, 1, 9)), "me": list(np.linspace(1, 0, 9))}
 HITS = {"dense-single": 14, "dense-multi": 16, "tangent-space": 18, "csp-lda": 12, "or": 15, "budget": 17, "random": 11}
-OTHERS = 13
 MORE = {("dense-multi", "hands-feet", 3): 2, ("tangent-space", "hands-feet", 7): -8}
 
 
@@ -22,7 +68,7 @@ def hits_of(spec, task):
     if p["labels"] != "true":
         return 10 + more
     at_40 = 3 * (spec.method == "or" and p["sparsity"] == 0.4)
-    return HITS.get(spec.method, OTHERS) + MORE.get((spec.method, p["problem"], p["subject"]), 0) + at_40 + more
+    return HITS.get(spec.method, 13) + MORE.get((spec.method, p["problem"], p["subject"]), 0) + at_40 + more
 
 
 def result_of(spec):
@@ -63,12 +109,6 @@ def records(make_record):
     specs += [s for s in study.truth_specs("small") if s.params["subject"] in (1, 2)]
     specs += [spec for name, spec in study.development_runs() if name in ("the recipe", "5 taps")]
     return [make_record(spec, result_of(spec)) for spec in specs]
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
 
 
 def evidence_of(records):
@@ -195,6 +235,7 @@ def test_figures_tables_and_sentences_stand_with_and_without_records(records, gi
     drawn += [figures.scalp_maps(tables.electrode_maps(shown, kind)) for kind in ("main", "truth")]
     drawn += [figures.effects(tables.truth_by_share(shown)), figures.development(tables.development(shown))]
     assert all(figure.axes for figure in drawn)
+    plt.close("all")
     made = {make: make(shown) for make in (tables.realised_sparsity, tables.overfitting, tables.recordings, *TABLES)}
     assert [table.empty for table in made.values()] == [given == "nothing"] * len(made)
     said = [tables.table1_sentence(shown), *(say(made[make]) for make, say in TABLES.items())]
