@@ -8,6 +8,7 @@ import pytest
 import streaming
 import torch
 from as_trained import settled
+from export import to_onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import butter, sosfilt, sosfilt_zi
@@ -147,7 +148,7 @@ def test_plain_is_the_same_function_and_that_of_a_compacted_network_is_smaller(b
 @pytest.mark.parametrize("backbone", ["eegnet", "shallow", "deep4"])
 def test_onnx_runtime_and_torch_agree_on_a_masked_network(backbone, tmp_path):
     pytest.importorskip("onnxruntime")
-    to_onnx = pytest.importorskip("export").to_onnx
+    pytest.importorskip("onnxscript")
     net = small_network(backbone, masks=0.6)
     windows = np.random.default_rng(0).normal(size=(3, *net.input_shape)).astype(np.float32)
     session = onnx_session(to_onnx(plain(net, "me"), torch.from_numpy(windows[:1]), tmp_path / "net.onnx"))

@@ -34,6 +34,13 @@ def training(*args, **params):
     return Training(chosen, load_images(chosen))
 
 
+def fitted(chosen, data=None):
+    run = Training(chosen, data or load_images(chosen))
+    run.fit()
+    finished(chosen)
+    return run
+
+
 @pytest.fixture(scope="module")
 def record():
     return engine.run(spec(protocol="released"))
@@ -166,10 +173,7 @@ def test_each_task_is_tested_at_its_own_best_epoch_where_tasks_stop_alone(monkey
 
     monkeypatch.setattr(Training, "_losses", scripted)
     monkeypatch.setattr(Training, "_after_epoch", noted)
-    run = training("seg+depth", stopping="per-task")
-    run.fit()
-    finished(run.spec)
-    found = run.result()["metrics"]
+    found = fitted(spec("seg+depth", stopping="per-task")).result()["metrics"]
     assert len({scores["depth_mae_m"] for scores in seen}) == 4
     for name, epoch in (("seg_iou", 0), ("depth_mae_m", 3)):
         assert found[name] == pytest.approx(seen[epoch][name])
@@ -183,10 +187,7 @@ def test_nothing_of_the_test_images_gets_into_training():
     garbled.images[rows] = 255 - garbled.images[rows]
     garbled.targets["seg"][rows] = 0
     garbled.targets["depth"][rows] = 9.0
-    one, other = runs = [Training(chosen, each) for each in (data, garbled)]
-    for run in runs:
-        run.fit()
-        finished(chosen)
+    one, other = fitted(chosen, data), fitted(chosen, garbled)
     assert one.history == other.history
     weights = other.net.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in one.net.state_dict().items())
@@ -375,10 +376,7 @@ def test_a_target_out_of_reach_says_how_far_it_came():
 
 
 def test_lambda_follows_the_sparsity_of_training_and_is_in_the_record():
-    run = training(target=0.5, **NARROW, epochs=8)
-    run.fit()
-    finished(run.spec)
-    result, controller = run.result(), Controller(0.5, 8)
+    result, controller = fitted(spec(target=0.5, **NARROW, epochs=8)).result(), Controller(0.5, 8)
     path, zeros = result["history"]["lambda"], result["history"]["group_sparsity"]
     wanted = [controller.next(epoch, path[epoch], zeros[epoch]) for epoch in range(7)]
     assert path[1:] == pytest.approx(wanted)
