@@ -270,6 +270,7 @@ def test_gallery_and_kinds_of_sparsity_show_arrays():
     assert [mask.mean() for mask in masks] == pytest.approx([0.5] * 3)
     assert (masks[2].all(0) | ~masks[2].any(0)).all()  # whole columns
     truth = {"seg": np.zeros((2, 8, 8)), "normal": np.ones((2, 8, 8, 3)), "depth": np.ones((2, 8, 8, 1))}
-    drawn = figures.gallery(np.zeros((2, 8, 8, 3), np.uint8), truth | {"male": [0, 1]}, truth | {"male": [0.5, 0.5]})
+    truth |= {"male": np.array([0, 1])}
+    drawn = figures.gallery(np.zeros((2, 8, 8, 3), np.uint8), truth, truth | {"male": np.full(2, 0.5)})
     assert len(drawn.axes) == 2 * 7
     assert "yes" in drawn.axes[7].get_xlabel()
