@@ -27,27 +27,22 @@ def official(tmp_path):
     return tmp_path, rgb, depths, labels, class_of
 
 
-def test_converted_release_reads_back(official, tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEMTL_CACHE", str(tmp_path / "cache"))
+@pytest.mark.parametrize("kind", ["numbers", "file"])
+def test_converted_release_reads_back(official, kind):
     folder, rgb, depths, labels, class_of = official
-    out = folder / "out"
-    for given, to in ((class_of, folder / "numbers"), (folder / "classMapping40.mat", out)):
-        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", given, to)
-    first, second = ((to / "segmentation" / "00001.png").read_bytes() for to in (folder / "numbers", out))
-    assert first == second
-    assert (out / "gt_sets" / "test.txt").read_text().split() == ["00002", "00005"]
+    given, out = class_of if kind == "numbers" else folder / "classMapping40.mat", folder / "out"
+    convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", given, out)
     for k in range(6):
-        name = f"{k + 1:05d}"
-        image = np.asarray(Image.open(out / "images" / f"{name}.jpg")).astype(int)
-        assert np.abs(image - rgb[k]).mean() < 3
-        depth = np.asarray(Image.open(out / "depth" / f"{name}.png")) / 1000
-        np.testing.assert_allclose(depth, depths[k], atol=0.00051)
-        seg = np.asarray(Image.open(out / "segmentation" / f"{name}.png"))
-        assert all(
-            seg[y, x] == (class_of[labels[k, y, x] - 1] if labels[k, y, x] else 0) for y, x in np.ndindex(30, 40)
+        image, depth, seg = (
+            np.asarray(Image.open(out / part / f"{k + 1:05d}{suffix}")).astype(float)
+            for part, suffix in (("images", ".jpg"), ("depth", ".png"), ("segmentation", ".png"))
         )
+        assert np.abs(image - rgb[k]).mean() < 3
+        np.testing.assert_allclose(depth / 1000, depths[k], atol=0.00051)
+        np.testing.assert_array_equal(seg, np.array([0, *class_of])[labels[k]])
     images = load_nyuv2(out, size=16)
     assert {split: len(rows) for split, rows in images.splits.items()} == {"train": 3, "val": 1, "test": 2}
+    assert [images.ids[row] for row in images.splits["test"]] == ["00002", "00005"]
 
 
 @pytest.mark.parametrize("broken", ["labeled.mat", "splits.mat", "classMapping40.mat"])
@@ -65,7 +60,9 @@ def test_converter_names_a_file_of_the_wrong_kind(official, broken, content):
 def test_converter_refuses_splits_and_maps_of_another_release(official):
     folder, *_, class_of = official
     savemat(folder / "other.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[7]])})
-    with pytest.raises(DataError, match=r"other\.mat"):
-        convert_nyuv2(folder / "labeled.mat", folder / "other.mat", class_of, folder / "out")
-    with pytest.raises(DataError, match="class map ends at 10"):
-        convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", class_of[:10], folder / "out")
+    for splits, classes, named in (
+        ("other.mat", class_of, "other.mat"),
+        ("splits.mat", class_of[:10], "map ends at 10"),
+    ):
+        with pytest.raises(DataError, match=named):
+            convert_nyuv2(folder / "labeled.mat", folder / splits, classes, folder / "out")
