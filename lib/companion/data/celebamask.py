@@ -85,7 +85,8 @@ def read_attributes(path, files):
         raise DataError(f"cannot read the attributes of {path} ({one_line(error)}): restore this file") from error
     table.index = [str(name).rpartition(".")[0] for name in table.index]
     if missing := sorted(set(files) - set(table.index), key=images.natural):
-        raise DataError(f"{path} has no line of {files[missing[0]].name} ({len(missing)} missing): take that of images")
+        lacks = f"has no line of {files[missing[0]].name} ({len(missing)} missing)"
+        raise DataError(f"{path} {lacks}: take that of the images")
     if not (here := table[table.index.isin(files)]).isin([-1, 1]).all(axis=None) or here.index.has_duplicates:
         raise DataError(f"{path} has other values than one of -1 or 1 for each image: restore this file")
     return here.eq(1).astype(int).rename(columns=ATTRIBUTES).to_dict("index")

@@ -54,12 +54,10 @@ def load_eegmmidb(
             raise DataError(f"no recordings of {who} in {folder}: set SPARSEMTL_DATA to where they are, or {FETCH}")
         if missing and not allow_missing_runs:
             raise DataError(f"{who} lacks {missing}: {FETCH}, or use the others (--allow-missing-runs)")
-        read = {}
-        for task in tasks:
-            read[task] = {run: partial(read_edf, paths[run], classes) for run in wanted[task] if run in paths}
-            if not read[task]:
-                fault = f"no {task.upper()} recording for {problem} (lacks {missing})"
-                raise DataError(f"{who} has {fault}: {FETCH}, choose another problem, or leave the person out")
+        read = {t: {run: partial(read_edf, paths[run], classes) for run in wanted[t] if run in paths} for t in tasks}
+        if absent := [task for task in tasks if not read[task]]:
+            fault = f"no {absent[0].upper()} recording for {problem} (lacks {missing})"
+            raise DataError(f"{who} has {fault}: {FETCH}, choose another problem, or leave the person out")
         sums = {path.name: sha256(path) for path in paths.values()}
         verify(folder, sums, where)
         return sums, read

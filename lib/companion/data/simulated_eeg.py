@@ -91,8 +91,7 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
         if len({source.erd.get(c, 0) for c in data.classes}) > 1:
             maps[source.kind] += abs(row[picks]) * np.linalg.norm(list(source.rhythms.values()))
             names[source.kind] += (name,)
-    truth = {kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names}
-    return replace(data, truth=truth)
+    return replace(data, truth={kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names})
 
 
 def projections(subject, seed):
