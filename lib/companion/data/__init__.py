@@ -1,7 +1,7 @@
 """Data sets behind one call: real ones read from disk, and simulated twins made on the spot."""
 
-from importlib import import_module
 from inspect import signature
+from pkgutil import resolve_name
 
 from sparsemtl.errors import DataError, SpecError, one_line
 
@@ -26,12 +26,11 @@ def load(name, root=None, **options):
     """
     if name not in LOADERS:
         raise SpecError(f"unknown data set {name!r}: choose one of {', '.join(LOADERS)}")
-    module, function = LOADERS[name].split(":")
-    loader = getattr(import_module(module), function)
+    loader = resolve_name(LOADERS[name])
     try:
         signature(loader).bind(root, **options)
     except TypeError as error:
-        raise SpecError(f"{name}: {one_line(error)}; see {module}.{function}") from error
+        raise SpecError(f"{name}: {one_line(error)}; see {LOADERS[name].replace(':', '.')}") from error
     try:
         return loader(root, **options)
     except OSError as error:  # a dangling link, or a file or folder without permission to read

@@ -28,7 +28,7 @@ PARTS = (  # noqa: SIM905
 ).split()
 SKIN = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")
 CLASS_OF = np.array([2 if part in SKIN else int(part == "hair") for part in PARTS], np.uint8)
-ATTRIBUTES = {"male": "Male", "smile": "Smiling"}
+ATTRIBUTES = {"Male": "male", "Smiling": "smile"}
 SHARES = {"val": 0.2, "test": 0.2}  # the paper: 60-20-20 at random
 
 
@@ -42,7 +42,7 @@ def load_celebamask(root=None, size=256, n=None, seed=0, name="celebamask"):
     files = images.Files(folder / "CelebA-HQ-img", ".jpg", ".png")
     attributes = read_attributes(folder / "CelebAMask-HQ-attribute-anno.txt", files)
     lists = images.thin(images.random_split(list(files), SHARES, seed), n)
-    masks_of = _masks(folder)
+    masks = _masks(folder)
 
     def parse(part, path, content):
         if part == "merged":
@@ -54,14 +54,12 @@ def load_celebamask(root=None, size=256, n=None, seed=0, name="celebamask"):
         for value, part in enumerate(PARTS):
             if part in parts:
                 mask[parts[part]] = value
-        return {"seg": CLASS_OF[mask]} | attributes[i]
+        return {"seg": CLASS_OF[mask]} | {task: np.uint8(value) for task, value in attributes[i].items()}
 
-    chosen = {i: {task: int(value) for task, value in attributes[i].items()} for part in lists.values() for i in part}
-    options = {"size": size, "attributes": images.sha256_of(chosen)}
-    # In the official release images have 1024 pixels a side and masks 512.
-    scales = (1, 2)
+    chosen = {i: attributes[i] for part in lists.values() for i in part}
+    options, scales = {"size": size, "attributes": images.sha256_of(chosen)}, (1, 2)  # official masks: half the side
     return images.gather(
-        name, folder, lists, lambda i: {"image": files[i]} | masks_of(i), parse, finish, CLASSES, options, scales
+        name, folder, lists, lambda i: {"image": files[i]} | masks(i), parse, finish, CLASSES, options, scales
     )
 
 
@@ -82,17 +80,13 @@ def _masks(folder):
 def read_attributes(path, files):
     """Return {id: {task: 0 or 1}} for the ids in `files`; `DataError` if one of them has no valid line in the list."""
     try:
-        table = pd.read_csv(path, sep=r"\s+", skiprows=1, encoding="utf-8-sig")[[*ATTRIBUTES.values()]]
+        table = pd.read_csv(path, sep=r"\s+", skiprows=1, encoding="utf-8-sig")[[*ATTRIBUTES]]
     except (OSError, ValueError, KeyError) as error:  # those of pandas are ValueErrors
         raise DataError(f"cannot read the attributes of {path} ({one_line(error)}): restore this file") from error
     table.index = [str(name).rpartition(".")[0] for name in table.index]
     if missing := sorted(set(files) - set(table.index), key=images.natural):
-        raise DataError(
-            f"{path} has no line of {files[missing[0]].name} ({len(missing)} missing): take that of the images"
-        )
+        lacks = f"has no line of {files[missing[0]].name} ({len(missing)} missing)"
+        raise DataError(f"{path} {lacks}: take that of the images")
     if not (here := table[table.index.isin(files)]).isin([-1, 1]).all(axis=None) or here.index.has_duplicates:
         raise DataError(f"{path} has other values than one of -1 or 1 for each image: restore this file")
-    return {
-        i: {task: np.uint8(row[label] == 1) for task, label in ATTRIBUTES.items()}
-        for i, row in here.to_dict("index").items()
-    }
+    return here.eq(1).astype(int).rename(columns=ATTRIBUTES).to_dict("index")

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from numbers import Integral, Real
 
 import numpy as np
+from scipy.signal import resample
+from sklearn.model_selection import StratifiedKFold
 from sparsemtl.errors import DataError, SpecError, needs, one_line
 
 from companion.data.cache import cached, sha256_of
@@ -21,11 +23,7 @@ from companion.data.cache import cached, sha256_of
 CODE_VERSION = 2  # part of every cache key: raise it when a change here changes the trials
 
 TASKS = ("mi", "me")
-MOTOR21 = (
-    *("FC5", "FC3", "FC1", "FCz", "FC2", "FC4", "FC6"),
-    *("C5", "C3", "C1", "Cz", "C2", "C4", "C6"),
-    *("CP5", "CP3", "CP1", "CPz", "CP2", "CP4", "CP6"),
-)
+MOTOR21 = tuple(row + place for row in ("FC", "C", "CP") for place in "531z246")
 MOTOR9 = tuple(name for name in MOTOR21 if name[-1] in "34z")  # FC3 to CP4, three in a row
 ELECTRODES64 = (  # of EEGMMIDB, in the order of its files
     *MOTOR21,
@@ -47,12 +45,11 @@ class EEGSet:
     problems: Mapping[str, tuple[str, ...]]
 
 
-_FISTS = ("left_hand", "right_hand")
-_PROBLEMS = {"left-right": _FISTS, "hands-feet": ("hands", "feet")}
+_PROBLEMS = {"left-right": ("left_hand", "right_hand"), "hands-feet": ("hands", "feet")}
 DEVELOPMENT = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)  # people of EEGMMIDB on whom the training was chosen
 SETS = {
     "eegmmidb": EEGSet(tuple(range(1, 110)), 160.0, ELECTRODES64, _PROBLEMS),
-    "eegmmidb-development": EEGSet(DEVELOPMENT, 160.0, ELECTRODES64, {"left-right": _FISTS}),
+    "eegmmidb-development": EEGSet(DEVELOPMENT, 160.0, ELECTRODES64, {"left-right": _PROBLEMS["left-right"]}),
     "simulated-eeg": EEGSet(tuple(range(1, 1000)), 160.0, ELECTRODES64, _PROBLEMS),
 }
 
@@ -137,13 +134,13 @@ class EpochOptions:
         return round((self.tmax - self.tmin) * self.sfreq)
 
 
-def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
+def motor_data(name, subject, problem, find, choice=None, **epochs):
     """Make the `MotorData` of one person, or read it from the cache; the last step of every EEG loader.
 
     find: (classes, `EpochOptions`) -> (source, {task: {number: read}}). `source` is JSON-able and says what the
     recordings are (checksums or a code version); `read()` returns one as an MNE Raw whose annotations name the classes.
     Without MNE it is not called: the cache then has to hold the trials, carried from a machine with MNE.
-    truth: channels -> `MotorData.truth`. choice: JSON-able, further options that change the trials.
+    choice: JSON-able, further options that change the trials.
     """
     facts = SETS[name]
     if not isinstance(subject, Integral) or subject not in facts.people:
@@ -162,21 +159,15 @@ def motor_data(name, subject, problem, find, truth=None, choice=None, **epochs):
     if find_spec("mne"):
         source, recordings = find(classes, options)
         fingerprint = sha256_of(request | {"source": source, "mne": version("mne")})
-
-    def make():
-        needs(f"{name} without a carried cache (SPARSEMTL_CACHE)", "eeg", "mne")
-        return _made(who, recordings, classes, options, facts)
-
-    arrays = cached(name, request, make, fingerprint)
+    arrays = cached(name, request, lambda: _made(who, recordings, classes, options, facts), fingerprint)
     parts = [[arrays.get(f"{task}_{field.name}") for field in fields(Trials)] for task in TASKS]
     mi, me = (Trials(*part) if part[0] is not None else None for part in parts)
-    channels, proof = tuple(arrays["channels"].tolist()), str(arrays["proof"])
-    known = truth(channels) if truth else None
-    return MotorData(mi, me, channels, options.sfreq, tuple(classes), proof, known, who)
+    return MotorData(mi, me, tuple(arrays["channels"].tolist()), options.sfreq, classes, str(arrays["proof"]), name=who)
 
 
 def _made(who, recordings, classes, options, facts):
     """Arrays of all tasks, "mi_x" and so on, and "channels"."""
+    needs(f"{who} without a carried cache (SPARSEMTL_CACHE)", "eeg", "mne")
     names, arrays, first = facts.channels, {}, {}
     for task, files in recordings.items():
         parts = []
@@ -185,7 +176,6 @@ def _made(who, recordings, classes, options, facts):
             names, raw = _read(here, read, names)
             channels = _chosen(here, options, names)
             x, y = _cut(here, raw, channels, classes, options, facts.sfreq)
-            _check_signal(here, x, channels)
             for trial in x:
                 if (same := first.setdefault(hashlib.sha256(trial).digest(), here)) != here:
                     raise DataError(f"{here} holds a trial of {same} again: one recording has two names, fetch both")
@@ -208,14 +198,12 @@ def _chosen(where, options, names):
 
 def _read(here, read, names):
     """Read a recording; return the names of its EEG channels, as given or as found, and the MNE Raw."""
-    import mne
-
     try:
         raw = read()
         raw.load_data(verbose="ERROR")
     except Exception as error:  # readers raise anything on damaged files
         raise DataError(f"{here} is damaged or unreadable ({one_line(error, 200)}): fetch its file again") from error
-    found = [raw.ch_names[index] for index in mne.pick_types(raw.info, eeg=True)]
+    found = [name for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg"]
     names = names or tuple(found)
     if sorted(found) != sorted(names):
         lacks = ", ".join(sorted(set(names) - set(found))[:3]) or "none"
@@ -224,7 +212,7 @@ def _read(here, read, names):
 
 
 def _cut(here, raw, channels, classes, options, usual):
-    """Filter and resample a recording and cut its trials: x float32 (n, channels, samples), y; usual: the set's Hz."""
+    """Filter and resample a recording, cut and check its trials: x float32 (n, channels, samples), y; usual: in Hz."""
     from mne.filter import filter_data
 
     rate, signal = raw.info["sfreq"], 1e6 * raw.get_data(picks=list(channels))
@@ -248,23 +236,7 @@ def _cut(here, raw, channels, classes, options, usual):
         if 0 <= start <= signal.shape[1] - options.samples:
             x.append(signal[:, start : start + options.samples])
             y.append(classes.index(mark["description"]))
-    return np.array(x, np.float32).reshape(-1, len(signal), options.samples), np.array(y, np.int64)
-
-
-def _resampled(signal, old, new):
-    """Resample by the FFT, with a second of reflected signal on both sides; the first sample keeps its time."""
-    from scipy.signal import resample
-
-    ratio = Fraction(new / old).limit_denominator(1000)
-    step, n = ratio.denominator, signal.shape[1]  # whole steps only: else the samples would shift in time
-    margin = step * math.ceil(old / step)
-    padded = np.pad(signal, ((0, 0), (margin, margin + -n % step)), mode="reflect", reflect_type="odd")
-    start = int(margin * ratio)
-    return resample(padded, int(padded.shape[1] * ratio), axis=1)[:, start : start + int(n * ratio)]
-
-
-def _check_signal(here, x, channels):
-    """Raise `DataError` if a channel is flat in a trial, or the amplitudes are not those of a scalp."""
+    x = np.array(x, np.float32).reshape(-1, len(signal), options.samples)
     deviation = x.std(axis=-1)
     typical = float(np.median(deviation)) if len(x) else 1.0
     if not TYPICAL[0] <= typical <= TYPICAL[1]:
@@ -273,16 +245,24 @@ def _check_signal(here, x, channels):
         if wrong.any():
             which = f"channel {channels[np.argwhere(wrong)[0][1]]} is {fault} in {wrong.any(1).sum()} trials"
             raise DataError(f"{here} {which}: pass channels= without it, {OUT}")
+    return x, np.array(y, np.int64)
+
+
+def _resampled(signal, old, new):
+    """Resample by the FFT, with a second of reflected signal on both sides; the first sample keeps its time."""
+    ratio = Fraction(new / old).limit_denominator(1000)
+    step, n = ratio.denominator, signal.shape[1]  # whole steps only: else the samples would shift in time
+    margin = step * math.ceil(old / step)
+    padded = np.pad(signal, ((0, 0), (margin, margin + -n % step)), mode="reflect", reflect_type="odd")
+    start = int(margin * ratio)
+    return resample(padded, int(padded.shape[1] * ratio), axis=1)[:, start : start + int(n * ratio)]
 
 
 def stratified_folds(data, n_folds, seed):
     """Split each task by itself into folds with equal shares of the classes (scikit-learn's `StratifiedKFold`).
 
-    Returns for each fold {"mi": (train, test), "me": (train, test)}, int64 indices of trials. Raises `SpecError` for
-    less than two folds, `DataError` if a class has fewer trials than folds.
+    Returns for each fold {"mi": (train, test), "me": (train, test)}, int64 indices of trials.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     if n_folds < 2:
         raise SpecError(f"n_folds={n_folds}: at least 2 are needed")
     labels = {task: getattr(data, task).y for task in data.tasks}

@@ -15,13 +15,11 @@ from sparsemtl.errors import DataError, one_line
 from companion.data.cache import cached_folder
 from companion.data.eeg import TASKS, motor_data
 
-# Recordings by kind and task, and what their marks T1 and T2 stand for
+# Recordings by problem and task; their marks T1 and T2 stand for the two classes of the problem
 RUNS = {
-    "fists": {"mi": (4, 8, 12), "me": (3, 7, 11)},
-    "both": {"mi": (6, 10, 14), "me": (5, 9, 13)},
+    "left-right": {"mi": (4, 8, 12), "me": (3, 7, 11)},
+    "hands-feet": {"mi": (6, 10, 14), "me": (5, 9, 13)},
 }
-EVENTS = {"fists": {"T1": "left_hand", "T2": "right_hand"}, "both": {"T1": "hands", "T2": "feet"}}
-KINDS = {"left-right": "fists", "hands-feet": "both"}
 FOLDER = Path("MNE-eegbci-data", "files", "eegmmidb", "1.0.0")  # where MNE looks below its data folder
 FETCH = "fetch them (`sparsemtl data eegmmidb --download`, or download=True)"
 LARGEST = 2**26  # bytes of an EDF in a pack: the recordings have 2.6 million
@@ -38,30 +36,28 @@ def load_eegmmidb(
     their recordings. allow_missing_runs: take the recordings that exist if each task has each class. download: fetch
     the person's missing files, of all problems, from PhysioNet (MNE checks them by their checksums). epochs: see
     `companion.data.eeg.EpochOptions`.
-
-    Raises `DataError` if files are missing or unfit, or hold one recording under two names, and `SpecError` if an
-    option is impossible.
     """
 
     def find(classes, options):
-        who, kind, where = f"{name} S{subject:03d}", KINDS[problem], places(root, name, "eegmmidb")
+        who, wanted, where = f"{name} S{subject:03d}", RUNS[problem], places(root, name, "eegmmidb")
         tasks = TASKS if name == "eegmmidb" else ("mi",)
         if download:
             _download(who, where, subject, sorted(r for runs in RUNS.values() for task in tasks for r in runs[task]))
-        files = {run: f"S{subject:03d}R{run:02d}.edf" for task in tasks for run in RUNS[kind][task]}
-        folder = find_folder(where, f"S{subject:03d}", files.values())
+        files = {run: f"S{subject:03d}R{run:02d}.edf" for task in tasks for run in wanted[task]}
+        packs = (place / f"S{subject:03d}.tar.xz" for place in where)
+        homes = (*where, *(unpacked(pack) for pack in packs if pack.is_file()))
+        folders = [home / FOLDER / f"S{subject:03d}" for home in homes]
+        folder = max(folders, key=lambda folder: sum((folder / file).is_file() for file in files.values()))
         paths = {run: folder / file for run, file in files.items() if (folder / file).is_file()}
         missing = ", ".join(file for run, file in files.items() if run not in paths)
         if not paths:
             raise DataError(f"no recordings of {who} in {folder}: set SPARSEMTL_DATA to where they are, or {FETCH}")
         if missing and not allow_missing_runs:
             raise DataError(f"{who} lacks {missing}: {FETCH}, or use the others (--allow-missing-runs)")
-        read = {}
-        for task in tasks:
-            read[task] = {run: partial(read_edf, paths[run], EVENTS[kind]) for run in RUNS[kind][task] if run in paths}
-            if not read[task]:
-                fault = f"no {task.upper()} recording for {problem} (lacks {missing})"
-                raise DataError(f"{who} has {fault}: {FETCH}, choose another problem, or leave the person out")
+        read = {t: {run: partial(read_edf, paths[run], classes) for run in wanted[t] if run in paths} for t in tasks}
+        if absent := [task for task in tasks if not read[task]]:
+            fault = f"no {absent[0].upper()} recording for {problem} (lacks {missing})"
+            raise DataError(f"{who} has {fault}: {FETCH}, choose another problem, or leave the person out")
         sums = {path.name: sha256(path) for path in paths.values()}
         verify(folder, sums, where)
         return sums, read
@@ -85,14 +81,6 @@ def places(root, *names):
         except (OSError, RuntimeError, ValueError) as error:  # no home, or a damaged settings file
             raise DataError(f"no folder given ({one_line(error)}): pass root=, or set SPARSEMTL_DATA") from error
     return [*(Path(base, name) for name in dict.fromkeys(names)), Path(base)]
-
-
-def find_folder(where, name, files):
-    """Return the folder of a person ("S001"), or an unpacked pack, that has most of `files`."""
-    homes = [place / FOLDER / name for place in where]
-    packs = [place / f"{name}.tar.xz" for place in where]
-    homes += [unpacked(pack) / FOLDER / name for pack in packs if pack.is_file()]
-    return max(homes, key=lambda home: sum((home / file).is_file() for file in files))
 
 
 def unpacked(pack):
@@ -130,10 +118,9 @@ def sha256(path):
 
 
 def verify(folder, sums, where):
-    """Raise `DataError` if a file is not the one that its name says; sums: {name: checksum} of the files in `folder`.
+    """Raise `DataError` if MNE knows a file by another name, or it is not as in SHA256SUMS.txt of PhysioNet, if there.
 
-    MNE's list knows the recordings of other names. If a place has PhysioNet's list SHA256SUMS.txt, every file must be
-    as listed there.
+    sums: {name: checksum} of the files in `folder`.
     """
     known = _listed(Path(find_spec("mne").origin).with_name("data") / "eegbci_checksums.txt")
     name_of = {digest: name for name, digest in known.items()}
@@ -156,8 +143,8 @@ def _listed(path):
         raise DataError(f"{path} is no list of checksums ({one_line(error)}): fetch it again, or delete it") from error
 
 
-def read_edf(path, events):
-    """Read an EDF file lazily, with standard names of electrodes and `events` in the place of its marks (T1, T2)."""
+def read_edf(path, classes):
+    """Read an EDF file lazily, with standard names of electrodes and `classes` in the place of its marks T1 and T2."""
     import mne
 
     with warnings.catch_warnings(), mne.utils.catch_logging():
@@ -165,5 +152,6 @@ def read_edf(path, events):
         warnings.filterwarnings("error", message="Number of records from the header")  # else MNE reads what is left
         raw = mne.io.read_raw_edf(path, verbose="WARNING")
     mne.datasets.eegbci.standardize(raw)
+    events = dict(zip(("T1", "T2"), classes, strict=True))
     raw.annotations.rename({mark: name for mark, name in events.items() if mark in raw.annotations.description})
     return raw

@@ -1,6 +1,6 @@
 """Faces: a simulated twin of CelebAMask-HQ. Drawn heads with two attributes that show in the pixels."""
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -13,17 +13,9 @@ SKIN_TONES = np.array([(0.95, 0.80, 0.70), (0.85, 0.65, 0.50), (0.65, 0.45, 0.32
 HAIR_TONES = np.array([(0.12, 0.09, 0.08), (0.35, 0.22, 0.12), (0.80, 0.65, 0.35), (0.55, 0.25, 0.12), (0.6, 0.6, 0.6)])
 
 
-def load_faces(root=None, size=64, n=200, seed=0):
-    """Make `n` faces of `size` px from `seed` (or take them from the cache) and load them as `load_celebamask` does.
-
-    root is not used. seed also cuts the 60-20-20 split.
-    """
-    return simulated("faces", VERSION, write_faces, load_celebamask, size, n, seed)
-
-
 def write_faces(out, n, size, seed):
     """Write `n` faces as the folder layout of `companion.data.celebamask`, with merged masks and two attributes."""
-    out, lines = Path(out), [str(n), "Male Smiling"]
+    lines = [str(n), "Male Smiling"]
     for folder in ("CelebA-HQ-img", "CelebAMaskHQ-mask"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for i in range(n):
@@ -82,3 +74,7 @@ def render(rng, size, male, smile):
     paint(across & (line > gap) & (line < gap + 0.05), "l_lip", lips)
     image += rng.normal(0, 0.02, image.shape)
     return (255 * image.clip(0, 1)).round().astype(np.uint8), mask
+
+
+# `n` faces of `size` px made from `seed` (see `simulated`), which also cuts the 60-20-20 split
+load_faces = partial(simulated, "faces", VERSION, write_faces, load_celebamask, n=200)

@@ -35,7 +35,6 @@ class Images:
     fingerprint: str  # SHA-256 of source files, options and splits; of simulated sets, of what they were made from
 
     def __len__(self):
-        """Count of images, all splits together."""
         return len(self.images)
 
     @property
@@ -84,19 +83,14 @@ def find_folder(root, name, marker):
 
 
 class Files(dict):
-    """{name without suffix: path} of the files in `folder` with one of `suffixes`; hidden ones are skipped.
-
-    Raises `DataError` if the folder or an image asked for is missing, a file cannot be opened, or two files differ in
-    the suffix alone.
-    """
+    """{name without suffix: path} of the files in `folder` with one of `suffixes`; `DataError` for a name not there."""
 
     def __init__(self, folder, *suffixes):
         self.folder = folder
         if not folder.is_dir():
             raise DataError(f"folder {folder} is missing: this part of the data set is needed, restore it")
-        for path in sorted(folder.iterdir()):
-            if path.suffix not in suffixes or path.name.startswith("."):  # macOS writes ._0.jpg beside 0.jpg
-                continue
+        shown = (path for path in folder.iterdir() if not path.name.startswith("."))  # macOS: ._0.jpg beside 0.jpg
+        for path in sorted(path for path in shown if path.suffix in suffixes):
             if not path.is_file():
                 raise DataError(f"{path} is not a file or a broken link: put an intact copy in its place")
             if path.stem in self:
@@ -196,19 +190,13 @@ def gather(name, folder, lists, find, parse, finish, classes, options, scales=(1
     arrays = cached(name, {"version": VERSION, "options": options, "ids": ids, "files": sha256_of(stats)}, make)
     source, row_of = str(arrays.pop("source")), {i: row for row, i in enumerate(ids)}
     tensors = {task: torch.from_numpy(array) for task, array in arrays.items() if task != "proof"}
-    return Images(
-        name=name,
-        images=tensors.pop("image"),
-        targets=tensors,
-        splits={split: torch.tensor(sorted(row_of[i] for i in lists[split])) for split in ("train", "val", "test")},
-        classes=classes,
-        ids=tuple(ids),
-        fingerprint=sha256_of([VERSION, source, options, {split: sorted(part) for split, part in lists.items()}]),
-    )
+    splits = {split: torch.tensor(sorted(row_of[i] for i in lists[split])) for split in ("train", "val", "test")}
+    fingerprint = sha256_of([VERSION, source, options, {split: sorted(part) for split, part in lists.items()}])
+    return Images(name, tensors.pop("image"), tensors, splits, classes, tuple(ids), fingerprint)
 
 
-def simulated(name, version, write, load_real, size, n, seed):
-    """Load a simulated set as `Images`; `write(folder, n, size, seed)` makes its files unless the cache has them."""
+def simulated(name, version, write, load_real, root=None, size=64, n=60, seed=0):
+    """Load `n` simulated images as `load_real` does; `write(folder, n, size, seed)` makes the files. root: unused."""
     check_options(size, n, seed)
     key = [name, version, n, size, seed]
     folder = cached_folder(f"{name}-{sha256_of(key)[:24]}", lambda part: write(part, n, size, seed))

@@ -15,6 +15,7 @@ n_z < 0). Normals from files are taken as they are.
 
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 from sparsemtl.errors import DataError, SpecError, one_line
@@ -49,18 +50,11 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, name="nyuv2"
     suffixes = {"images": (".jpg", ".png"), "segmentation": (".png",), "depth": (".png", ".npy")}
     if (folder / "normals").is_dir():
         suffixes["normals"] = (".png", ".npy")
+    parse = {"segmentation": partial(images.labels, highest=len(CLASSES)), "depth": _depth, "normals": _normals}
     files = {kind: images.Files(folder / kind, *endings) for kind, endings in suffixes.items()}
     inside = np.zeros((size, size), bool)
     frame = math.ceil(border * size)
     inside[frame : size - frame, frame : size - frame] = True
-
-    def find(i):
-        return {kind: found[i] for kind, found in files.items()}
-
-    def parse(part, path, content):
-        if part == "segmentation":
-            return images.labels(path, content, len(CLASSES))
-        return _depth(path, content) if part == "depth" else _normals(path, content)
 
     def finish(i, parts):
         labels, depth = parts["segmentation"], parts["depth"]
@@ -72,7 +66,10 @@ def load_nyuv2(root=None, size=256, n=None, seed=0, border=3 / 256, name="nyuv2"
         }
 
     options = {"size": size, "border": border, "holes": "error"}  # part of the fingerprint of committed records
-    return images.gather(name, folder, lists, find, parse, finish, CLASSES, options)
+    return images.gather(
+        name, folder, lists, lambda i: {kind: found[i] for kind, found in files.items()},
+        lambda part, path, content: parse[part](path, content), finish, CLASSES, options,
+    )  # fmt: skip
 
 
 def _split_lists(folder, seed):

@@ -1,7 +1,6 @@
 """Rooms: a simulated twin of NYU-v2. Ray-cast boxes in a box, with exact depth, normals and classes."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -25,17 +24,8 @@ WALLS = ("wall", "wall", "ceiling", "floor", "wall", "wall")  # two for each axi
 WALL_COLOURS = {"wall": (0.80, 0.76, 0.68), "ceiling": (0.92, 0.92, 0.90), "floor": (0.48, 0.36, 0.28)}
 
 
-def load_rooms(root=None, size=64, n=60, seed=0):
-    """Make `n` rooms of `size` px from `seed` (or take them from the cache) and load them as `load_nyuv2` does.
-
-    root is not used. A quarter of the rooms is for testing.
-    """
-    return simulated("rooms", VERSION, write_rooms, partial(load_nyuv2, border=0.0), size, n, seed)
-
-
 def write_rooms(out, n, size, seed):
     """Write `n` rooms as the NYUD_MT folder layout (see `companion.data.nyuv2`), depth and normals as .npy."""
-    out = Path(out)
     for folder in ("images", "segmentation", "depth", "normals", "gt_sets"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for i in range(n):
@@ -89,12 +79,10 @@ def render(rng, size):
     light = stripes * (0.5 + 0.6 * np.maximum(facing, 0))
     image = colours[surface] * light[:, None] + rng.normal(0, 0.015, rays.shape)
     numbers = np.array([CLASSES.index(name) + 1 for name in (*names, *WALLS)], np.uint8)
-    return (
-        (255 * image.clip(0, 1)).round().astype(np.uint8).reshape(size, size, 3),
-        numbers[surface].reshape(size, size),
-        depth.astype(np.float32).reshape(size, size),
-        (normals @ turn).astype(np.float32).reshape(size, size, 3),
-    )
+    image = (255 * image.clip(0, 1)).round().astype(np.uint8).reshape(size, size, 3)
+    depth = depth.astype(np.float32).reshape(size, size)
+    normals = (normals @ turn).astype(np.float32).reshape(size, size, 3)
+    return image, numbers[surface].reshape(size, size), depth, normals
 
 
 def _place(rng, name, room):
@@ -104,3 +92,7 @@ def _place(rng, name, room):
     z = room[2] if name == "window" else rng.uniform(min(1.5 + deep / 2, room[2] - deep / 2), room[2] - deep / 2)
     bottom = FURNITURE[name][3]
     return [(x - width / 2, -bottom - height, z - deep / 2), (x + width / 2, -bottom, z + deep / 2)]
+
+
+# `n` rooms of `size` px made from `seed` (see `simulated`); a quarter of them is for testing
+load_rooms = partial(simulated, "rooms", VERSION, write_rooms, partial(load_nyuv2, border=0.0))

@@ -12,19 +12,18 @@ from functools import partial
 import numpy as np
 
 from companion.data.cache import cached
-from companion.data.eeg import ELECTRODES64, SETS, motor_data
+from companion.data.eeg import ELECTRODES64, motor_data
 from companion.spec import check_values, number, whole
 
 CODE_VERSION = 2  # part of the cache keys: raise it when a change here changes the recordings
 
 SFREQ = 160.0  # Hz
+KINDS = ("common", "mi", "me")  # of sources
 RUNS = {"mi": (2, 4, 6), "me": (1, 3, 5)}  # recordings of each task, in turn as in EEGMMIDB
 TRIAL, PERIOD = 4.0, 6.0  # seconds of movement after the cue, and from cue to cue
 DEPTH = {"mi": 0.4, "me": 0.65}  # part of a rhythm's amplitude that a full ERD takes away
 LAPSES = {"mi": 0.3, "me": 0.2}  # part of the trials in which the person does nothing
 NOISE_DIPOLES, NOISE, SENSOR_NOISE, ALPHA, BLINK = 60, 8.0, 2.0, 16.0, 150.0  # the last four in microvolts
-
-
 RULES = {"seed": whole(0), "trials_per_class": whole(3), "shared": number("a share, 0 to 1", lambda v: 0 <= v <= 1)}
 
 
@@ -52,10 +51,7 @@ SOURCES = {
 
 
 def sources(shared=None):
-    """Return the sources by name; see `load_simulated_eeg` for `shared`.
-
-    With a share given, the private sources of a side are like the common one of that side in all but their position.
-    """
+    """Return the sources by name; with a share, private ones are like their side's common one in all but position."""
     if shared is None:
         return SOURCES
     side = {source.electrode[-1]: source for source in SOURCES.values() if source.kind == "common"}
@@ -83,23 +79,19 @@ def load_simulated_eeg(root=None, subject=1, problem="left-right", seed=0, trial
     brain = sources(shared)
 
     def find(classes, options):
-        make = partial(simulate, subject, seed)
         rest = classes, trials_per_class, projections(subject, seed), brain
-        read = {task: {number: partial(make, task, number, *rest) for number in RUNS[task]} for task in RUNS}
+        read = {task: {n: partial(simulate, subject, seed, task, n, *rest) for n in RUNS[task]} for task in RUNS}
         return {"simulation": CODE_VERSION}, read
 
-    def truth(channels):
-        classes, picks = SETS["simulated-eeg"].problems[problem], [ELECTRODES64.index(channel) for channel in channels]
-        maps = {kind: np.zeros(len(channels)) for kind in ("common", "mi", "me")}
-        names = dict.fromkeys(maps, ())
-        for row, (name, source) in zip(projections(subject, seed), brain.items(), strict=False):
-            if len({source.erd.get(c, 0) for c in classes}) > 1:
-                maps[source.kind] += abs(row[picks]) * np.linalg.norm(list(source.rhythms.values()))
-                names[source.kind] += (name,)
-        return {kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names}
-
-    population = {"seed": int(seed), "trials_per_class": int(trials_per_class), "shared": shared}
-    return motor_data("simulated-eeg", subject, problem, find, truth, population, **epochs)
+    population = {"seed": seed, "trials_per_class": trials_per_class, "shared": shared}
+    data = motor_data("simulated-eeg", subject, problem, find, population, **epochs)
+    maps, names = {kind: np.zeros(len(data.channels)) for kind in KINDS}, dict.fromkeys(KINDS, ())
+    picks = [ELECTRODES64.index(channel) for channel in data.channels]
+    for row, (name, source) in zip(projections(subject, seed), brain.items(), strict=False):
+        if len({source.erd.get(c, 0) for c in data.classes}) > 1:
+            maps[source.kind] += abs(row[picks]) * np.linalg.norm(list(source.rhythms.values()))
+            names[source.kind] += (name,)
+    return replace(data, truth={kind: total / (total.max() or 1) for kind, total in maps.items()} | {"sources": names})
 
 
 def projections(subject, seed):
@@ -108,9 +100,6 @@ def projections(subject, seed):
     First come `SOURCES`, then `NOISE_DIPOLES`, then visual cortex and eyes. The largest absolute value of a row is 1,
     or how strong this source is in this person.
     """
-
-    def unit(vectors):
-        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
     def make():
         import mne
@@ -123,11 +112,12 @@ def projections(subject, seed):
             motor = np.array([head[source.electrode] for source in SOURCES.values()])
             motor += rng.normal(0, 0.005, motor.shape)
             noise = rng.normal((0, 0, 0.5), 1, (NOISE_DIPOLES, 3))  # more of them in the upper half of the head
-            places = unit(np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)]))
+            places = np.vstack([motor, noise, head["POz"], head["Fpz"] - (0, 0, 0.02)])
+            places /= np.linalg.norm(places, axis=1, keepdims=True)
             # Motor areas: on the gyri, nearly radial. Noise: any direction.
             turns = places + rng.normal(0, 0.2, places.shape)
             turns[len(motor) : -2] = rng.normal(size=noise.shape)
-            turns = unit(turns)
+            turns /= np.linalg.norm(turns, axis=1, keepdims=True)
             depth = 0.78 * sphere["layers"][0]["rad"] / 0.9  # the innermost layer, the brain, has 0.9 of the radius
             space = mne.setup_volume_source_space(pos={"rr": depth * places + sphere["r0"], "nn": turns})
             forward = mne.make_forward_solution(info, None, space, sphere, meg=False, mindist=0)
@@ -142,10 +132,7 @@ def projections(subject, seed):
 
 
 def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain):
-    """Simulate one recording (`number` of `RUNS`) as an MNE Raw whose annotations name the classes.
-
-    rows: the person's `projections`. brain: the `sources`.
-    """
+    """Simulate recording `number` of `RUNS` as an MNE Raw that names the classes; see `projections` and `sources`."""
     import mne
 
     person = np.random.default_rng([seed, subject, 1])  # the same for both tasks
@@ -168,9 +155,16 @@ def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain
     def band(peak, width):
         return noise(np.exp(-(((f - peak) / width) ** 2) / 2))
 
+    def erd(source):  # factor of the amplitude: down within half a second after each cue, up after the trial
+        factor, times = np.ones(n_times), np.arange(n_times) / SFREQ
+        for cue, label, trial_depth in zip(cues, labels, depth * effort, strict=True):
+            if source.kind in ("common", task):
+                active = np.clip((times - cue - 0.3) / 0.5, 0, 1) * np.clip((cue + TRIAL + 0.3 - times) / 0.5, 0, 1)
+                factor -= trial_depth * source.erd.get(label, 0) * active
+        return factor.clip(0.05)
+
     activity = [
-        np.sum([size * band(*bands[name]) for name, size in source.rhythms.items()], axis=0)
-        * _erd(source, task, depth * effort, labels, cues, n_times)
+        erd(source) * np.sum([size * band(*bands[name]) for name, size in source.rhythms.items()], axis=0)
         for source in brain.values()
     ]
     pink = [NOISE * noise(f**-0.5) for _ in range(NOISE_DIPOLES)]
@@ -182,14 +176,3 @@ def simulate(subject, seed, task, number, classes, trials_per_class, rows, brain
     microvolts += rng.normal(0, SENSOR_NOISE, microvolts.shape)
     raw = mne.io.RawArray(1e-6 * microvolts, mne.create_info(list(ELECTRODES64), SFREQ, "eeg"), verbose="ERROR")
     return raw.set_annotations(mne.Annotations(cues, TRIAL, labels))
-
-
-def _erd(source, task, depth, labels, cues, n_times):
-    """Factor of a source's amplitude at each sample: down within half a second after each cue, up after the trial."""
-    factor = np.ones(n_times)
-    times = np.arange(n_times) / SFREQ
-    for cue, label, trial_depth in zip(cues, labels, depth, strict=True):
-        if source.kind in ("common", task):
-            active = np.clip((times - cue - 0.3) / 0.5, 0, 1) * np.clip((cue + TRIAL + 0.3 - times) / 0.5, 0, 1)
-            factor -= trial_depth * source.erd.get(label, 0) * active
-    return factor.clip(0.05)

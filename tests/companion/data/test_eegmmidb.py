@@ -36,15 +36,14 @@ def get(root, **options):
 
 
 @pytest.mark.parametrize(
-    ("problem", "classes", "kind"),
-    [("left-right", ("left_hand", "right_hand"), "fists"), ("hands-feet", ("hands", "feet"), "both")],
+    ("problem", "classes"), [("left-right", ("left_hand", "right_hand")), ("hands-feet", ("hands", "feet"))]
 )
-def test_trials_come_from_their_own_runs_with_their_own_labels(recorded, problem, classes, kind):
+def test_trials_come_from_their_own_runs_with_their_own_labels(recorded, problem, classes):
     data = get(recorded, problem=problem)
     assert (data.classes, data.channels) == (classes, ("C4", "C3"))
     for task in ("mi", "me"):
         trials = getattr(data, task)
-        assert data.recordings[task] == RUNS[kind][task]
+        assert data.recordings[task] == RUNS[problem][task]
         assert trials.x.shape == (12, 2, 640)
         size = trials.x.std(-1)  # microvolts
         np.testing.assert_allclose(size[:, 1], 10 * trials.recording, rtol=0.1)
