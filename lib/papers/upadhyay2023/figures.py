@@ -51,10 +51,9 @@ def slopes(evidence, number=1):
     """Table 1 or 2 as slopes from dense to 70 % sparse: a line for each task set, published beside ours."""
     data, _ = TABLE_OF[number]
     table, rows = frame(evidence.records), {(row["tasks"], row["lambda"]): row for row in published(number)}
-    fig, axes = plt.subplots(2, 3, figsize=(10, 6), sharey="col")
+    look = {"xticks": [0, 1], "xticklabels": ["dense", "sparse"], "xlim": (-0.2, 1.2)}
+    fig, axes = plt.subplots(2, 3, figsize=(10, 6), sharey="col", subplot_kw=look)
     for (above, below), (task, column, label, _) in zip(axes.T, scores_of(ALL[data]), strict=True):
-        for ax in (above, below):
-            ax.set(xticks=[0, 1], xticklabels=["dense", "sparse"], xlim=(-0.2, 1.2))
         above.set(title=TASKS[task], ylabel=f"published\n{label}")
         below.set_ylabel(f"ours\n{label}")
         for n, tasks in enumerate(dict.fromkeys(t for t, _ in rows)):  # all in every panel, for the legend's sake
