@@ -1,7 +1,6 @@
 """From records to the effects that decide the claims of the vision study."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,14 @@ TWIN_OF = {"rooms": "nyuv2", "faces": "celebamask"}
 SAVERS = {"zeros": "dense kernels on zeros", "compact": "dead channels removed"}  # forms of the backbone, beside dense
 STAGES = {"early": ("conv1", "layer1"), "middle": ("layer2", "layer3"), "late": ("layer4",)}
 NONE = pd.Series(dtype=float)
+RESAMPLES = 500  # of the test images, for an interval
 
 
 def frame(records):
     """One row for each trained network (DataFrame): what was run, its test metrics, sparsity, dead channels, times.
 
-    level: the target sparsity, 0 for dense networks, NaN for those of a given lambda; lam: NaN for those with a target.
-    usual: has the width of most networks on its data.
+    level: the target, 0 for dense networks, NaN where lambda is given; lam: NaN with a target. usual: of the width
+    that most networks on its data have.
     """
     rows = []
     for r in (r for r in records if r.spec.method != BLIND):
@@ -45,11 +45,9 @@ def frame(records):
             alive, total = np.sum([c for layer, c in result["channels"].items() if layer.startswith(names)], axis=0)
             row[f"dead_{stage}"] = 1 - alive / total
         # the fastest turn: what else the machine does can only add to a time
-        fastest = {name: np.min(times.get(f"{name}_ms", math.nan)) for name in ("dense", *SAVERS, "tiny")}
-        row |= {f"{name}_ms": fastest[name] for name in ("dense", *SAVERS)}
-        row |= {f"{name}_saved": 1 - fastest[name] / fastest["dense"] for name in SAVERS}
-        row["tiny_times"] = fastest["tiny"] / fastest["dense"]
-        rows.append(row)
+        row |= {f"{name}_ms": np.min(times.get(f"{name}_ms", math.nan)) for name in ("dense", *SAVERS, "tiny")}
+        row |= {f"{name}_saved": 1 - row[f"{name}_ms"] / row["dense_ms"] for name in SAVERS}
+        rows.append(row | {"tiny_times": row["tiny_ms"] / row["dense_ms"]})
     table = pd.DataFrame(rows)
     commonest = table.groupby("data").width.transform(lambda w: w.mode().max()) if rows else ()
     return table.assign(usual=table.width == commonest) if rows else table
@@ -78,26 +76,20 @@ def scores_of(tasks, *also):
 
 
 def gains(table, new, old):
-    """Relative improvement of `new` over `old` by task: {task: Series by seed}; each a dict for `cell`."""
+    """Relative improvement of `new` over `old`: {task, as pages name it: Series by seed}; each a dict for `cell`."""
     found = {}
     for task, column, _, sign in scores_of(new["tasks"], old["tasks"]):
         a, b = (cell(table, column=column, **at) for at in (new, old))
-        found[task] = (sign * (a - b) / b.abs()).dropna()
+        found[TASKS[task]] = (sign * (a - b) / b.abs()).dropna()
     return found
 
 
 def mean_of(parts):
-    """Mean of several Series (or dict of them), for the seeds that all of them have."""
-    parts = list(parts.values() if isinstance(parts, dict) else parts)
-    return (sum(parts) / len(parts)).dropna() if parts else NONE
+    """Mean of several Series (dict), for the seeds that all of them have."""
+    return (sum(parts.values()) / len(parts)).dropna() if parts else NONE
 
 
-def named(by_task):
-    """The same with the tasks' names for the page."""
-    return {TASKS[task]: values for task, values in by_task.items()}
-
-
-def resampled(table, new, old, resamples=500):
+def resampled(table, new, old):
     """95 % interval of the mean relative improvement for these very seeds, by resampling the test images; or None."""
     means, rng = [], np.random.default_rng(0)
     for _, column, _, sign in scores_of(new["tasks"], old["tasks"]):
@@ -105,7 +97,7 @@ def resampled(table, new, old, resamples=500):
         for seed in a.index.intersection(b.index):
             x, y = unpacked(a[seed][column]), unpacked(b[seed][column])
             known = np.isfinite(x) & np.isfinite(y)
-            counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), resamples)[:, known]
+            counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES)[:, known]
             means.append(sign * (counts @ x[known] / (counts @ y[known]) - 1))
     return tuple(np.percentile(np.mean(means, axis=0), [2.5, 97.5])) if means else None
 
@@ -121,12 +113,12 @@ def sparse_over_dense(evidence, data="nyuv2", protocol="paper"):
     by_task, zero = gains(table, new, old), cell(table, column="group", **new)
     sets = [s for s in (NYU_SETS if data == "nyuv2" else CELEBA_SETS) if "+" in s and s != tasks]
     others = {s: mean_of(gains(table, new | {"tasks": s}, old | {"tasks": s})) for s in sets}
+    parts = by_task | {s: g for s, g in others.items() if len(g)}
+    mean, asked = percent(zero.mean(), 1), f"{100 * RANGE[0]:.0f} to {percent(RANGE[1])}"
     missed = len(zero) and not RANGE[0] <= zero.mean() <= RANGE[1]
-    off = [f"{percent(v, 1)} for seed {seed}" for seed, v in zero.items() if not RANGE[0] <= v <= RANGE[1]]
-    asked = f"{100 * RANGE[0]:.0f} to {percent(RANGE[1])}"
-    reason = f"{percent(zero.mean(), 1)} of the groups are zero, not {asked}" if missed else ""
-    parts = named(by_task) | {s: g for s, g in others.items() if len(g)}
-    limits = sight(table, **old) + (f" Groups zero: {percent(zero.mean(), 1)}, but {listed(off)}." if off else "")
+    reason = f"{mean} of the groups are zero, not {asked}" if missed else ""
+    off = [f"{percent(v, 1)} for seed {seed}" for seed, v in zero[~zero.between(*RANGE)].items()]
+    limits = sight(table, **old) + (f" Groups zero: {mean}, but {listed(off)}." if off else "")
     return Effects(mean_of(by_task), parts, limits, reason, resampled(table, new, old))
 
 
@@ -135,9 +127,10 @@ def single_over_multi(evidence):
     table, multi, found = frame(evidence.records), {"tasks": ALL_NYU, "level": 0.0}, {}
     for task in ALL_NYU.split("+"):
         found |= gains(table, multi | {"tasks": task}, multi)
-    unseen = [TASKS[task] for task in ALL_NYU.split("+") if len(found[task]) and not sees(table, task, task, level=0.0)]
+    single = [t for t in ALL_NYU.split("+") if len(found[TASKS[t]])]
+    unseen = [TASKS[t] for t in single if not sees(table, t, t, level=0.0)]
     limits = f"A single-task network does not see: {listed(unseen)}. " if unseen else ""
-    return Effects(mean_of(found), named(found), limits + sight(table))
+    return Effects(mean_of(found), found, limits + sight(table))
 
 
 def rise(evidence):
@@ -145,28 +138,27 @@ def rise(evidence):
 
     Weights of a linear contrast (-3, -1, 1, 3), relative to the dense score. The fall from 1e-5 on is a part.
     """
-    table, parts, limits = frame(evidence.records), {}, ""
+    table, parts = frame(evidence.records), {}
     for name, lams, sign in (("rise to 1e-5", LAMBDAS[:4], 1), ("fall from 1e-5", LAMBDAS[3:], -1)):
-        trends = []
-        for _, column, _, better in scores_of(ALL_NYU):
+        trends = {}
+        for task, column, _, better in scores_of(ALL_NYU):
             scores = [cell(table, ALL_NYU, column, lam=lam) for lam in lams]
             fitted = sum(w * s for w, s in zip((-0.9, -0.3, 0.3, 0.9), scores, strict=True))
-            trends.append(sign * better * fitted / cell(table, ALL_NYU, column, lam=0.0).abs())
+            trends[task] = sign * better * fitted / cell(table, ALL_NYU, column, lam=0.0).abs()
         parts[name] = mean_of(trends)
-    if len(zero := cell(table, ALL_NYU, "group", lam=1e-5)):
-        lost = percent(zero.mean(), 1)
-        limits = f"At λ = 1e-5 our networks lose {lost} of their groups; the paper's lose {percent(GOAL)}."
-    return Effects(parts["rise to 1e-5"], parts, limits)
+    zero = cell(table, ALL_NYU, "group", lam=1e-5)
+    lost = percent(zero.mean(), 1)
+    limits = f"At λ = 1e-5 our networks lose {lost} of their groups; the paper's lose {percent(GOAL)}."
+    return Effects(parts["rise to 1e-5"], parts, limits if len(zero) else "")
 
 
 def all_zero(evidence):
     """Share of zero groups minus 0.99, at the less sparse of lambda 1e-3 and 1e-2."""
     table = frame(evidence.records)
     parts = {f"λ = {scientific(lam)}": cell(table, ALL_NYU, "group", lam=lam) - 0.99 for lam in (1e-3, 1e-2)}
-    zero, limits = cell(table, ALL_NYU, "group", lam=1e-2), ""
-    if len(zero):
-        limits = f"The same λ may be weaker in a narrow network: 1e-2 zeroes {percent(zero.mean(), 1)} of our groups."
-    return Effects(pd.concat(parts, axis=1).dropna().min(axis=1), parts, limits)
+    zero = cell(table, ALL_NYU, "group", lam=1e-2)
+    limits = f"The same λ may be weaker in a narrow network: 1e-2 zeroes {percent(zero.mean(), 1)} of our groups."
+    return Effects(pd.concat(parts, axis=1).dropna().min(axis=1), parts, limits if len(zero) else "")
 
 
 def groups_over_l1(evidence):
@@ -175,7 +167,7 @@ def groups_over_l1(evidence):
     arms = [{"level": GOAL, "count": "parameter", "penalty": penalty} for penalty in ("group_lasso", "l1")]
     for tasks in reversed(L1_SETS):
         found = gains(table, *({"tasks": tasks} | arm for arm in arms))
-        parts |= {tasks: mean_of(found)} | (named(found) if tasks == ALL_NYU else {})
+        parts |= {tasks: mean_of(found)} | (found if tasks == ALL_NYU else {})
     zero = [cell(table, ALL_NYU, "parameter", **arm).mean() for arm in arms]
     said = f"Weights zero: {percent(zero[0], 1)} by groups, {percent(zero[1], 1)} by l1."
     unequal = said if np.ptp(zero) > 0.05 else ""
@@ -196,9 +188,9 @@ def time_saved(evidence):
     return Effects(parts[SAVERS["zeros"]], parts, limits=tiny_weights(table))
 
 
-def tiny_weights(table, level=GOAL):
+def tiny_weights(table):
     """A sentence on what weights below 1e-38 cost, which training leaves in a sparse network; "" if unknown."""
-    times = cell(table, ALL_NYU, "tiny_times", level=level).dropna()
+    times = cell(table, ALL_NYU, "tiny_times", level=GOAL).dropna()
     cost = f"the network takes {times.mean():.1f} times as long as a dense one"
     return f"Training leaves weights below 1e-38; unless a CPU flushes them to zero, {cost}." if len(times) else ""
 
@@ -208,8 +200,8 @@ def dense_sees(evidence):
     table, found = frame(evidence.records), {}
     for task, column, *_ in scores_of(ALL_NYU):
         gain, blind = (cell(table, ALL_NYU, f"{kind}_{column}", level=0.0) for kind in ("gain", "blind"))
-        found[task] = (gain / blind.abs()).dropna()
-    return Effects(mean_of(found), named(found), sight(table))
+        found[TASKS[task]] = (gain / blind.abs()).dropna()
+    return Effects(mean_of(found), found, sight(table))
 
 
 def decay_blinds(evidence):
@@ -217,7 +209,7 @@ def decay_blinds(evidence):
     table, plain = frame(evidence.records), {"tasks": ALL_NYU, "level": 0.0}
     coupled = plain | {"flipped": "dense_decay=0.1"}
     found = gains(table, plain, coupled)
-    return Effects(mean_of(found), named(found), sight(table, name="The dense network with coupled decay", **coupled))
+    return Effects(mean_of(found), found, sight(table, name="The dense network with coupled decay", **coupled))
 
 
 EFFECTS = {
@@ -249,14 +241,14 @@ def seen(table, tasks, **at):
 
 def sight(table, tasks=ALL_NYU, level=0.0, name="The dense network", **at):
     """On which tasks a network does not beat the blind control (sentences; "" without runs)."""
-    found = partial(cell, table, tasks, level=level, **at)
-    if not len(found("group")):
+    at |= {"tasks": tasks, "level": level}
+    if not len(cell(table, column="group", **at)):
         return ""
-    unseen = [t for t in tasks.split("+") if not sees(table, tasks, t, level=level, **at)]
-    verb, which = ("does not beat", unseen) if unseen else ("beats", tasks.split("+"))
-    where = listed(TASKS[t] for t in which)
+    unseen = [t for t in tasks.split("+") if not sees(table, task=t, **at)]
+    where = listed(TASKS[t] for t in unseen or tasks.split("+"))
+    verb = "does not beat" if unseen else "beats"
     said = f"{name} {verb} the blind control by two standard errors over images on {where}."
     if "depth" in unseen:
-        ours, blind = found("depth_mae_m").mean(), found("blind_depth_mae_m").mean()
+        ours, blind = (cell(table, column=f"{kind}depth_mae_m", **at).mean() for kind in ("", "blind_"))
         said += f" (Depth is relative there; in metres the network is off by {ours:.2f}, the control by {blind:.2f}.)"
     return said

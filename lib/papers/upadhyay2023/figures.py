@@ -1,5 +1,7 @@
 """Figures of the vision study, from records and from arrays that `run.predictions` returns."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, FIG3_SETS, GOAL, LAMBDAS, LEVELS, START, TASKS, published, scientific,
 )  # fmt: skip
-from papers.upadhyay2023.tables import DATA, TABLE_OF, blind_metrics, decayed, protocols
+from papers.upadhyay2023.tables import DATA, DECAYED, EFFECT, TABLE_OF, blind_metrics, protocols
 
 DEAD, ALIVE, RUST = "#D9D9D9", "#0072B2", "#D55E00"
 VOID = 255  # class of pixels without a label
@@ -19,28 +21,24 @@ STYLES, MARKS = ("-", "--", "-.", ":", (0, (1, 4)), (0, (6, 1, 1, 1)), (0, (3, 3
 
 
 def sight(paper_size, ours):
-    """Dense and sparse on the three tasks of NYU-v2: published, ours as released and as written; blind (a line).
-
-    paper_size, ours: `Evidence` with the blind control at the paper's size, and with our runs and theirs.
-    """
+    """Dense and sparse on NYU-v2: published beside the blind control of `paper_size`, ours beside that of our runs."""
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.4))
     rows, table = {row["lambda"]: row for row in published(1) if row["tasks"] == ALL_NYU}, frame(ours.records)
-    said, names = blind_metrics(paper_size, "nyuv2") or {}, ("published", "ours, as\nreleased", "ours, as\nwritten")
+    metrics = blind_metrics(paper_size, "nyuv2") or {}
     for ax, (task, column, label, _) in zip(axes, scores_of(ALL_NYU), strict=True):
-        points = [(rows[lam][f"{column}_mean"], rows[lam][f"{column}_std"]) for lam in (0.0, START)]
-        lines = [said.get(column, np.nan)]
-        for protocol in ("released", "paper"):
+        said = [(rows[lam][f"{column}_mean"], rows[lam][f"{column}_std"]) for lam in (0.0, START)]
+        pairs = {"published": (*said, metrics.get(column, np.nan))}
+        for protocol, name in (("released", "ours, as\nreleased"), ("paper", "ours, as\nwritten")):
             found = [estimate(cell(table, ALL_NYU, column, level=k, protocol=protocol)) for k in (0.0, GOAL)]
-            points += [(e.mean, e.sd if e.n > 1 else 0.0) for e in found]
-            lines.append(cell(table, ALL_NYU, f"blind_{column}", level=0.0, protocol=protocol).mean())
-        for x, (height, spread) in enumerate(points):
-            look = {"color": MUTED if x < 2 else TASK_COLOURS[task], "mfc": None if x % 2 else "white"}
-            ax.errorbar(x, height, spread, fmt="o", ms=8, capsize=3, **look)
-        for k, (height, name) in enumerate(zip(lines, names, strict=True)):
-            ax.plot((2 * k - 0.4, 2 * k + 1.4), [height] * 2, color=HIGHLIGHT, lw=2)
-            run = k == 0 or np.isfinite(points[2 * k][0])
-            ax.text(2 * k + 0.5, -0.03, name if run else f"{name}:\n{NOT_RUN}", ha="center", va="top",
-                    transform=ax.get_xaxis_transform())  # fmt: skip
+            blind = cell(table, ALL_NYU, f"blind_{column}", level=0.0, protocol=protocol).mean()
+            points = ((e.mean, e.sd if e.n > 1 else 0.0) for e in found)
+            pairs[name if found[0].n else f"{name}:\n{NOT_RUN}"] = (*points, blind)
+        for x, (name, (dense, sparse, blind)) in zip((0, 2, 4), pairs.items(), strict=True):
+            look = {"fmt": "o", "ms": 8, "capsize": 3, "color": TASK_COLOURS[task] if x else MUTED}
+            ax.errorbar(x, *dense, mfc="white", **look)
+            ax.errorbar(x + 1, *sparse, **look)
+            ax.plot((x - 0.4, x + 1.4), [blind] * 2, color=HIGHLIGHT, lw=2)
+            ax.text(x + 0.5, -0.03, name, ha="center", va="top", transform=ax.get_xaxis_transform())
         ax.set(title=TASKS[task], ylabel=label, xlim=(-0.6, 5.6), xticks=())
     dot = {"color": MUTED, "marker": "o", "ls": "", "ms": 8}
     keys = {"dense": dot | {"mfc": "white"}, "sparse": dot, "sees no image": {"color": HIGHLIGHT, "lw": 2}}
@@ -53,10 +51,9 @@ def slopes(evidence, number=1):
     """Table 1 or 2 as slopes from dense to 70 % sparse: a line for each task set, published beside ours."""
     data, _ = TABLE_OF[number]
     table, rows = frame(evidence.records), {(row["tasks"], row["lambda"]): row for row in published(number)}
-    fig, axes = plt.subplots(2, 3, figsize=(10, 6), sharey="col")
+    look = {"xticks": [0, 1], "xticklabels": ["dense", "sparse"], "xlim": (-0.2, 1.2)}
+    fig, axes = plt.subplots(2, 3, figsize=(10, 6), sharey="col", subplot_kw=look)
     for (above, below), (task, column, label, _) in zip(axes.T, scores_of(ALL[data]), strict=True):
-        for ax in (above, below):
-            ax.set(xticks=[0, 1], xticklabels=["dense", "sparse"], xlim=(-0.2, 1.2))
         above.set(title=TASKS[task], ylabel=f"published\n{label}")
         below.set_ylabel(f"ours\n{label}")
         for n, tasks in enumerate(dict.fromkeys(t for t, _ in rows)):  # all in every panel, for the legend's sake
@@ -206,9 +203,9 @@ def control_path(evidence):
 def decay_course(evidence):
     """Dense networks by weight decay: decay's share of the gradient, norm of the weights, train loss (first seed)."""
     table, (fig, axes) = frame(evidence.records), plt.subplots(1, 3, figsize=(11, 3.6))
-    runs = {words: cell(table, ALL_NYU, "history", **choice)[:1] for words, choice in decayed().items()}
-    runs = {words: [h | {"loss": [np.mean(list(v.values())) for v in h["train"]]} for h in first]
-            for words, first in runs.items() if len(first)}  # fmt: skip
+    first = {words: cell(table, ALL_NYU, "history", level=0.0, **at)[:1] for words, at in DECAYED.items()}
+    runs = {words: [h | {"loss": [np.mean(list(v.values())) for v in h["train"]]} for h in histories]
+            for words, histories in first.items()}  # fmt: skip
     names = {"decay_share": "share of decay in the gradient", "weight_norm": "norm of the weights"}
     _courses(axes, names | {"loss": "mean train loss"}, runs, "weight decay")
     axes[1].set_yscale("log")
@@ -218,18 +215,17 @@ def decay_course(evidence):
 def protocol_effects(evidence):
     """70 % sparse over dense, mean over the tasks, in each protocol and with each switch flipped; 95 % intervals."""
     words = {"paper": "paper: as written", "released": "released: as in code", "corrected": "corrected: equal decay"}
-    effect = "sparse over dense, %"
-    found = {name: protocols(evidence, data) for data, name in DATA.items()}
-    found = {title: ran for title, table in found.items() if not (ran := table.dropna(subset=effect)[::-1]).empty}
+    found = {title: protocols(evidence, data).dropna(subset=EFFECT[0])[::-1] for data, title in DATA.items()}
+    found = {title: table for title, table in found.items() if len(table)}
     if not found:
         return empty_figure("Sparse over dense by protocol")
     fig, axes = plt.subplots(1, len(found), figsize=(11, 3.6), squeeze=False)
     for ax, (title, table) in zip(axes[0], found.items(), strict=True):
-        ends = [table[effect] - table["95 % from"], table["to"] - table[effect]]
-        ax.errorbar(table[effect], range(len(table)), xerr=ends, fmt="o", capsize=3)
+        mean, low, high = (table[column] for column in EFFECT)
+        ax.errorbar(mean, range(len(table)), xerr=[mean - low, high - mean], fmt="o", capsize=3)
         ax.set_yticks(range(len(table)), [words.get(name, name) for name in table.index], fontsize="small")
         ax.axvline(0, color=MUTED, lw=1)
-        ax.set(title=f"{title}, three tasks", xlabel=effect)
+        ax.set(title=f"{title}, three tasks", xlabel=EFFECT[0])
     return fig
 
 
@@ -274,24 +270,21 @@ def kinds_of_sparsity(dense, unstructured, grouped):
     return fig
 
 
-def gallery(images, truth, found, title=""):
+def gallery(images, truth, found):
     """Images, and truth beside prediction for each task, a row an image; as `run.predictions` returns them."""
     dense = [t for t in truth if truth[t].ndim > 1]
-    size = (1.3 * (1 + 2 * len(dense)), 1.5 * len(images))
-    fig, axes = plt.subplots(len(images), 1 + 2 * len(dense), figsize=size, squeeze=False)
-    for row, line in enumerate(axes):
-        line[0].imshow(images[row])
+    lines, columns = len(images), 1 + 2 * len(dense)
+    look = {"figsize": (1.3 * columns, 1.5 * lines), "subplot_kw": {"xticks": [], "yticks": []}}
+    fig, axes = plt.subplots(lines, columns, squeeze=False, **look)
+    for row, (left, *maps) in enumerate(axes):
+        left.imshow(images[row])
         words = [f"{t}: {'yes' if truth[t][row] else 'no'}, found {found[t][row]:.0%}" for t in truth if t not in dense]
-        line[0].set_xlabel("\n".join(words), fontsize="x-small")
-        line[0].set_title("" if row else "image", fontsize="small")
-        for k, task in enumerate(dense):
-            for ax, values, what in ((line[1 + 2 * k], truth, "truth"), (line[2 + 2 * k], found, "prediction")):
-                _show(ax, task, values[task][row], truth[task][row])
-                ax.set_title("" if row else f"{TASKS[task]}\n{what}", fontsize="small")
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-    fig.suptitle(title)
+        left.set_xlabel("\n".join(words), fontsize="x-small")
+        left.set_title("" if row else "image", fontsize="small")
+        panels = product(dense, {"truth": truth, "prediction": found}.items())
+        for ax, (task, (what, values)) in zip(maps, panels, strict=True):
+            _show(ax, task, values[task][row], truth[task][row])
+            ax.set_title("" if row else f"{TASKS[task]}\n{what}", fontsize="small")
     return fig
 
 

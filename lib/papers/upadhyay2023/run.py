@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import product
 
 import torch
 from companion import checkpoint
@@ -33,12 +34,16 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 CHECKPOINT_SECONDS = 60.0  # at most so much work is lost when a run is interrupted
+WARM_UP = 0.1  # share of the steps over which the learning rate rises
 TURNS = 51  # times that each form of the backbone is timed: single ones differ by a tenth beside other work
-KEPT = ("history", "best", "seconds", "lam")  # in a checkpoint, beside network and optimizer
+KEPT, MODULES = ("history", "best", "seconds", "lam"), ("net", "balance", "optimizer")  # what a checkpoint holds
+COUNTS = {"group": group_sparsity, "parameter": parameter_sparsity, "zero": zero_fraction}
+PENALTIES = {  # what released code adds to the loss for a weight; of groups times sqrt of their count (item 8)
+    "l1": lambda w: w.abs().sum(),
+    "group_lasso": lambda w: w.shape[1] ** 0.5 * torch.linalg.vector_norm(w, dim=(0, 2, 3)).sum(),
+}
 SIZES = ("width", "layers", "stem", "first_dilated", "initial", "head_width", "head_reduced", "rates", "passes",
          "dropout", "attribute_dropout")  # fmt: skip
-MODULES = ("net", "balance", "optimizer")  # of which it has the state
-WARM_UP = 0.1  # share of the steps over which the learning rate rises
 
 
 def run(spec, root=None, device="cpu"):
@@ -46,7 +51,7 @@ def run(spec, root=None, device="cpu"):
     data = load_images(spec, root)
     if spec.method == BLIND:
         scorer = Scorer(data.to(device), spec.params, spec.params["tasks"].split("+"))
-        return scorer.report(*scorer.blind()) | {"data": describe(data)}
+        return scorer.report(*scorer.blind())
     try:
         training = Training(spec, data, device)
         training.fit()
@@ -67,17 +72,18 @@ def predictions(spec, root=None, device="cpu", count=3):
     with without_record(spec), reproducible(device):
         training = Training(spec, load_images(spec, root), device)
         training.fit()
-        rows = training.data.splits["test"][:count]
-        truth, found = {t: training.scorer.targets[t][rows] for t in training.tasks}, training.predict(rows)
+        data, scorer = training.data, training.scorer
+        rows = data.splits["test"][:count]
+        truth, found = {t: scorer.targets[t][rows] for t in training.tasks}, training.predict(rows)
+    if "depth" in found:
+        found["depth"] = found["depth"][0 if scorer.relative else 1]
+    found |= {t: found[t].sigmoid() for t in found if t not in DENSE_TASKS}
 
-    def plain(task, y):
-        y = y[0 if training.scorer.relative else 1] if isinstance(y, tuple) else y
-        y = y.sigmoid() if task not in DENSE_TASKS and y.is_floating_point() else y
-        return (y.movedim(1, -1) if y.ndim == 4 else y).cpu().numpy()
+    def plain(arrays):
+        return {t: (y.movedim(1, -1) if y.ndim == 4 else y).cpu().numpy() for t, y in arrays.items()}
 
-    images = training.data.images[rows].movedim(1, -1).cpu().numpy()
     convs = {name: w.detach().cpu().numpy() for name, w in backbone_convs(training.net).items()}
-    return images, *({t: plain(t, y) for t, y in ys.items()} for ys in (truth, found)), convs
+    return data.images[rows].movedim(1, -1).cpu().numpy(), plain(truth), plain(found), convs
 
 
 def begun(spec):
@@ -121,12 +127,6 @@ def load_images(spec, root=None):
     return replace(data, splits=splits, fingerprint=sha256_of([data.fingerprint, rows]))
 
 
-def describe(data):
-    """What a record says of its data (dict)."""
-    counts = {split: len(rows) for split, rows in data.splits.items()}
-    return {"fingerprint": data.fingerprint, "classes": data.classes, "size": data.size, "images": counts}
-
-
 class Training:
     """The state of one run: network, optimizer, history, weights to be tested. device: "cpu" or "cuda"."""
 
@@ -138,10 +138,8 @@ class Training:
         self.batches = Batches(self.scorer, p, spec.seed)
         torch.manual_seed(spec.seed)
         bounded = {"normal": p.get("normal_head") == "tanh", "depth": self.scorer.relative}
-        net = MultiTaskNet(
-            self.tasks, len(self.data.classes) + bool(p.get("spare_class")), **{k: p[k] for k in SIZES if k in p},
-            bounded=[task for task, is_bounded in bounded.items() if is_bounded],
-        )  # fmt: skip
+        sizes = {k: p[k] for k in SIZES if k in p} | {"bounded": [task for task in bounded if bounded[task]]}
+        net = MultiTaskNet(self.tasks, len(self.data.classes) + bool(p.get("spare_class")), **sizes)
         self.net = net.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
         if p["start_at_mean"]:
             start_at_mean(self.net, self.scorer)
@@ -157,6 +155,8 @@ class Training:
                                               "weight_norm", "decay_share")}  # fmt: skip
         self.best, self.seen, self.seconds, self.resumed = {}, [], 0.0, 0.0
         self.checkpoint = checkpoint.path_of(spec)
+        # what a checkpoint must share with the run that takes it up: a record names one code and one device
+        self.origin = {"data": data.fingerprint} | origin(str(device))
 
     @cached_property
     def convs(self):
@@ -213,7 +213,7 @@ class Training:
         self.seen.append({t: value.detach() for t, value in losses.items()})
         total = self._balanced(losses)
         if self.p["penalty_gradient"] and self.lam:
-            total = total + self.lam * sum(map(self._penalty, self.convs))
+            total = total + self.lam * sum(map(PENALTIES[self.p["penalty"]], self.convs))
         return total
 
     def _balanced(self, losses):
@@ -221,12 +221,6 @@ class Training:
         if self.p["loss_scale"] == "halved":
             return self.balance(losses)
         return 2 * self.balance(losses) if len(self.tasks) > 1 else sum(losses.values())
-
-    def _penalty(self, w):
-        """What released code adds to the loss for one weight: group lasso times sqrt of the groups (item 8), or l1."""
-        if self.p["penalty"] == "l1":
-            return w.abs().sum()
-        return w.shape[1] ** 0.5 * torch.linalg.vector_norm(w, dim=(0, 2, 3)).sum()
 
     @torch.no_grad()
     def _forward(self, rows):
@@ -246,13 +240,14 @@ class Training:
         for part, outputs in self._forward(rows):
             for t, value in self._losses(outputs, {t: y[part] for t, y in self.scorer.targets.items()}).items():
                 sums[t] += value.item() * len(part) / len(rows)
-        if not math.isfinite(sum(sums.values())):  # nothing would ever be better than a NaN
-            raise diverged(sum(sums.values()), epoch)
+        total = sum(sums.values())
+        if not math.isfinite(total):  # nothing would ever be better than a NaN
+            raise diverged(total, epoch)
         reached = {"val": sums, "lambda": self.lam} | self._decay()
-        reached |= {"group_sparsity": group_sparsity(self.convs), "parameter_sparsity": parameter_sparsity(self.convs)}
+        reached |= {f"{kind}_sparsity": COUNTS[kind](self.convs) for kind in ("group", "parameter")}
         for name, value in reached.items():
             self.history[name].append(value)
-        self._keep(epoch, {"sum": sum(sums.values())} | (sums if self.p["stopping"] == "per-task" else {}))
+        self._keep(epoch, {"sum": total} | (sums if self.p["stopping"] == "per-task" else {}))
         if self.controller:
             self.lam = self.controller.next(epoch, self.lam, self._zeros())
             self.optimizer.param_groups[0]["lam"] = self.lam
@@ -262,16 +257,12 @@ class Training:
             self._save()
 
     def _keep(self, epoch, losses):
-        """Keep the weights that may be tested, by name of a loss: of the last epoch, or of the best.
-
-        With a target, epochs before its lambda is held do not count: their network is not yet sparse. With "only_near"
-        those count that are roughly at the target, or else the last.
-        """
-        if self.p.get("only_near"):
-            last = epoch + 1 == self.p["epochs"] and not self.best
-            if abs(self._zeros() - self.p["target"]) > ROUGHLY and not last:
+        """Keep the weights that may be tested, by name of a loss: of the last epoch, or of the best."""
+        last = epoch + 1 == self.p["epochs"]
+        if self.p.get("only_near"):  # those count that are roughly at the target, or else the last
+            if abs(self._zeros() - self.p["target"]) > ROUGHLY and (self.best or not last):
                 return
-        elif self.controller and epoch < min(self.controller.held, self.p["epochs"] - 1):
+        elif self.controller and epoch < self.controller.held and not last:  # the network is not yet sparse
             return
         for name, loss in losses.items():
             if self.p["stopping"] == "last" or name not in self.best or loss < self.best[name]["loss"]:
@@ -280,9 +271,7 @@ class Training:
 
     def _zeros(self):
         """The share that a target is about: of groups; of weights for l1 or count="parameter"."""
-        if self.p["penalty"] == "l1":
-            return zero_fraction(self.convs)
-        return (group_sparsity if self.p["count"] == "group" else parameter_sparsity)(self.convs)
+        return COUNTS["zero" if self.p["penalty"] == "l1" else self.p["count"]](self.convs)
 
     def _decay(self):
         """Norm of the backbone's convolutions, and the share of the last gradient that is coupled decay (by norms)."""
@@ -299,18 +288,14 @@ class Training:
         self.seconds, self.saved = self.seconds + now - self.saved, now
         state = {name: getattr(self, name) for name in KEPT}
         state |= {name: getattr(self, name).state_dict() for name in MODULES}
-        state |= {"origin": self._origin(), "rng": torch.get_rng_state()}
+        state |= {"origin": self.origin, "rng": torch.get_rng_state()}
         if self.cuda:
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         checkpoint.save(self.checkpoint, state)
 
-    def _origin(self):
-        """What a checkpoint must share with the run that takes it up: a record names one code and one device."""
-        return {"data": self.data.fingerprint} | origin(str(self.device))
-
     def _resume(self):
         """Take up the checkpoint, if there is one of the same data, code and device; else train from the start."""
-        state = checkpoint.load(self.checkpoint, self._origin())
+        state = checkpoint.load(self.checkpoint, self.origin)
         if state is None:
             return
         for name in MODULES:
@@ -343,12 +328,10 @@ class Training:
         self.net.load_state_dict(self.best["sum"]["weights"])
         sizes, timings = self._backbone()
         epochs = {"run": len(self.history["val"])} | {name: best["epoch"] for name, best in self.best.items()}
-        counts = {"group": group_sparsity, "parameter": parameter_sparsity, "zero": zero_fraction}
         result = self.scorer.report(metrics, each) | {
-            "sparsity": {name: count(self.convs) for name, count in counts.items()},
+            "sparsity": {name: count(self.convs) for name, count in COUNTS.items()},
             "channels": channels_per_layer(self.net.shared), "layers": list(channels_per_layer(self.net.shared)),
-            "backbone": sizes, "history": self.history, "epochs": epochs, "data": describe(self.data),
-            "precision": self.p["precision"],
+            "backbone": sizes, "history": self.history, "epochs": epochs, "precision": self.p["precision"],
             "timings": timings | {"train_seconds": self.seconds, "resumed_seconds": self.resumed},
         }  # fmt: skip
         if self.controller:
@@ -359,10 +342,9 @@ class Training:
     def _backbone(self):
         """(sizes, timings) of the backbone: parameters and FLOPs of one image, milliseconds a batch.
 
-        "dense" has weights without a zero, "zeros" runs the same kernels on the trained weights (Fig. 4d), "compact"
-        goes without the dead channels. They take turns, so that a load beside them meets all. What only dead channels
-        read shrinks below 1e-38, which is no zero and on which a CPU computes slowly: such numbers are flushed to zero,
-        but for "tiny", the trained weights as they are.
+        "dense" has weights without a zero, "zeros" the trained ones (Fig. 4d), "compact" no dead channels. They take
+        turns, so that a load beside them meets all. What only dead channels read shrinks below 1e-38, on which a CPU
+        computes slowly: such numbers are flushed to zero, but for "tiny", the trained weights as they are.
         """
         example = self.batches.images(self.data.splits["test"][: self.p["batch"]])
         nets = {"zeros": self.net.shared.eval(), "compact": compact(self.net.shared, example)}
@@ -372,19 +354,18 @@ class Training:
                 net(example[:1])
             parameters = sum(w.numel() for w in net.parameters())
             sizes[name] = {"parameters": parameters, "flops": counter.get_total_flops()}
-        nets["dense"] = copy.deepcopy(self.net.shared)
+        nets |= {"dense": copy.deepcopy(self.net.shared), "tiny": self.net.shared}
         draw_weights(nets["dense"])
-        nets["tiny"] = nets["zeros"]
-        turns = [{name: self._milliseconds(name, net, example) for name, net in nets.items()} for _ in range(TURNS)]
-        return sizes, {f"{name}_ms": [turn[name] for turn in turns] for name in nets}
-
-    def _milliseconds(self, name, net, example):
-        torch.set_flush_denormal(name != "tiny")
+        timers = {name: Timer("net(example)", globals={"net": net, "example": example}) for name, net in nets.items()}
+        times = {f"{name}_ms": [] for name in nets}
         try:
-            with self.context():
-                return 1000 * Timer("net(example)", globals={"net": net, "example": example}).timeit(1).mean
+            for _, (name, timer) in product(range(TURNS), timers.items()):
+                torch.set_flush_denormal(name != "tiny")
+                with self.context():
+                    times[f"{name}_ms"].append(1000 * timer.timeit(1).mean)
         finally:
             torch.set_flush_denormal(False)
+        return sizes, times
 
 
 def resized(task, p, side):

@@ -6,6 +6,7 @@ from papers.upadhyay2023.study import SCORES, packed
 from sparsemtl.models.dense import DENSE_TASKS
 from sparsemtl.training import metrics as m
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 STRIDE = 8  # pixels of an image for each of the features, along an axis
 AT_ONCE = 64  # images that are scored together
@@ -51,15 +52,15 @@ class Scorer:
         parts = [self._score(predict(some), some) for some in rows.split(AT_ONCE)]
         each = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
         metrics = {name: float(np.nanmean(values)) for name, values in each.items()}
-        pooled = [part[1] for part in parts]
-        if "seg" in self.tasks:
-            c = sum(part["seg"] for part in pooled)
-            metrics |= {"seg_miou": m.mean_iou(c), "seg_acc": m.accuracy(c)}
-        if "normal" in self.tasks:
-            angles = torch.cat([part["normal"] for part in pooled])
-            metrics |= {f"normal_{name}": value for name, value in m.angle_statistics(angles).items()}
-        for task in set(self.tasks) - set(DENSE_TASKS):
-            metrics[f"{task}_f1"] = m.macro_f1(sum(part[task] for part in pooled))
+        for task in parts[0][1]:
+            pooled = [part[1][task] for part in parts]
+            if task == "normal":
+                statistics = m.angle_statistics(torch.cat(pooled))
+            elif task == "seg":
+                statistics = {"miou": m.mean_iou(sum(pooled)), "acc": m.accuracy(sum(pooled))}
+            else:
+                statistics = {"f1": m.macro_f1(sum(pooled))}
+            metrics |= {f"{task}_{name}": value for name, value in statistics.items()}
         return metrics, {name: each[name] for name in (SCORES[t][0] for t in self.tasks)}
 
     def _score(self, found, rows):
@@ -67,7 +68,6 @@ class Scorer:
         each, pooled = {}, {}
         for task, p in found.items():
             y = self.targets[task][rows]
-            y = y.float() if task in ("normal", "depth") else y
             if task == "seg":
                 each["seg_iou"] = m.micro_iou(p, y)
                 pooled[task] = m.pixel_confusion(p, y, len(self.data.classes) + 1)
@@ -117,26 +117,25 @@ class Scorer:
         fitted = self.fit_blind(by_position)
 
         def repeated(rows):
-            def alike(answer):
-                return answer.expand(len(rows), *answer.shape)
-
-            return {t: tuple(map(alike, a)) if isinstance(a, tuple) else alike(a) for t, a in fitted.items()}
+            return tree_map(lambda answer: answer.expand(len(rows), *answer.shape), fitted)
 
         return self.scores(repeated, self.data.splits["test"])
 
     def report(self, metrics, each):
-        """The part of a record that says how a network scored beside the blind control (dict).
+        """The part of a record on its data, and on how a network scored beside the blind control (dict).
 
         blind: the predictor of one value for each position; constant: of one for all; gain: for each of `SCORES` how
         much better the network is than the former, with its bootstrap standard error; images: see `study.packed`.
         """
         blind, blind_each = self.blind()
-        signs, gain = {name: sign for name, _, sign in SCORES.values()}, {}
-        for name, values in each.items():
-            better = signs[name] * (values - blind_each[name])
-            gain[name] = [float(np.nanmean(better)), bootstrap_error(better)]
+        signs = {name: sign for name, _, sign in SCORES.values()}
+        better = {name: signs[name] * (values - blind_each[name]) for name, values in each.items()}
+        counts = {split: len(rows) for split, rows in self.data.splits.items()}
+        about = {name: getattr(self.data, name) for name in ("fingerprint", "classes", "size")}
         return {
-            "metrics": metrics, "blind": blind, "constant": self.blind(by_position=False)[0], "gain": gain,
+            "data": about | {"images": counts},
+            "metrics": metrics, "blind": blind, "constant": self.blind(by_position=False)[0],
+            "gain": {name: [float(np.nanmean(values)), bootstrap_error(values)] for name, values in better.items()},
             "images": {name: packed(values) for name, values in each.items()},
         }  # fmt: skip
 

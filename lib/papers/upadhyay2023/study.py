@@ -4,7 +4,8 @@ import base64
 import json
 import tomllib
 from collections import namedtuple
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -42,27 +43,21 @@ DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 0.1)
 PROTOCOLS = ("paper", "released", "corrected")
 BLIND = "blind"  # method of the runs that train nothing
 
+PUBLISHED, PLAN = Path(__file__).parent / "published", Path(__file__).parent / "plan"
+_RECIPES, _CLAIMS = (tomllib.loads((PLAN / f"{n}.toml").read_text(encoding="utf-8")) for n in ("recipes", "claims"))
+# A difference between text and released code: item of the notes, our words, value by protocol, and the data ("nyuv2",
+# "celebamask") that it matters for, or None for both
 Switch = namedtuple("Switch", "item label paper released corrected only", defaults=(None,))
-Switch.__doc__ = """A difference between text and released code: item of the notes, our words, value by protocol.
-
-only: the data ("nyuv2", "celebamask") that it matters for, or None for both.
-"""
-PUBLISHED = Path(__file__).parent / "published"
-
-
-def _in_file(name):
-    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
-    return tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
-
-
-def _switch(values):
-    return Switch(*(tuple(v) if isinstance(v, list) else v for v in values))
-
-
-SWITCHES = {name: _switch(values) for name, values in _in_file("published/switches.json").items()}
+SWITCHES = {
+    name: Switch(*(tuple(v) if isinstance(v, list) else v for v in values))
+    for name, values in json.loads((PUBLISHED / "switches.json").read_text(encoding="utf-8")).items()
+}
 # Switches flipped one at a time on the three-task model; those without influence on training or beside it are left out
 FLIPPED = ("dense_decay", "head_decay", "metric", "restarts", "penalty_gradient", "uncertainty", "stopping")
-
+# Target sparsities at which a switch changes the training: coupled decay does not reach a sparse network, nor the other
+# two a dense one
+SWITCH_LEVELS = dict.fromkeys((*FLIPPED, "double_sigmoid"), (0.0, GOAL))
+SWITCH_LEVELS |= {"dense_decay": (0.0,), "penalty_gradient": (GOAL,), "metric": (GOAL,)}
 # Switches that a profile holds at one value in every protocol, for the cost of a run. Passes for each task have the
 # gradients of one pass; they only move batch norm's running averages more often.
 FIXED = {"small": {"passes": "once"}}
@@ -97,7 +92,6 @@ RULES |= {
     "rates": _WHOLES,
 }  # fmt: skip
 
-_RECIPES = _in_file("plan/recipes.toml")
 _FULL = dict.fromkeys(("head_reduced", "loss_size", "n")) | _RECIPES["full"]
 # Each profile: seeds, and for each of the paper's data sets the data that stand for it with their parameters
 PROFILE_SETTINGS = {
@@ -133,19 +127,17 @@ def unpacked(text):
     return np.where(steps == -32768, np.nan, steps / 1e4)
 
 
-def default_switches(protocol, data, profile=None):
-    """Value of every switch that matters for `data` ("nyuv2" or "celebamask") in a protocol (dict)."""
+def default_switches(protocol, data=None, profile=None):
+    """Value of every switch that matters for `data` ("nyuv2" or "celebamask"; None: any) in a protocol (dict)."""
     if protocol not in PROTOCOLS:
         raise SpecError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
-    values = {name: getattr(s, protocol) for name, s in SWITCHES.items() if s.only in (None, data)}
+    values = {name: getattr(s, protocol) for name, s in SWITCHES.items() if not data or s.only in (None, data)}
     return values | FIXED.get(profile, {})
 
 
 def flipped(spec):
     """Switches in which a spec leaves its protocol: dict name -> value; of an unknown protocol none."""
-    if spec.method not in PROTOCOLS:
-        return {}
-    usual = {k: getattr(s, spec.method) for k, s in SWITCHES.items()} | FIXED.get(spec.profile, {})
+    usual = default_switches(spec.method, profile=spec.profile) if spec.method in PROTOCOLS else {}
     return {k: v for k, v in spec.params.items() if k in usual and v != usual[k]}
 
 
@@ -166,10 +158,9 @@ def settled(params, given):
 def _controlled(params, released):
     """Parameters with what the controller of a target needs under l1, and where `released` is the protocol."""
     kept = {k: v for k, v in params.items() if k not in ("only_near", "held", "aim")}
-    if kept["target"] and released:
-        kept["only_near"] = True
-    if kept["target"] and kept["penalty"] == "l1":
-        kept |= {"held": 1.0, "aim": min(round(kept["target"] + L1_LAG, 4), 0.99)}
+    if target := kept.get("target"):
+        kept |= {"only_near": True} if released else {}
+        kept |= {"held": 1.0, "aim": min(round(target + L1_LAG, 4), 0.99)} if kept["penalty"] == "l1" else {}
     return kept
 
 
@@ -212,88 +203,63 @@ def at_levels(profile, tasks, levels, data="nyuv2", protocol="paper", **params):
 
 def blind_specs(profile):
     """The input-blind control of each data set, at the image's resolution and as the released code takes it."""
-    found = []
-    for data, tasks in ALL.items():
+    needed, found = ("resolution", "depth", "threshold", "split", "share", "size", "n"), []
+    for (data, tasks), protocol in product(ALL.items(), ("paper", "released")):
         source, base = PROFILE_SETTINGS[check_profile(profile)][data]
-        for protocol in ("paper", "released"):
-            names = ("resolution", "depth", "threshold", "split", "share")
-            kept = {k: v for k, v in default_switches(protocol, data).items() if k in names}
-            kept |= {"size": base["size"], "n": base["n"], "tasks": tasks, "version": VERSION}
-            found.append(RunSpec(NAME, profile, source, BLIND, 0, kept))
+        params = {k: v for k, v in (base | default_switches(protocol, data)).items() if k in needed}
+        found.append(RunSpec(NAME, profile, source, BLIND, 0, params | {"tasks": tasks, "version": VERSION}))
     return found
 
 
-def _three_seeds(profile):
-    return PROFILE_SETTINGS[check_profile(profile)]["seeds"][:3]
+def _grid(arms, profile):
+    """Specs of arms (list), each the options of `at_levels`, or of `specs` if it names no levels.
 
-
-def main_specs(profile):
-    """Dense and 70 % sparse three-task models under each protocol, and the dense one with coupled decay alone."""
-    order = ("corrected", "released", "paper")
-    found = [s for p in order for s in at_levels(profile, (ALL_NYU,), (0.0, GOAL), protocol=p)]
-    return found + specs(profile, (ALL_NYU,), dense_decay=SWITCHES["dense_decay"].released)
-
-
-def decay_specs(profile):
-    """Coupled decay of every parameter, at five strengths: the three-task model, and single tasks at none and most."""
-    found = []
-    for tasks in NYU_SETS[-1:] + NYU_SETS[:3]:
-        for decay in DECAYS if tasks == ALL_NYU else (DECAYS[0], DECAYS[-1]):
-            set_to = {"dense_decay": decay, "head_decay": decay} if decay else {}
-            found += specs(profile, (tasks,), seeds=_three_seeds(profile), **set_to)
-    return found
-
-
-def l1_specs(profile, sets):
-    """l1 and group lasso with 70 % of the backbone's weights zero (Table 3)."""
-    arms = ({"penalty": penalty, "count": "parameter"} for penalty in ("l1", "group_lasso"))
-    return [s for arm in arms for s in at_levels(profile, sets, (GOAL,), **arm)]
-
-
-def switch_specs(profile):
-    """Each switch of `FLIPPED` alone, from the paper's to the released value: dense and 70 % sparse, three seeds.
-
-    Without decay of the backbone that of the heads is flipped too; where a switch changes nothing (coupled decay of a
-    sparse network, the metric without penalty) the protocol's own runs stand for it.
+    Beside these an arm may have few=True, for the first three seeds, and narrower=2, for half of the profile's width.
     """
-    found = []
-    for name in (*FLIPPED, "double_sigmoid"):
-        of_faces = SWITCHES[name].only == "celebamask"
-        where = {"tasks": (ALL_CELEBA,), "data": "celebamask"} if of_faces else {"tasks": (ALL_NYU,)}
-        flip = {name: SWITCHES[name].released}
-        found += at_levels(profile, levels=switch_levels(name), seeds=_three_seeds(profile), **where, **flip)
-    return found
+    settings, found = PROFILE_SETTINGS[check_profile(profile)], []
+    for options in ({"tasks": (ALL_NYU,)} | arm for arm in arms):
+        if options.pop("few", False):
+            options["seeds"] = settings["seeds"][:3]
+        if "narrower" in options:
+            options["width"] = max(2, settings["nyuv2"][1]["width"] // options.pop("narrower"))
+        found += (at_levels if "levels" in options else specs)(profile, **options)
+    return list(dict.fromkeys(found))
 
 
-def switch_levels(switch):
-    """Target sparsities at which a switch changes the training."""
-    return {"dense_decay": (0.0,), "penalty_gradient": (GOAL,), "metric": (GOAL,)}.get(switch, (0.0, GOAL))
-
-
-def width_specs(profile):
-    """The three-task model at 70 % in half and a quarter of the width: the lambda that it takes."""
-    width, seeds = PROFILE_SETTINGS[check_profile(profile)]["nyuv2"][1]["width"], _three_seeds(profile)
-    widths = dict.fromkeys(max(2, width // k) for k in (2, 4))
-    return [s for w in widths for s in at_levels(profile, (ALL_NYU,), (GOAL,), seeds=seeds, width=w)]
-
-
-# Tables and figures in order of worth
-TABLES = {
-    "blind": blind_specs,
-    "main": main_specs,
-    "decay": decay_specs,
-    "fig4": lambda profile: specs(profile, (ALL_NYU,), LAMBDAS),
-    "levels": lambda profile: at_levels(profile, (ALL_NYU,), LEVELS),
-    "singles": lambda profile: specs(profile, NYU_SETS[:3]),
-    "l1": lambda profile: l1_specs(profile, (ALL_NYU,)),
-    "faces": lambda profile: at_levels(profile, (ALL_CELEBA,), (0.0, GOAL), "celebamask"),
-    "table1": lambda profile: at_levels(profile, NYU_SETS, LEVEL_OF.values()),
-    "fig3": lambda profile: at_levels(profile, FIG3_SETS, (GOAL,)),
-    "table3": lambda profile: l1_specs(profile, L1_SETS),
-    "table2": lambda profile: at_levels(profile, CELEBA_SETS, (0.0, GOAL), "celebamask"),
-    "switches": switch_specs,
-    "widths": width_specs,
+_BOTH, _FACES = {"levels": (0.0, GOAL)}, {"tasks": (ALL_CELEBA,), "data": "celebamask"}
+_RELEASED = {name: s.released for name, s in SWITCHES.items()}
+# l1 and group lasso with 70 % of the backbone's weights zero
+_L1 = [{"levels": (GOAL,), "penalty": penalty, "count": "parameter"} for penalty in ("l1", "group_lasso")]
+_GRIDS = {
+    # under each protocol, and dense with coupled decay alone
+    "main": [
+        *(_BOTH | {"protocol": protocol} for protocol in ("corrected", "released", "paper")),
+        {"dense_decay": _RELEASED["dense_decay"]},
+    ],
+    # coupled decay of every parameter at five strengths, and of single tasks at none and most
+    "decay": [
+        {"tasks": (tasks,), "few": True} | ({"dense_decay": decay, "head_decay": decay} if decay else {})
+        for tasks in (ALL_NYU, *NYU_SETS[:3])
+        for decay in (DECAYS if tasks == ALL_NYU else (DECAYS[0], DECAYS[-1]))
+    ],
+    "fig4": [{"lambdas": LAMBDAS}],
+    "levels": [{"levels": LEVELS}],
+    "singles": [{"tasks": NYU_SETS[:3]}],
+    "l1": _L1,
+    "faces": [_FACES | _BOTH],
+    "table1": [{"tasks": NYU_SETS, "levels": LEVEL_OF.values()}],
+    "fig3": [{"tasks": FIG3_SETS, "levels": (GOAL,)}],
+    "table3": [{"tasks": L1_SETS} | arm for arm in _L1],
+    "table2": [_FACES | _BOTH | {"tasks": CELEBA_SETS}],
+    # each alone, from the paper's to the released value
+    "switches": [
+        {"levels": levels, "few": True, name: _RELEASED[name]} | (_FACES if SWITCHES[name].only else {})
+        for name, levels in SWITCH_LEVELS.items()
+    ],
+    "widths": [{"levels": (GOAL,), "few": True, "narrower": k} for k in (2, 4)],
 }
+# Tables and figures in order of worth; what an arm does not name is that of the dense three-task model of rooms
+TABLES = {"blind": blind_specs} | {name: partial(_grid, arms) for name, arms in _GRIDS.items()}
 MAIN = None  # the claims are judged on several of them
 
 
@@ -313,27 +279,26 @@ def published(table):
     return [{k: v for k, v in row.items() if pd.notna(v)} for row in rows.to_dict("records")]
 
 
-def _published_gain(new, old, number=1):
-    """Relative improvement that published rows (tasks, lambda) show, mean over the tasks of both."""
+def _published_gain(number, old, new):
+    """Relative improvement of `new` rows (tasks, lambda) of a published table over an old one, mean over the tasks."""
     rows, gains = {(row["tasks"], row["lambda"]): row for row in published(number)}, []
-    for name, _, sign in (SCORES[task] for task in new[0].split("+") if task in old[0].split("+")):
-        a, b = rows[new][f"{name}_mean"], rows[old][f"{name}_mean"]
-        gains.append(sign * (a - b) / b)
+    for row in (rows[key] for key in new):
+        for name, _, sign in (SCORES[task] for task in row["tasks"].split("+")):
+            a, b = row[f"{name}_mean"], rows[old][f"{name}_mean"]
+            gains.append(sign * (a - b) / b)
     return float(np.mean(gains))
 
 
-_SPARSE_NYU = _published_gain((ALL_NYU, START), (ALL_NYU, 0.0))
-_SIZES = dict.fromkeys(
-    ("upadhyay-sparse-beats-dense-nyu", "upadhyay-as-released", "upadhyay-one-optimiser"), _SPARSE_NYU
-) | {
-    "upadhyay-sparse-beats-dense-celeba": _published_gain((ALL_CELEBA, START), (ALL_CELEBA, 0.0), 2),
-    "upadhyay-dense-multitask-worse": float(
-        np.mean([_published_gain((task, 0.0), (ALL_NYU, 0.0)) for task in ALL_NYU.split("+")])
-    ),
-}  # as published
+_SPARSE_NYU = _published_gain(1, (ALL_NYU, 0.0), [(ALL_NYU, START)])
+_SIZES = {
+    "upadhyay-sparse-beats-dense-nyu": _SPARSE_NYU,
+    "upadhyay-as-released": _SPARSE_NYU,
+    "upadhyay-one-optimiser": _SPARSE_NYU,
+    "upadhyay-sparse-beats-dense-celeba": _published_gain(2, (ALL_CELEBA, 0.0), [(ALL_CELEBA, START)]),
+    "upadhyay-dense-multitask-worse": _published_gain(1, (ALL_NYU, 0.0), [(t, 0.0) for t in ALL_NYU.split("+")]),
+}
 CLAIMS = tuple(
-    Claim(name, units="seeds", smallest=0.02, published=_SIZES.get(name), **claim)
-    for name, claim in _in_file("plan/claims.toml").items()
+    Claim(name, units="seeds", smallest=0.02, published=_SIZES.get(name), **claim) for name, claim in _CLAIMS.items()
 )
 
 # For the landing page: the paper's name, number and claim with its published values, and the claim that stands for it

@@ -1,6 +1,7 @@
 """Tables of the vision study and what they say, from records alone."""
 
 import math
+from itertools import product
 
 import numpy as np
 from companion.claims import judge
@@ -12,7 +13,7 @@ from papers.upadhyay2023.claims import (  # isort: skip
 )  # fmt: skip
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, BLIND, CLAIMS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
-    published, scientific, short, switch_levels,
+    SWITCH_LEVELS, published, scientific, short,
 )  # fmt: skip
 
 __all__ = ["EFFECTS"]  # that the machinery reads from here
@@ -23,8 +24,15 @@ OTHER_METRICS = {
     "normal_within_30": "within 30°", "depth_mae_m": "MAE, metres",
 }  # fmt: skip
 DATA = {"nyuv2": "NYU-v2", "celebamask": "CelebAMask-HQ"}  # as the pages name them
+NEAR = 0.02  # a score that beats the blind control by less is at its level
 SAVED = "saved (fastest turn), %"
 IS_BLIND = " (blind)"  # behind a score that does not beat the blind control by two standard errors
+# Dense networks by their weight decay: words -> choice for `cell`
+DECAYED = {"none": {}}
+DECAYED |= {f"coupled, {d:g}": {"flipped": f"dense_decay={d:g}, head_decay={d:g}"} for d in DECAYS[1:]}
+DECAYED |= {f"coupled, {DECAYS[-1]:g}, backbone alone": {"flipped": f"dense_decay={DECAYS[-1]:g}"},
+            "as released": {"protocol": "released"}, "decoupled": {"protocol": "corrected"}}  # fmt: skip
+EFFECT, CHANGE = ["sparse over dense, %", "95 % from", "to"], ["change", "change from", "change to"]
 
 
 def _scored(table, tasks, task, **at):
@@ -40,39 +48,34 @@ def blind_metrics(evidence, data):
 
 
 def eyes(evidence, numbers=(1, 2)):
-    """Published scores of tables beside the blind control (DataFrame): distance from it, also in published spreads.
-
-    evidence: with the blind control at the paper's size. Positive distances are better than blind.
-    """
+    """Published scores beside the blind control at the paper's size (DataFrame): how much better, also in spreads."""
     rows = {}
-    for number in numbers:
+    for number, row in [(n, row) for n in numbers for row in published(n)]:
         metrics = blind_metrics(evidence, TABLE_OF[number][0]) or {}
-        for row in published(number):
-            for _, name, label, sign in scores_of(row["tasks"]):
-                said, blind = row[f"{name}_mean"], metrics.get(name, math.nan)
-                better = {"better by": sign * (said - blind), "in spreads": sign * (said - blind) / row[f"{name}_std"]}
-                rows[row["tasks"], scientific(row["lambda"]), label] = {"published": said, "blind": blind} | better
+        for _, name, label, sign in scores_of(row["tasks"]):
+            said, blind = row[f"{name}_mean"], metrics.get(name, math.nan)
+            better = {"better by": sign * (said - blind), "in spreads": sign * (said - blind) / row[f"{name}_std"]}
+            rows[row["tasks"], scientific(row["lambda"]), label] = {"published": said, "blind": blind} | better
     return table_of(rows, "tasks", "λ", "metric")
 
 
-def eyes_sentence(evidence, near=0.02, blind="blind"):
+def eyes_sentence(evidence, blind="blind"):
     """How many published dense and sparse cells of multi-task networks are at the level of the `blind` (sentence)."""
     better = eyes(evidence)["better by"].dropna()
     if better.empty:
         return f"The blind control: {NOT_RUN}."
     better = better[better.index.get_level_values("tasks").str.contains("+", regex=False)]
     kind = np.where(better.index.get_level_values("λ") == "0", "dense", "sparse")
-    words = [f"{(own < near).sum()} of {len(own)} {name} ones" for name, own in better.groupby(kind)]
+    words = [f"{(own < NEAR).sum()} of {len(own)} {name} ones" for name, own in better.groupby(kind)]
     sets = [name for data, name in DATA.items() if blind_metrics(evidence, data)]
-    return f"Published multi-task scores on {listed(sets)} that beat {blind} by less than {near:g}: {listed(words)}."
+    return f"Published multi-task scores on {listed(sets)} that beat {blind} by less than {NEAR:g}: {listed(words)}."
 
 
 def paper_table(number, evidences):
     """Table 1, 2 or 3: under each published row, ours from each of `evidences` (DataFrame of text).
 
     Ours is the network at the target sparsity nearest to the published one; in Table 3 there are two, by l1 and by
-    groups. Mean ± sd over seeds, and the share of zero groups (of zero weights in Table 3); "(blind)" behind a score
-    that does not beat the blind control, which is the last rows.
+    groups. Mean ± sd over seeds, and the share of zero groups (of zero weights in Table 3); last, the blind control.
     """
     (data, count), rows, frames = TABLE_OF[number], {}, {e.profile: frame(e.records) for e in evidences}
     zero_label, said_zero = f"{'groups' if count == 'group' else 'weights'} zero, %", f"{count[:5]}_sparsity_pct"
@@ -96,18 +99,14 @@ def paper_table(number, evidences):
 
 
 def other_metrics(evidence):
-    """Means over seeds of what the literature reports beside the paper's metrics (DataFrame): the three-task model.
-
-    The last rows are the blind predictors: one value for each position, and one for all of them.
-    """
+    """Means over seeds of what the literature reports beside the paper's metrics (DataFrame), also of blind ones."""
     table, rows = frame(evidence.records), {}
     kinds = {"": "", "blind_": "blind: one value for each position", "constant_": "one value for all positions"}
-    for kind, words in kinds.items():
-        for level in [level for level in LEVELS if len(cell(table, ALL_NYU, "group", level=level))]:
-            means = [cell(table, ALL_NYU, kind + name, level=level).mean() for name in OTHER_METRICS]
-            rows[words or f"{percent(level)} zero"] = means
-    shown = table_of(rows, "network", columns=list(OTHER_METRICS.values()))
-    return shown.dropna(axis=1, how="all")
+    levels = [level for level in LEVELS if len(cell(table, ALL_NYU, "group", level=level))]
+    for (kind, words), level in product(kinds.items(), levels):
+        means = [cell(table, ALL_NYU, kind + name, level=level).mean() for name in OTHER_METRICS]
+        rows[words or f"{percent(level)} zero"] = means
+    return table_of(rows, "network", columns=list(OTHER_METRICS.values())).dropna(axis=1, how="all")
 
 
 def by_level(evidence, levels=LEVELS):
@@ -123,16 +122,12 @@ def by_level(evidence, levels=LEVELS):
 
 
 def times(evidence):
-    """Fig. 4d in numbers (DataFrame by target sparsity): milliseconds a batch and the share of them that is saved.
-
-    A run times its dense twin, its own zeros and the compacted network in turns, so that its shares are comparable.
-    """
+    """Fig. 4d in numbers (DataFrame by target sparsity): milliseconds a batch and the share of them that is saved."""
     table = frame(evidence.records)
     columns = {"dense_ms": "dense, ms"} | {f"{k}_ms": f"{name}, ms" for k, name in SAVERS.items()}
     columns |= {f"{k}_saved": f"{name}: {SAVED}" for k, name in SAVERS.items()} | {"group": "groups zero, %"}
-    found = {level: {c: cell(table, ALL_NYU, c, level=level).mean() for c in columns} for level in LEVELS}
-    rows = {percent(level): row for level, row in found.items() if math.isfinite(row["group"])}
-    means = table_of(rows, "target").rename(columns=columns)
+    found = {percent(k): {c: cell(table, ALL_NYU, c, level=k).mean() for c in columns} for k in LEVELS}
+    means = table_of(found, "target").dropna(subset="group").rename(columns=columns)
     return means * [100 if name.endswith("%") else 1 for name in means]
 
 
@@ -149,24 +144,15 @@ def times_sentence(evidence):
     )
 
 
-def decayed():
-    """Dense networks by their weight decay: words -> choice for `cell`."""
-    strengths = list(map(short, DECAYS[1:]))
-    found = {"none": {}} | {f"coupled, {d}": {"flipped": f"dense_decay={d}, head_decay={d}"} for d in strengths}
-    found[f"coupled, {strengths[-1]}, backbone alone"] = {"flipped": f"dense_decay={strengths[-1]}"}
-    found |= {"as released": {"protocol": "released"}, "decoupled": {"protocol": "corrected"}}
-    return {words: choice | {"level": 0.0} for words, choice in found.items()}
-
-
 def decay(evidence):
     """Dense networks by weight decay (DataFrame): losses, scores, norms, share of the gradient, sight."""
     table, rows = frame(evidence.records), {}
-    for tasks, (words, choice) in ((s, d) for s in NYU_SETS[-1:] + NYU_SETS[:3] for d in decayed().items()):
-        at = {"tasks": tasks} | choice
+    for tasks, (words, choice) in product((ALL_NYU, *NYU_SETS[:3]), DECAYED.items()):
+        at = {"tasks": tasks, "level": 0.0} | choice
         ends = [{k: v[-1] for k, v in history.items()} for history in cell(table, column="history", **at)]
         if ends:
-            gain = [cell(table, column=f"gain_{c}", **at) / cell(table, column=f"blind_{c}", **at).mean()
-                    for _, c, *_ in scores_of(tasks)]  # fmt: skip
+            gain = {c: cell(table, column=f"gain_{c}", **at) / cell(table, column=f"blind_{c}", **at).mean()
+                    for _, c, *_ in scores_of(tasks)}  # fmt: skip
             rows[tasks, words] = {
                 "train loss": np.mean([np.mean(list(end["train"].values())) for end in ends]),
                 "norm of weights": np.mean([end["weight_norm"] for end in ends]),
@@ -178,19 +164,17 @@ def decay(evidence):
 
 def decay_sentence(evidence):
     """What the dense three-task network sees without decay, and under each other one (sentence)."""
-    table = decay(evidence)
-    found = {} if table.empty or ALL_NYU not in table.index else table.loc[ALL_NYU, "sees"].to_dict()
-    if len(found) < 2:
+    words = [f"{row['sees']} ({name})" for (tasks, name), row in decay(evidence).iterrows() if tasks == ALL_NYU]
+    if len(words) < 2:
         return f"Weight decay: {NOT_RUN}."
-    words = [f"{what} ({name})" for name, what in found.items()]
     return f"What the dense three-task network sees, by its weight decay: {'; '.join(words)}."
 
 
 def switches():
     """Every difference between text and released code, and what each protocol does (DataFrame)."""
-    rows = {
-        s.label: {"item": s.item, "name": n} | {p: short(getattr(s, p)) for p in PROTOCOLS} for n, s in SWITCHES.items()
-    }
+    rows = {}
+    for name, s in SWITCHES.items():
+        rows[s.label] = {"item": s.item, "name": name} | {p: short(getattr(s, p)) for p in PROTOCOLS}
     return table_of(rows, "difference")
 
 
@@ -208,25 +192,20 @@ def protocols(evidence, data="nyuv2"):
     found = {protocol: effect(protocol) for protocol in (PROTOCOLS[:1] if faces else PROTOCOLS)}
     for name in ("double_sigmoid",) if faces else FLIPPED:
         flip = f"{name}={short(SWITCHES[name].released)}"
-        found[f"paper, {flip}"] = effect("paper", flip, switch_levels(name))
+        found[f"paper, {flip}"] = effect("paper", flip, SWITCH_LEVELS[name])
     for name, values in found.items():
-        e, moved = estimate(100 * values), estimate(100 * (values - found["paper"]).dropna())
-        line = {"seeds": e.n, "sparse over dense, %": e.mean, "95 % from": e.low, "to": e.high}
-        rows[name] = line | {"change": moved.mean, "change from": moved.low, "change to": moved.high}
+        both = [estimate(100 * values), estimate(100 * (values - found["paper"]).dropna())]
+        numbers = [number for e in both for number in (e.mean, e.low, e.high)]
+        rows[name] = {"seeds": both[0].n} | dict(zip(EFFECT + CHANGE, numbers, strict=True))
     return table_of(rows, "protocol")
 
 
 def protocols_in_words(evidence, data="nyuv2"):
     """`protocols` as text: the effect and what a switch changes, in percent with 95 % intervals, and the seeds."""
-    rows = {
-        name: {
-            "seeds": f"{row['seeds']:.0f}",
-            "sparse over dense, %": interval(row["sparse over dense, %"], row["95 % from"], row["to"]),
-            "change": "" if name == "paper" else interval(row["change"], row["change from"], row["change to"]),
-        }
-        for name, row in protocols(evidence, data).iterrows()
-        if row["seeds"]
-    }
+    rows = {}
+    for name, row in protocols(evidence, data).query("seeds > 0").iterrows():
+        moved = "" if name == "paper" else interval(*row[CHANGE])
+        rows[name] = {"seeds": f"{row['seeds']:.0f}", EFFECT[0]: interval(*row[EFFECT]), CHANGE[0]: moved}
     return table_of(rows, "protocol")
 
 
@@ -262,29 +241,24 @@ def protocol_sentence(evidence, brief=False):
     """What 70 % sparsity changes under each protocol; unless brief, also which networks see nothing (sentence)."""
     table, found, words = frame(evidence.records), protocols(evidence), []
     coupled = f"dense_decay={SWITCHES['dense_decay'].released}"
-    settings = {
-        "paper": ("as the text says", ""),
-        f"paper, {coupled}": ("if the dense one gets the released decay", coupled),
-        "corrected": ("with equal decay", ""),
-        "released": ("as released", ""),
-    }
-    for name, (setting, flip) in settings.items():
-        if found.seeds.get(name, 0) and not (brief and name == "corrected"):
-            protocol = name.partition(",")[0]
-            zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=protocol).mean())
-            ways = {"dense": {"level": 0.0, "flipped": flip}, "sparse": {"level": GOAL}}
-            blind = [way for way, at in ways.items() if seen(table, ALL_NYU, protocol=protocol, **at) == "nothing"]
-            blind = f"; {listed(blind)} networks see nothing on average" if blind else ""
-            more = "" if brief else f" ({zero} of the groups zero{blind})"
-            effect = interval(*found.loc[name, ["sparse over dense, %", "95 % from", "to"]], digits=0)
-            words.append(f"{effect} % {setting}{more}")
+    settings = {"paper": "as the text says", f"paper, {coupled}": "if the dense one gets the released decay"}
+    settings |= {} if brief else {"corrected": "with equal decay"}
+    settings |= {"released": "as released"}
+    for name in (name for name in settings if found.seeds.get(name, 0)):
+        protocol, _, flip = name.partition(", ")
+        zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=protocol).mean())
+        ways = {"dense": {"level": 0.0, "flipped": flip}, "sparse": {"level": GOAL}}
+        blind = [way for way, at in ways.items() if seen(table, ALL_NYU, protocol=protocol, **at) == "nothing"]
+        blind = f"; {listed(blind)} networks see nothing on average" if blind else ""
+        more = "" if brief else f" ({zero} of the groups zero{blind})"
+        words.append(f"{interval(*found.loc[name, EFFECT], digits=0)} % {settings[name]}{more}")
     return f"Our sparse networks against dense ones: {listed(words) if words else NOT_RUN}."
 
 
 def gap_sentence(evidence):
     """Of the difference between `released` and `paper`, what the switch that moves most does alone (sentence)."""
     found = protocols(evidence)
-    table, effect = found["change"].dropna(), found["sparse over dense, %"]
+    table, effect = found["change"].dropna(), found[EFFECT[0]]
     alone = table[[name for name in table.index if "," in name]]
     if "released" not in table or alone.empty:
         return f"The gap between the protocols: {NOT_RUN}."
