@@ -134,10 +134,7 @@ def judge(claim, effects):
 
 
 def judge_best(name, claim, evidences):
-    """A claim of a paper, judged on the profile that has most units; of equals on the larger profile (`Judged`).
-
-    evidences: `Evidence` of each profile, the largest first.
-    """
+    """A claim judged on the profile with most units, of equals on the first (`Judged`). evidences: largest first."""
     effects = part(name, "tables").EFFECTS[claim.id]
     judged = [replace(judge(claim, effects(e)), profile=e.profile, data=e.data) for e in evidences if e]
     return max(judged, key=lambda j: j.n, default=judge(claim, None))
@@ -146,9 +143,6 @@ def judge_best(name, claim, evidences):
 def judge_paper(name, evidences):
     """Every claim of a paper (list), see `judge_best`; Holm's correction is over the claims, and over the controls."""
     judged = [judge_best(name, claim, evidences) for claim in study_of(name).CLAIMS]
-    for control in (False, True):
-        family = [i for i, j in enumerate(judged) if j.claim.control == control]
-        p = [judged[i].p if judged[i].verdict != NOT_TESTED else math.nan for i in family]
-        for i, corrected in zip(family, holm(p), strict=True):
-            judged[i] = replace(judged[i], holm=float(corrected))
-    return judged
+    p = pd.Series([math.nan if j.verdict == NOT_TESTED else j.p for j in judged], dtype=float)
+    corrected = p.groupby([j.claim.control for j in judged]).transform(holm)
+    return [replace(j, holm=float(value)) for j, value in zip(judged, corrected, strict=True)]

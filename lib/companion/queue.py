@@ -52,9 +52,7 @@ def _measured(records):
     for record in records:
         for key in _keys(record.spec):
             runs[key].append((record.run["seconds"], record.run["device"]))
-    return {
-        key: (median(t for t, _ in v), " and ".join(sorted({device for _, device in v}))) for key, v in runs.items()
-    }
+    return {k: (median(t for t, _ in v), " and ".join(sorted({d for _, d in v}))) for k, v in runs.items()}
 
 
 def _guess(study, spec, known):

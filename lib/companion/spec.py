@@ -112,6 +112,10 @@ class RunSpec:
         """Plain dict, ready for JSON."""
         return {name: getattr(self, name) for name in OWN} | {"params": _plain(self.params)}
 
+    def flat(self):
+        """As `to_dict`, with the parameters beside the other fields."""
+        return {name: getattr(self, name) for name in OWN} | _plain(self.params)
+
     @classmethod
     def from_dict(cls, value):
         """Inverse of `to_dict`; raises `SpecError` for missing or unknown fields."""
