@@ -26,9 +26,8 @@ def results(specs, scheduler, root, device):
 
         how = {"pure": False} if device == "cpu" else {"pure": False, "resources": {"GPU": 1}}
         here = facts()
-        futures = {
-            client.submit(_attempt, spec, root, device, here, **how): spec for spec in specs
-        }  # earlier ones first
+        # earlier ones have priority
+        futures = {client.submit(_attempt, spec, root, device, here, **how): spec for spec in specs}
         try:
             for future in as_completed(list(futures)):
                 if future.status == "finished":

@@ -21,18 +21,14 @@ from companion import claims as rules
 from companion.evidence import BIN, Evidence, provenance
 from companion.records import RunRecord, set_hash
 from companion.statistics import NOT_RUN
-from companion.style import LOOK, still, svg
+from companion.style import LOOK, VERDICT_STYLE, still, svg
 
 ANCHOR = "shown-"  # before a name: headings have ids of their own
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
 VERSION, YEAR = version("sparsemtl"), "2026"
 NONE = "–"  # no such value; what was never run says so in words
 LONG = 40  # characters, from which on a cell may break into lines
-# A shape beside the word: no verdict is known by its colour alone
-MARKS = {
-    rules.REPRODUCED: "✔", rules.SMALLER: "◑", rules.CONTRADICTED: "✘", rules.NO_EFFECT: "∅", rules.UNDECIDED: "◌",
-    rules.NOT_TESTED: "⊘", NOT_RUN: "○", "met": "☑", "missed": "☒",
-}  # fmt: skip
+MARKS = {word: shape for word, (_, _, shape) in VERDICT_STYLE.items()} | {"met": "☑", "missed": "☒"}
 
 
 def marked(word):

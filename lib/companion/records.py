@@ -212,8 +212,7 @@ def write_jsonl(path, records):
 def read_jsonl(path, problems=None, start=""):
     """Every record of a JSON-lines file; raises `RecordError` that names file, line and cause.
 
-    problems: a list that takes one text for each line that is no record, so that the others are read. start: of the
-    hashes of the records to read.
+    problems: list that takes a text for each line that is no record instead. start: only records with such a hash.
     """
     records = []
     for i, line in enumerate(read_text(path).splitlines(), 1):

@@ -127,7 +127,7 @@ def forest(judged, width=10.0, row=0.25):
 
 
 def _one(ax, y, j):
-    colour, marker = VERDICT_STYLE[j.verdict]
+    colour, marker, _ = VERDICT_STYLE[j.verdict]
     if not j.n:
         ax.text(0, y, f" {j.verdict}", va="center", fontsize=9, color=MUTED)
         return

@@ -20,9 +20,10 @@ TASK_COLOURS = {
 HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
 INK = "#1b1e23"  # of text and axes; in the book the colour of the page's text takes its place
 LINES = ("-", "--", "-.", ":")  # for those who see no colour
-VERDICT_STYLE = {  # colour and marker
-    "reproduced": ("#009E73", "^"), "reproduced, smaller": ("#56B4E9", "^"), "contradicted": ("#D55E00", "v"),
-    "no such effect": ("#E69F00", "s"), "undecided": (MUTED, "o"), "not tested": (MUTED, "x"), NOT_RUN: (MUTED, ""),
+VERDICT_STYLE = {  # colour, marker, shape beside the word: no verdict is known by its colour alone
+    "reproduced": ("#009E73", "^", "✔"), "reproduced, smaller": ("#56B4E9", "^", "◑"),
+    "contradicted": ("#D55E00", "v", "✘"), "no such effect": ("#E69F00", "s", "∅"), "undecided": (MUTED, "o", "◌"),
+    "not tested": (MUTED, "x", "⊘"), NOT_RUN: (MUTED, "", "○"),
 }  # fmt: skip
 LEAST = 9  # points of the smallest text: 12 pixels on a desktop; on a phone, where figures shrink, 9
 WIDTH = 8.0  # inches of 96 pixels: as wide as the text
