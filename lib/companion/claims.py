@@ -49,9 +49,9 @@ class Claim:
         if self.unit not in ("points", "percent") or self.units not in ("people", "seeds") or not self.smallest > 0:
             raise ValueError(f"claim {self.id}: unit {self.unit!r}, units {self.units!r}, smallest {self.smallest!r}")
 
-    def shown(self, share, digits=1):
+    def shown(self, share):
         """A share in the claim's unit: 0.021 is "+2.1"; an en dash for None or NaN."""
-        return "–" if share is None or math.isnan(share) else f"{100 * share + 0.0:+.{digits}f}"
+        return "–" if share is None or math.isnan(share) else f"{100 * share + 0.0:+.1f}"
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Judged:
     profile: str = ""
     data: str = ""
 
-    def interval(self, digits=1):
+    def interval(self):
         """The effect with its interval, "+2.1 [+0.4, +3.8]"; without units the verdict."""
         if not self.n:
             return self.verdict
-        said = interval(100 * self.mean, 100 * self.low, 100 * self.high, digits)
+        said = interval(100 * self.mean, 100 * self.low, 100 * self.high)
         return said if self.n > 1 else f"{said} (one unit: no interval)"
 
 

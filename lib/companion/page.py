@@ -74,7 +74,7 @@ def _table(table, name, caption="", digits=None, labels=None, attributes=lambda 
 
 
 def _text(value, digits=3):
-    """What a cell shows; a page's name is a link to it, a verdict has its shape."""
+    """What a cell shows; a verdict has its shape."""
     if isinstance(value, float):
         return f"{value:.{digits}f}" if math.isfinite(value) else NONE
     text = MARKS[value] + " " + value if isinstance(value, str) and value in MARKS else str(value)
