@@ -169,11 +169,13 @@ def made(specs, workers=1, root=None, device="cpu", progress=True, scheduler=Non
     """Yield (spec, record, None) or (spec, None, what went wrong) as runs end; parameters as for `execute`."""
     if workers < 1:
         raise SpecError(f"workers is {workers}: at least 1 is needed")
+    if not specs:
+        return
     specs = sorted(specs, key=lambda spec: spec.seed)  # stopped early, a table has few seeds rather than holes
     results = _results
-    if scheduler is not None and specs:
+    if scheduler is not None:
         from companion.cluster import results
-    bar = tqdm(total=len(specs), unit="run", disable=not (progress and specs), dynamic_ncols=True)
+    bar = tqdm(total=len(specs), unit="run", disable=not progress, dynamic_ncols=True)
     with bar, contextlib.closing(results(specs, scheduler or workers, root, device)) as ended:
         for result in ended:
             yield result
