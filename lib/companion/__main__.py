@@ -1,6 +1,7 @@
 """The command `sparsemtl`: list, run, show, verify, export, import, diff, queue, crate, data."""
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -26,20 +27,19 @@ from companion.records import (  # isort: skip
 def main(argv=None):
     """Run one command; returns the exit status: 0, 2 for a user's mistake or a failed run, 130 when stopped."""
     args = command_parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: worker processes end too
     try:
         status = args.command(args) or 0
         if sys.stdout:  # closed by the shell, it is None
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `list | head`: the reader has seen enough
-        _drop_output()
-        return 0
     except SparseMTLError as error:
         _say(error)
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            _drop_output()
+        if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC):  # what is held would fail at exit too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno == errno.EPIPE:  # `list | head`: the reader has seen enough
+                return 0
             _say("the output cannot be written, its disk is full: free space there")
         else:
             _say(f"{error.filename or 'a file'}: {error.strerror or one_line(error)}; mend that, or name another place")
@@ -55,16 +55,6 @@ def main(argv=None):
 
 def _say(text):
     print(f"sparsemtl: {text}", file=sys.stderr)
-
-
-def _drop_output():
-    """Discard what Python still holds of the output: it would fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _stop(*_):
-    """On SIGTERM do what Ctrl-C does: worker processes end too."""
-    raise KeyboardInterrupt
 
 
 OPTIONS = {
@@ -91,9 +81,8 @@ OPTIONS = {
 
 def command_parser():
     """Parser of the whole command line; what it parses names the function to call in `command`."""
-    parser = argparse.ArgumentParser(
-        prog="sparsemtl", description="Re-run the tables and figures of two papers on sparse multitask learning."
-    )
+    text = "Re-run the tables and figures of two papers on sparse multitask learning."
+    parser = argparse.ArgumentParser("sparsemtl", description=text)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, *options, **grid):
@@ -211,8 +200,8 @@ def _verify(args):
 
 def _show(args):
     """Print the record of a run, or the runs of a record set that a page cites."""
-    store, folder = Store(args.store), _committed(args)
-    places, shown = [str(place) for place in (folder, store.folder) if place], {}
+    folder, shown = _committed(args), {}
+    places = [str(place) for place in (folder, Store(args.store).folder) if place]
     for place in places:
         for record in find(args.hash, place):
             shown.setdefault((record.hash, record.digest), (record, []))[1].append(place)  # equal results once
@@ -246,7 +235,6 @@ def _diff(args):
 
 def _export(args):
     """Write the records of a study as JSON lines."""
-    study(args.study)
     own = _own(Store(args.store))
     asked = set(chosen(args, [r.spec for r in own]))
     taken = [r for r in own if r.spec in asked]
@@ -282,11 +270,8 @@ def _queue(args):
 
     records, _ = merge(_own(Store(args.store)), committed(_committed(args, must=True)))
     text = queue(list(map(study, names())), records)
-    if args.out is None:
-        print(text)
-        return
-    with write_whole(args.out) as file:
-        file.write(text + "\n")
+    with write_whole(args.out) if args.out else contextlib.nullcontext(sys.stdout) as file:
+        print(text, file=file)
 
 
 def _crate(args):

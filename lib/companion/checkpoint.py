@@ -16,10 +16,7 @@ def path_of(spec):
 
 
 def save(path, state):
-    """Write a checkpoint; the old one stays whole if that fails, and `DataError` says so.
-
-    state: dict of tensors, numbers, strings, lists and dicts alone. Its entry "origin" says what made it: see `load`.
-    """
+    """Write a dict of tensors and plain values, whose "origin" says what made it (see `load`); or raise `DataError`."""
     try:
         with write_whole(path, binary=True, error=DataError, way_out=WAY_OUT) as file:
             torch.save(state, file)

@@ -113,15 +113,13 @@ def _with_values(study, specs, pairs):
     for name, _ in pairs:
         if unknown := [s for s in specs if name not in s.params]:
             raise SpecError(f"unknown parameter {name!r}: these runs have {', '.join(unknown[0].params)}")
-    given = {name: _as_in(specs[0].params[name], value) for name, value in pairs}
+    given = dict(pairs)
+    for name, value in pairs:  # where the grid has a float, 0 is 0.0: they would be two runs
+        if isinstance(specs[0].params[name], float) and type(value) is int:
+            given[name] = float(value)
     check_values(given, study.RULES)
     settled = getattr(study, "settled", lambda params, given: params | given)
     return list(dict.fromkeys(replace(s, params=settled(dict(s.params), given)) for s in specs))
-
-
-def _as_in(known, value):
-    """A given value, as a float if the grid's is one: 0 and 0.0 would be two runs."""
-    return float(value) if isinstance(known, float) and type(value) is int else value
 
 
 def of_tables(study, profile, tables):

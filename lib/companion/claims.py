@@ -49,9 +49,9 @@ class Claim:
         if self.unit not in ("points", "percent") or self.units not in ("people", "seeds") or not self.smallest > 0:
             raise ValueError(f"claim {self.id}: unit {self.unit!r}, units {self.units!r}, smallest {self.smallest!r}")
 
-    def shown(self, share, digits=1):
+    def shown(self, share):
         """A share in the claim's unit: 0.021 is "+2.1"; an en dash for None or NaN."""
-        return "–" if share is None or math.isnan(share) else f"{100 * share + 0.0:+.{digits}f}"
+        return "–" if share is None or math.isnan(share) else f"{100 * share + 0.0:+.1f}"
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Judged:
     profile: str = ""
     data: str = ""
 
-    def interval(self, digits=1):
+    def interval(self):
         """The effect with its interval, "+2.1 [+0.4, +3.8]"; without units the verdict."""
         if not self.n:
             return self.verdict
-        said = interval(100 * self.mean, 100 * self.low, 100 * self.high, digits)
+        said = interval(100 * self.mean, 100 * self.low, 100 * self.high)
         return said if self.n > 1 else f"{said} (one unit: no interval)"
 
 
@@ -134,10 +134,7 @@ def judge(claim, effects):
 
 
 def judge_best(name, claim, evidences):
-    """A claim of a paper, judged on the profile that has most units; of equals on the larger profile (`Judged`).
-
-    evidences: `Evidence` of each profile, the largest first.
-    """
+    """A claim judged on the profile with most units, of equals on the first (`Judged`). evidences: largest first."""
     effects = part(name, "tables").EFFECTS[claim.id]
     judged = [replace(judge(claim, effects(e)), profile=e.profile, data=e.data) for e in evidences if e]
     return max(judged, key=lambda j: j.n, default=judge(claim, None))
@@ -146,9 +143,6 @@ def judge_best(name, claim, evidences):
 def judge_paper(name, evidences):
     """Every claim of a paper (list), see `judge_best`; Holm's correction is over the claims, and over the controls."""
     judged = [judge_best(name, claim, evidences) for claim in study_of(name).CLAIMS]
-    for control in (False, True):
-        family = [i for i, j in enumerate(judged) if j.claim.control == control]
-        p = [judged[i].p if judged[i].verdict != NOT_TESTED else math.nan for i in family]
-        for i, corrected in zip(family, holm(p), strict=True):
-            judged[i] = replace(judged[i], holm=float(corrected))
-    return judged
+    p = pd.Series([math.nan if j.verdict == NOT_TESTED else j.p for j in judged], dtype=float)
+    corrected = p.groupby([j.claim.control for j in judged]).transform(holm)
+    return [replace(j, holm=float(value)) for j, value in zip(judged, corrected, strict=True)]

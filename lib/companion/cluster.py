@@ -21,22 +21,20 @@ def results(specs, scheduler, root, device):
     worker may delete its checkpoint. Raises `SpecError` if no scheduler or worker answers, or none has a GPU that
     `device` needs, and `SparseMTLError` when the scheduler is lost or a worker would give other results.
     """
-    with _client(scheduler) as client:
+    with _client(scheduler, device) as client:
         from distributed import as_completed
 
-        _check(client, scheduler, device)
-        resources = {} if device == "cpu" else {"resources": {"GPU": 1}}
+        how = {"pure": False} if device == "cpu" else {"pure": False, "resources": {"GPU": 1}}
         here = facts()
-        futures = {
-            client.submit(_attempt, spec, root, device, here, pure=False, **resources): spec for spec in specs
-        }  # in order: earlier ones have priority
+        # earlier ones have priority
+        futures = {client.submit(_attempt, spec, root, device, here, **how): spec for spec in specs}
         try:
             for future in as_completed(list(futures)):
                 if future.status == "finished":
                     worker, *done = future.result()
                     yield tuple(done)
                     with contextlib.suppress(Exception):  # a checkpoint that stays does no harm
-                        client.run(engine.finish, done[0], workers=[worker], wait=False)
+                        client.run(engine.ask_paper, "finished", done[0], workers=[worker], wait=False)
                 elif future.status == "error":
                     error = future.exception()
                     if isinstance(error, SparseMTLError | ImportError):
@@ -54,8 +52,8 @@ def results(specs, scheduler, root, device):
 
 
 @contextlib.contextmanager
-def _client(scheduler):
-    """A connected Dask client; it closes at the end, and a cluster made here with it."""
+def _client(scheduler, device="cpu"):
+    """A Dask client with a worker that serves the device; it closes at the end, and a cluster made here with it."""
     needs("--scheduler", "cluster", "distributed")
     local = re.fullmatch(r"local:([1-9]\d*)", scheduler)
     if not local and not re.fullmatch(r"(tcp|tls)://.+:\d+", scheduler):
@@ -76,18 +74,14 @@ def _client(scheduler):
                 f"no scheduler answers at {scheduler} ({one_line(error, 100)}): start one by `dask scheduler`"
             ) from error
         stack.callback(lambda: client.close(timeout=5))
+        try:
+            client.wait_for_workers(1, timeout=WAIT)
+        except TimeoutError:
+            raise SpecError(f"the scheduler at {scheduler} has no worker: start one, see examples/cluster") from None
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if device != "cpu" and not any(worker["resources"].get("GPU") for worker in workers):
+            raise SpecError(f"no worker of {scheduler} has a GPU: start one by `dask worker --resources GPU=1`")
         yield client
-
-
-def _check(client, scheduler, device):
-    """Refuse a cluster on which runs would wait for ever."""
-    try:
-        client.wait_for_workers(1, timeout=WAIT)
-    except TimeoutError:
-        raise SpecError(f"the scheduler at {scheduler} has no worker: start one, see examples/cluster") from None
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if device != "cpu" and not any(worker["resources"].get("GPU") for worker in workers):
-        raise SpecError(f"no worker of {scheduler} has a GPU: start one by `dask worker --resources GPU=1`")
 
 
 def facts():

@@ -2,9 +2,9 @@
 
 A paper's module `run` has a function `run(spec, root, device)` that returns a result dict. Its entry "timings", which
 differs from run to run, and "precision", which the device may choose, go into the record's `run`. The module may also
-have `begun(spec)`, whether a checkpoint of the run exists, and `finished(spec)`, called when its record is safe; and
-`run_all(specs, root, device)`, the results of runs whose `together(spec)`, a string, is the same: made side by side in
-less time, each to the bit that of `run`.
+have `begun(spec)`, whether a checkpoint of the run exists, and `finished(spec)`, called when its record is safe and the
+checkpoint can go; and `run_all(specs, root, device)`, the results of runs whose `together(spec)`, a string, is the
+same: made side by side in less time, each to the bit that of `run`.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ import re
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 import torch
 from joblib import Parallel, delayed
@@ -40,21 +40,16 @@ def run(spec, root=None, device="cpu"):
     On a CPU it uses one thread and deterministic kernels: the same spec and code give the same bits in any process.
     root: folder of the data sets (default: SPARSEMTL_DATA). Raises the run's `SparseMTLError`.
     """
-    before = begun(spec)
+    before = ask_paper("begun", spec)
     (record,) = _made([spec], root, device)
     if not before:  # otherwise the checkpoint belongs to a run whose record is still to be written
-        finish(spec)
+        ask_paper("finished", spec)
     return record
 
 
-def begun(spec):
-    """Whether a checkpoint of this run exists."""
-    return getattr(part(spec.study, "run"), "begun", lambda spec: False)(spec)
-
-
-def finish(spec):
-    """Tell the paper that the record of `spec` is safe: its checkpoint can go."""
-    getattr(part(spec.study, "run"), "finished", lambda spec: None)(spec)
+def ask_paper(name, spec):
+    """What the paper's function `begun`, `finished` or `together` says of a run; None if it has no such function."""
+    return getattr(part(spec.study, "run"), name, lambda spec: None)(spec)
 
 
 def _made(specs, root, device):
@@ -69,9 +64,8 @@ def _made(specs, root, device):
     for spec, result in zip(specs, map(compact_numbers, results), strict=True):
         extra = {name: found for name in ("timings", "precision") if (found := result.pop(name, None))}
         seconds = round(took, 3) + extra.get("timings", {}).get("resumed_seconds", 0)
-        records.append(
-            RunRecord(spec, result, {"started": when[0], "ended": when[1], "seconds": seconds} | where | extra)
-        )
+        facts = {"started": when[0], "ended": when[1], "seconds": seconds} | where | extra
+        records.append(RunRecord(spec, result, facts))
     return records
 
 
@@ -136,13 +130,12 @@ def versions(names):
     return found
 
 
-@dataclass
-class Outcome:
-    """Result of `execute`: records by hash (old and new), one line for each failed run, number of runs executed."""
+class Outcome(NamedTuple):
+    """Result of `execute`."""
 
-    records: dict = field(default_factory=dict)
-    failures: list = field(default_factory=list)
-    executed: int = 0
+    records: dict  # by hash, old and new
+    failures: list  # a line for each failed run
+    executed: int  # number of runs
 
 
 def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True, scheduler=None):
@@ -154,35 +147,35 @@ def execute(specs, store=None, workers=1, root=None, device="cpu", progress=True
     Raises `SpecError` or `RecordError` before anything runs, and later for a record that cannot be written.
     """
     check_device(device, here=scheduler is None)
-    store, outcome, specs = store or Store(), Outcome(), list(dict.fromkeys(specs))
+    store, failures, specs = store or Store(), [], list(dict.fromkeys(specs))
     here = origin(device) if scheduler is None or device == "cpu" else {}  # a GPU elsewhere is unknown
-    outcome.records = {spec.hash: record for spec in specs if (record := _usable(store, spec, here))}
-    missing = [spec for spec in specs if spec.hash not in outcome.records]
+    records = {spec.hash: record for spec in specs if (record := _usable(store, spec, here))}
+    missing = [spec for spec in specs if spec.hash not in records]
     for folder in {store.path(spec).parent for spec in missing}:  # before hours of work rather than after
         check_writable(folder)
     with contextlib.closing(made(missing, workers, root, device, progress, scheduler)) as ended:
         for spec, record, failure in ended:
             if failure is not None:
-                outcome.failures.append(f"{label(spec)}: {failure}")
+                failures.append(f"{label(spec)}: {failure}")
                 continue
             store.write(record)
+            records[spec.hash] = record
             if scheduler is None:  # a worker elsewhere has its own checkpoint
-                finish(spec)
-            outcome.records[spec.hash] = record
-            outcome.executed += 1
-    return outcome
+                ask_paper("finished", spec)
+    return Outcome(records, failures, len(missing) - len(failures))
 
 
 def made(specs, workers=1, root=None, device="cpu", progress=True, scheduler=None):
     """Yield (spec, record, None) or (spec, None, what went wrong) as runs end; parameters as for `execute`."""
     if workers < 1:
         raise SpecError(f"workers is {workers}: at least 1 is needed")
+    if not specs:
+        return
     specs = sorted(specs, key=lambda spec: spec.seed)  # stopped early, a table has few seeds rather than holes
-    if scheduler is not None and specs:
+    results = _results
+    if scheduler is not None:
         from companion.cluster import results
-    else:
-        results = _results
-    bar = tqdm(total=len(specs), unit="run", disable=not (progress and specs), dynamic_ncols=True)
+    bar = tqdm(total=len(specs), unit="run", disable=not progress, dynamic_ncols=True)
     with bar, contextlib.closing(results(specs, scheduler or workers, root, device)) as ended:
         for result in ended:
             yield result
@@ -206,18 +199,17 @@ def _results(specs, workers, root, device):
     """Yield (spec, record, failure) as runs end, in this process or in local ones."""
     groups = {}
     for spec in specs:
-        together = getattr(part(spec.study, "run"), "together", lambda spec: None)
-        groups.setdefault(together(spec) or spec, []).append(spec)
+        groups.setdefault(ask_paper("together", spec) or spec, []).append(spec)
     most = math.ceil(len(specs) / workers)  # so that each worker has some, even of one group
     groups = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
     if workers == 1 or len(groups) < 2:
         for group in groups:
             yield from attempts(group, root, device)
         return
-    jobs = (delayed(_attempts_in_worker)(os.getpid(), group, root, device) for group in groups)
+    jobs = (delayed(attempts)(group, root, device) for group in groups)
+    how = {"n_jobs": min(workers, len(groups)), "initializer": _end_with, "initargs": (os.getpid(),)}
     try:
-        n_jobs = min(workers, len(groups))
-        for ended in Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="2 * n_jobs")(jobs):
+        for ended in Parallel(return_as="generator_unordered", **how)(jobs):
             yield from ended
     except TerminatedWorkerError:
         raise SparseMTLError(
@@ -236,12 +228,6 @@ def attempts(specs, root, device):
         return [(specs[0], None, fault)]
 
 
-def _attempts_in_worker(parent, specs, root, device):
-    _end_with(parent)
-    return attempts(specs, root, device)
-
-
-@cache
 def _end_with(parent):
     """End this worker when the process that started it is gone: after a kill nobody would take its result."""
 

@@ -79,10 +79,7 @@ class Evidence:
 
 
 def provenance(records):
-    """Where each record comes from (DataFrame by hash): what was run, seed, data, device, code, seconds, digest.
-
-    Fingerprints and digests are cut to 12 hex digits; `sparsemtl show HASH` prints them whole.
-    """
+    """What each record is and where it comes from (DataFrame by hash); `sparsemtl show HASH` prints it whole."""
     alike = {}  # runs with one label get the parameters beside it in which they differ
     for r in records:
         alike.setdefault((label(r.spec), r.spec.data), []).append(dict(r.spec.params))
@@ -103,11 +100,9 @@ def flat(records):
     """All runs as one table (DataFrame), a row each: hash, spec with its parameters, metrics, sparsity, device."""
     rows = []
     for r in sorted(records, key=lambda r: r.hash):
-        spec = r.spec.to_dict()
-        params = spec.pop("params")
         found = {f"{part}.{k}": v for part in ("metrics", "sparsity") for k, v in r.result.get(part, {}).items()}
-        rows.append({"hash": r.hash, **spec, **params, **found, "device": r.run["device"], "digest": r.digest})
-        rows[-1] = {k: v if isinstance(v, str | int | float) else canonical_json(v) for k, v in rows[-1].items()}
+        row = {"hash": r.hash, **r.spec.flat(), **found, "device": r.run["device"], "digest": r.digest}
+        rows.append({k: v if isinstance(v, str | int | float) else canonical_json(v) for k, v in row.items()})
     return pd.DataFrame(rows)
 
 

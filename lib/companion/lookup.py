@@ -7,24 +7,19 @@ from sparsemtl.errors import RecordError
 
 from companion.choose import options_of
 from companion.papers import label, names, study
-from companion.records import BROUGHT_HERE, committed, files_in, parse, read_record, read_text, set_hash
+from companion.records import committed, files_in, read_jsonl, read_record, set_hash
 
 
 def find(start, place):
-    """Records whose hash starts with `start` (list). place: a store, a folder of committed records, or one file.
-
-    Only files and lines that name such a hash are parsed. Raises `RecordError` for a damaged one of them.
-    """
+    """Records whose hash starts with `start` (list), the only ones parsed. place: a store, a folder or a file."""
     place, found = Path(place), []
     if not re.fullmatch("[0-9a-f]{1,16}", start):
         return []
     for path in [place] if place.is_file() else [*files_in(place, ".json"), *files_in(place, ".jsonl")]:
-        if path.suffix == ".json":
-            found += [read_record(path)] if path.name.startswith(start) else []
-            continue
-        for i, line in enumerate(read_text(path).splitlines(), 1):
-            if f'"hash":"{start}' in line:
-                found.append(parse(line, f"{path} line {i}", BROUGHT_HERE))
+        if path.suffix != ".json":
+            found += read_jsonl(path, start=start)
+        elif path.name.startswith(start):
+            found.append(read_record(path))
     hashes = [record.hash for record in found]
     if twice := [name for name in hashes if hashes.count(name) > 1]:
         raise RecordError(f"run {twice[0]} is in two files of {place}: keep it once")
@@ -32,10 +27,7 @@ def find(start, place):
 
 
 def find_set(name, results):
-    """Words for `sparsemtl list` that choose the committed records of a record set, or None.
-
-    name: see `records.set_hash`. Looked for among all runs and the tables of each study and profile.
-    """
+    """Words for `sparsemtl list` that choose the committed records whose `set_hash` is `name`, or None."""
     known = {record.hash: record for record in committed(results)} if len(name) == 16 else {}
     for paper, profile in sorted({(r.spec.study, r.spec.profile) for r in known.values() if r.spec.study in names()}):
         for table, make in {"": study(paper).all_specs, **study(paper).TABLES}.items():
@@ -46,34 +38,28 @@ def find_set(name, results):
 
 def described(record, where):
     """A record in lines (str); long lists stay in the JSON. where: places in which it was found."""
+    spec = record.spec
+    planned = study(spec.study).all_specs(spec.profile) if spec.study in names() else []
+    again = f"sparsemtl run {spec.study} {options_of(spec, planned)}{record.device_option}"
+    if spec.method not in {other.method for other in planned}:
+        again = f"not with this code, which does not know the method {spec.method} of {spec.study}"
     run = {k: v for k, v in record.run.items() if k not in ("packages", "timings")} | record.run["packages"]
     found = {name: record.result.get(name, {}) for name in ("metrics", "sparsity")}
     data = {"fingerprint": record.result.get("data", {}).get("fingerprint", "unknown")}
-    parts = {"spec": record.spec.to_dict(), **found, "data": data, "run (not under the digest)": run}
-    lines = [f"run {record.hash}: {label(record.spec)}", f"digest of the result: {record.digest}"]
-    lines += [f"found in: {' and '.join(where)}", f"run it again: {_again(record)}"]
+    parts = {"spec": spec.to_dict(), **found, "data": data, "run (not under the digest)": run}
+    lines = [f"run {record.hash}: {label(spec)}", f"digest of the result: {record.digest}"]
+    lines += [f"found in: {' and '.join(where)}", f"run it again: {again}"]
     for name, values in parts.items():
         lines += [f"{name}:"] + [f"  {key}: {value}" for key, value in values.items()] if values else []
     return "\n".join(lines) + "\n"
 
 
-def _again(record):
-    """The command that makes a record again, if this code knows how."""
-    spec = record.spec
-    planned = study(spec.study).all_specs(spec.profile) if spec.study in names() else []
-    if spec.method not in {other.method for other in planned}:
-        return f"not with this code, which does not know the method {spec.method} of {spec.study}"
-    return f"sparsemtl run {spec.study} {options_of(spec, planned)}{record.device_option}"
-
-
 def differences(a, b):
     """Why two records differ, in lines; what the digest does not cover is named last."""
-    spec, data = [_flat(a), _flat(b)], [r.result.get("data", {}) for r in (a, b)]
-    lines = _unlike("spec: ", *spec, {**spec[0], **spec[1]})
-    lines += _unlike("data: ", *data, ("fingerprint",))
+    lines = _unlike("spec: ", a.spec.flat(), b.spec.flat())
+    lines += _unlike("data: ", *(r.result.get("data", {}) for r in (a, b)), ("fingerprint",))
     lines += _unlike("run: ", a.run, b.run, ("code", "device", "threads", "machine", "python", "precision"))
-    packages = [r.run["packages"] for r in (a, b)]
-    lines += _unlike("package ", *packages, packages[0] | packages[1])
+    lines += _unlike("package ", a.run["packages"], b.run["packages"])
     if a.digest == b.digest:
         head = "the results are the same to the bit" + ("; how they were made differs:" if lines else "")
     else:
@@ -84,16 +70,6 @@ def differences(a, b):
     return [head, *lines, end]
 
 
-def _flat(record):
-    """Spec of a record with its parameters beside the other fields."""
-    spec = record.spec.to_dict()
-    params = spec.pop("params")
-    return spec | params
-
-
-def _unlike(what, one, other, keys):
-    return [
-        f"{what}{key} is {one.get(key, 'absent')} and {other.get(key, 'absent')}"
-        for key in keys
-        if one.get(key) != other.get(key)
-    ]
+def _unlike(what, one, other, keys=()):
+    unlike = [key for key in keys or one | other if one.get(key) != other.get(key)]
+    return [f"{what}{key} is {one.get(key, 'absent')} and {other.get(key, 'absent')}" for key in unlike]

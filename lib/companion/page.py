@@ -12,7 +12,6 @@ import math
 import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from types import MappingProxyType
 
 import pandas as pd
 from IPython.display import HTML
@@ -22,18 +21,14 @@ from companion import claims as rules
 from companion.evidence import BIN, Evidence, provenance
 from companion.records import RunRecord, set_hash
 from companion.statistics import NOT_RUN
-from companion.style import LOOK, still, svg
+from companion.style import LOOK, VERDICT_STYLE, still, svg
 
 ANCHOR = "shown-"  # before a name: headings have ids of their own
 TITLE, AUTHOR = "Sparse Multitask Learning, Re-run", "The Sparse Multitask Learning, Re-run developers"
 VERSION, YEAR = version("sparsemtl"), "2026"
 NONE = "–"  # no such value; what was never run says so in words
 LONG = 40  # characters, from which on a cell may break into lines
-# A shape beside the word: no verdict is known by its colour alone
-MARKS = {
-    rules.REPRODUCED: "✔", rules.SMALLER: "◑", rules.CONTRADICTED: "✘", rules.NO_EFFECT: "∅", rules.UNDECIDED: "◌",
-    rules.NOT_TESTED: "⊘", NOT_RUN: "○", "met": "☑", "missed": "☒",
-}  # fmt: skip
+MARKS = {word: shape for word, (_, _, shape) in VERDICT_STYLE.items()} | {"met": "☑", "missed": "☒"}
 
 
 def marked(word):
@@ -56,7 +51,8 @@ def _framed(picture, name, caption):
     return f'<figure class="results" id="{ANCHOR}{name}" tabindex="0">{picture}{caption}</figure>'
 
 
-def _table(table, name, caption="", digits=3, labels=MappingProxyType({}), attributes=lambda row, column: ""):
+def _table(table, name, caption="", digits=None, labels=None, attributes=lambda row, column: ""):
+    digits, labels = digits or {}, labels or {}
     if table.empty:
         table = pd.DataFrame({"": [NOT_RUN]})
     names = [n for n in table.index.names if n]  # an index without a name is a plain number and no content
@@ -71,18 +67,14 @@ def _table(table, name, caption="", digits=3, labels=MappingProxyType({}), attri
             value = labels.get(value, value) if isinstance(value, str) else value
             label = html.escape(str(labels.get(column, column)))
             given = f'{_kind(value)} data-label="{label}"{attributes(row, column)}'
-            cells.append(f"<td{given}>{_text(value, _places(digits, column))}</td>")
+            cells.append(f"<td{given}>{_text(value, digits.get(column, 3))}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     start = f'<table class="results" id="{ANCHOR}{name}-table">{caption}<thead><tr>{head}</tr></thead>'
     return f"{start}<tbody>{''.join(rows)}</tbody></table>"
 
 
-def _places(digits, column):
-    return digits.get(column, 3) if isinstance(digits, dict) else digits
-
-
 def _text(value, digits=3):
-    """What a cell shows; a page's name is a link to it, a verdict has its shape."""
+    """What a cell shows; a verdict has its shape."""
     if isinstance(value, float):
         return f"{value:.{digits}f}" if math.isfinite(value) else NONE
     text = MARKS[value] + " " + value if isinstance(value, str) and value in MARKS else str(value)
@@ -116,7 +108,7 @@ class Page:
 
     def figure(self, fig, name, caption, behind=(), alt=""):
         """A matplotlib figure as SVG at the width it was made for; caption: text. Closes the figure."""
-        return self._figure(svg(fig, name, alt or caption), name, caption, behind)
+        return HTML(show_figure(fig, name, caption, alt).data + self._line(name, caption, behind))
 
     def chart(self, chart, name, caption, behind=(), alt=""):
         """An Altair chart: interactive in the book, a still picture in print; a figure stays one."""
@@ -125,10 +117,7 @@ class Page:
         spec = chart.to_dict() | {"config": LOOK}
         live = f'<div class="chart"><script type="application/json" class="vega">{_json(spec)}</script></div>'
         twin = f'<div class="still">{still(spec, name, alt or caption)}</div>'
-        return self._figure(live + twin, name, caption, behind)
-
-    def _figure(self, picture, name, caption, behind):
-        return HTML(_framed(picture, name, caption) + self._line(name, caption, behind))
+        return HTML(_framed(live + twin, name, caption) + self._line(name, caption, behind))
 
     def table(self, table, name, caption="", behind=(), digits=3, labels=None, runs=None, published=None):
         """A table and under it one line: CSV, runs, cite.
@@ -138,13 +127,14 @@ class Page:
         or text of a cell -> what is shown. runs: (row, column) -> Evidence behind that cell; without it a cell opens
         all runs. published: values, with index and columns of table.
         """
+        digits = digits if isinstance(digits, dict) else dict.fromkeys(table.columns, digits)
 
         def attributes(row, column):
             known = published.at[row, column] if published is not None else math.nan
-            given = f' data-published="{_text(known, _places(digits, column))}"' if pd.notna(known) else ""
+            given = f' data-published="{_text(known, digits.get(column, 3))}"' if pd.notna(known) else ""
             return (self.opens(runs(row, column)) if runs else "") + given
 
-        shown = _table(table, name, caption, digits, labels or {}, attributes)
+        shown = _table(table, name, caption, digits, labels, attributes)
         return self.put(shown, name, caption, behind, _download(f"{self.notebook}-{name}.csv", "CSV", table.to_csv()))
 
     def put(self, table, name, caption, behind, *links):
@@ -160,18 +150,13 @@ class Page:
     def claims(self, *evidences):
         """The claims that name this notebook as their page, judged. evidences: the largest profile first."""
         paper = self.notebook.split("_")[0]
-        claims = [c for c in rules.study_of(paper).CLAIMS if c.page == self.notebook]
-        judged = [rules.judge_best(paper, claim, evidences) for claim in claims]
-        rows = [
-            {
-                "claim": j.claim.sentence, "published": j.claim.shown(j.claim.published), "ours": j.interval(),
-                "units": f"{j.n} {j.claim.units}", "verdict": j.verdict,
-                "limited by": j.effects.not_tested or j.effects.limits,
-            }
-            for j in judged
-        ]  # fmt: skip
+        heads, rows = ("claim", "published", "ours", "units", "verdict", "limited by"), []
+        for claim in (c for c in rules.study_of(paper).CLAIMS if c.page == self.notebook):
+            j = rules.judge_best(paper, claim, evidences)
+            ours = j.interval(), f"{j.n} {claim.units}", j.verdict, j.effects.not_tested or j.effects.limits
+            rows.append((claim.sentence, claim.shown(claim.published), *ours))
         caption = "The claims of this page: effects in points of accuracy or percent, with 95 % intervals over units."
-        return self.table(pd.DataFrame(rows), "claims", caption, evidences)
+        return self.table(pd.DataFrame(rows, columns=heads), "claims", caption, evidences)
 
     def foot(self):
         """The one panel with the data and runs, the commands and the citation of the page."""
@@ -184,20 +169,17 @@ class Page:
         options = "".join(f" -p {k} {v}" for k, v in given.items())
         commands = [] if self.parameters else [*dict.fromkeys(b.command for b in self.behind)]
         commands.append(f"{BIN}papermill notebooks/{self.notebook}.ipynb out.ipynb{options}")
-        code = f"../_sources/notebooks/{self.notebook}.ipynb"
-        links = [f'<a class="code" href="{code}" download>code of this page</a>']
+        links = [f'<a class="code" href="../_sources/notebooks/{self.notebook}.ipynb" download>code of this page</a>']
         if runs:
             csv = pd.DataFrame.from_dict(runs, orient="index").rename_axis("run").to_csv()
             links.append(_download(f"{self.notebook}-runs.csv", f"all {len(runs)} runs as CSV", csv))
-        summary = pd.concat([e.summary() for e in evidences]).drop_duplicates() if evidences else pd.DataFrame()
         template = self._template()
-        note = _rests_on(self.runs)
-        parts = [
-            "" if summary.empty else _table(summary, "runs", digits=2),
-            *[f"<p>{html.escape(machine)}</p>" for machine in machines], f"<p>{' · '.join(links)}</p>",
-            "<p>Make it again:</p>", _code("\n".join(commands)),
-            "<p>Cite it:</p>", _code(re.sub("@(KEY|ANCHOR|WHAT)", "", template).replace("@NOTE", note)),
-        ]  # fmt: skip
+        cited = re.sub("@(KEY|ANCHOR|WHAT)", "", template).replace("@NOTE", _rests_on(self.runs))
+        parts = [_table(pd.concat([e.summary() for e in evidences]).drop_duplicates(), "runs")] if evidences else []
+        parts += [f"<p>{html.escape(machine)}</p>" for machine in machines]
+        parts.append(f"<p>{' · '.join(links)}</p>")
+        for what, text in (("Make it again:", "\n".join(commands)), ("Cite it:", cited)):
+            parts.append(f'<p>{what}</p><div class="highlight"><pre>{html.escape(text)}</pre></div>')  # can be copied
         data = {"runs": runs, "sets": list(self.sets.values()), "shown": self.shown, "bibtex": template}
         file = f'data-file="{self.notebook}.runs.js"'
         return HTML(
@@ -224,8 +206,8 @@ class Page:
             mine = {r.hash: r for r in records} | measured
             self.runs |= mine
             place = {name: i for i, name in enumerate(self.runs)}
-            self.sets[key, commands] = {"key": key, "runs": [place[name] for name in mine], "command": commands}
-            self.sets[key, commands]["note"] = _rests_on(mine)
+            found = {"key": key, "runs": [place[name] for name in mine], "command": commands, "note": _rests_on(mine)}
+            self.sets[key, commands] = found
         return list(self.sets).index((key, commands))
 
     def _template(self):
@@ -245,10 +227,9 @@ class Page:
 def _rests_on(runs):
     """What a citation rests on, {hash: record}: runs with the name of their set, benchmarks with their digests."""
     records = [r for r in runs.values() if isinstance(r, RunRecord)]
-    measured = [name for name, r in runs.items() if not isinstance(r, RunRecord)]
+    short = [name[:8] for name, r in runs.items() if not isinstance(r, RunRecord)]  # search index: no whole ones
     parts = [f"{_counted(records, 'run')}, set {set_hash(records)}"] if records else []
-    short = ", ".join(name[:8] for name in measured)  # whole ones would fill the search index
-    parts += [f"{_counted(measured, 'benchmark')}, digest {short}"] if measured else []
+    parts += [f"{_counted(short, 'benchmark')}, digest {', '.join(short)}"] if short else []
     return "; ".join(parts) or NOT_RUN
 
 
@@ -260,11 +241,6 @@ def _download(file, text, content):
     """A link that holds the file it offers; the book puts it beside the page."""
     data = base64.b64encode(content.encode()).decode()
     return f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}">{text}</a>'
-
-
-def _code(text):
-    """Text as the theme shows code, which gives it a button to copy it."""
-    return f'<div class="highlight"><pre>{html.escape(text)}</pre></div>'
 
 
 def _json(value):

@@ -1,6 +1,7 @@
 """Which runs the published tables lack, in order of worth, with an estimate of the time."""
 
 from collections import defaultdict
+from itertools import product
 from statistics import median
 
 PROFILES = {"full": "a GPU", "small": "a CPU core"}  # and the device of a default time
@@ -17,22 +18,21 @@ def queue(studies, records):
     profile and task set (or method and problem), else of the study and profile, else the study's `DEFAULT_SECONDS`.
     """
     lines, done, known = [HEAD], {r.hash for r in records}, _measured(records)
-    for study in studies:
-        for profile in PROFILES:
-            lines += ["", f"## {study.NAME}, profile {profile}", ""]
-            lines += ["| table | missing | of | hours | estimate from |", "| --- | --- | --- | --- | --- |"]
-            seen, every = set(), []
-            for name, make in study.TABLES.items():
-                specs = dict.fromkeys(s for s in make(profile) if s not in seen)
-                seen |= specs.keys()
-                guesses = [_guess(study, s, known) for s in specs if s.hash not in done]
-                every += guesses
-                basis = ", ".join(sorted({basis for _, basis in guesses})) or "complete"
-                if specs:  # otherwise all of them belong to a table above
-                    lines.append(f"| {name} | {len(guesses)} | {len(specs)} | {_hours(guesses)} | {basis} |")
-            lines.append(f"| all | {len(every)} | {len(seen)} | {_hours(every)} | |")
-            device = "" if all(basis.endswith((" cpu", PROFILES["small"])) for _, basis in every) else " --device cuda"
-            lines += ["", f"    .venv/bin/sparsemtl run {study.NAME} --profile {profile} --table TABLE{device}"]
+    for study, profile in product(studies, PROFILES):
+        lines += ["", f"## {study.NAME}, profile {profile}", ""]
+        lines += ["| table | missing | of | hours | estimate from |", "| --- | --- | --- | --- | --- |"]
+        seen, every = set(), []
+        for name, make in study.TABLES.items():
+            specs = dict.fromkeys(s for s in make(profile) if s not in seen)
+            seen |= specs.keys()
+            guesses = [_guess(study, s, known) for s in specs if s.hash not in done]
+            every += guesses
+            basis = ", ".join(sorted({basis for _, basis in guesses})) or "complete"
+            if specs:  # otherwise all of them belong to a table above
+                lines.append(f"| {name} | {len(guesses)} | {len(specs)} | {_hours(guesses)} | {basis} |")
+        lines.append(f"| all | {len(every)} | {len(seen)} | {_hours(every)} | |")
+        device = "" if all(basis.endswith((" cpu", PROFILES["small"])) for _, basis in every) else " --device cuda"
+        lines += ["", f"    .venv/bin/sparsemtl run {study.NAME} --profile {profile} --table TABLE{device}"]
     return "\n".join(lines)
 
 
@@ -52,9 +52,7 @@ def _measured(records):
     for record in records:
         for key in _keys(record.spec):
             runs[key].append((record.run["seconds"], record.run["device"]))
-    return {
-        key: (median(t for t, _ in v), " and ".join(sorted({device for _, device in v}))) for key, v in runs.items()
-    }
+    return {k: (median(t for t, _ in v), " and ".join(sorted({d for _, d in v}))) for k, v in runs.items()}
 
 
 def _guess(study, spec, known):

@@ -18,7 +18,6 @@ import reprlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from sparsemtl.errors import RecordError, one_line
@@ -29,11 +28,9 @@ from companion.spec import RunSpec, canonical_json
 SCHEMA = 1
 DIGITS = 6  # significant digits kept of a float: below the spread of any metric, and compact
 # What a record, and `run` in it, must say, and of which kind
-PARTS = MappingProxyType({"hash": str, "spec": dict, "result": dict, "digest": str, "run": dict})
-REQUIRED_RUN = MappingProxyType(
-    {"started": str, "ended": str, "seconds": (int, float), "device": str, "threads": int, "python": str,
-     "packages": dict, "revision": str}
-)  # fmt: skip
+PARTS = {"hash": str, "spec": dict, "result": dict, "digest": str, "run": dict}
+REQUIRED_RUN = {"started": str, "ended": str, "seconds": (int, float), "device": str, "threads": int, "python": str,
+                "packages": dict, "revision": str}  # fmt: skip
 ROOT = next((f for f in Path(__file__).resolve().parents if (f / "_toc.yml").exists()), Path.cwd())
 WRITE = "free space there or choose another folder; records that were finished are kept"
 MADE_HERE = "delete it and run the same command again to re-make it"
@@ -136,9 +133,8 @@ def files_in(folder, suffix):
             raise RecordError(f"{error.filename}: cannot be read ({error.strerror}): mend that, or name another")
 
     walk = os.walk(folder, onerror=unreadable, followlinks=True)
-    places = (Path(place, name) for place, _, names in walk for name in names if name.endswith(suffix))
-    found = (path for path in places if not path.name.startswith("."))
-    return sorted(path for path in found if len(path.relative_to(folder).parts) == 3)
+    found = (Path(place, name) for place, _, names in walk for name in names if not name.startswith("."))
+    return sorted(path for path in found if path.suffix == suffix and len(path.relative_to(folder).parts) == 3)
 
 
 def read_text(path):
@@ -152,10 +148,7 @@ def read_text(path):
 
 
 class Store:
-    """Folder of finished records, one `HASH.json` each; many processes may write to it at once.
-
-    folder: default SPARSEMTL_RUNS, or `runs` in the repository.
-    """
+    """Folder of records, one `HASH.json` each, to which many processes may write; SPARSEMTL_RUNS if none is given."""
 
     def __init__(self, folder=None):
         default = repository_root() / (os.environ.get("SPARSEMTL_RUNS") or "runs")  # relative to one place, always
@@ -171,10 +164,7 @@ class Store:
             file.write(json.dumps(record.to_dict(), sort_keys=True, allow_nan=False) + "\n")
 
     def read(self, spec):
-        """The record of `spec`, or None.
-
-        Raises `RecordError` for one that does not validate, `UnreadableRecord` for one that may be whole.
-        """
+        """The record of `spec`, or None; `RecordError` for an invalid one, `UnreadableRecord` if it may be whole."""
         path = self.path(spec)
         try:
             record = read_record(path)
@@ -219,15 +209,16 @@ def write_jsonl(path, records):
     return len(unique)
 
 
-def read_jsonl(path, problems=None):
+def read_jsonl(path, problems=None, start=""):
     """Every record of a JSON-lines file; raises `RecordError` that names file, line and cause.
 
-    problems: a list that takes one text for each line that is no record, so that the others are read.
+    problems: list that takes a text for each line that is no record instead. start: only records with such a hash.
     """
     records = []
     for i, line in enumerate(read_text(path).splitlines(), 1):
+        wanted = f'"hash":"{start}' in line if start else line.strip()
         try:
-            records += [parse(line, f"{path} line {i}", BROUGHT_HERE)] if line.strip() else []
+            records += [parse(line, f"{path} line {i}", BROUGHT_HERE)] if wanted else []
         except RecordError as error:
             if problems is None:
                 raise
@@ -241,15 +232,14 @@ def committed(results="results", study="*"):
     study: read this one alone. Raises `RecordError` for a damaged file, and for a run that has two records: no page may
     average over both.
     """
-    records, file_of = [], {}
+    found = {}
     for path in (path for path in files_in(results, ".jsonl") if study in ("*", path.parts[-3])):
         stat = path.stat() if path.exists() else None  # a link that leads nowhere: the reader says so
         for record in _read_once(path, stat and (stat.st_mtime_ns, stat.st_size)):
-            if record.hash in file_of:
-                raise RecordError(f"run {record.hash} is in {file_of[record.hash]} and in {path}: keep it once")
-            file_of[record.hash] = path
-            records.append(record)
-    return records
+            first, kept = found.setdefault(record.hash, (path, record))
+            if kept is not record:
+                raise RecordError(f"run {record.hash} is in {first} and in {path}: keep it once")
+    return [record for _, record in found.values()]
 
 
 @cache
@@ -265,16 +255,12 @@ def set_hash(records):
 
 
 def merge(*groups):
-    """(records, conflicts): one record for each hash; if two results differ the first stays.
-
-    conflicts: one line for each record left out; the same run on another device, or with other code, may differ.
-    """
+    """(records, conflicts): one record for each hash, the first if results differ, and a line for each left out."""
     merged, conflicts = {}, []
     for record in (record for group in groups for record in group):
         kept = merged.setdefault(record.hash, record)
         if kept.digest != record.digest:
-            conflicts.append(
-                f"run {record.hash} ({record.spec.label()}) has two results: kept the one of {kept.run['started']} "
-                f"on {kept.run['device']}, left out the one of {record.run['started']} on {record.run['device']}"
-            )
+            first, second = (f"the one of {r.run['started']} on {r.run['device']}" for r in (kept, record))
+            run = f"run {record.hash} ({record.spec.label()})"
+            conflicts.append(f"{run} has two results: kept {first}, left out {second}")
     return list(merged.values()), conflicts

@@ -1,4 +1,4 @@
-"""All claims of all papers at a glance: verdict bars, effects with their intervals, findings that surprise, a table."""
+"""All claims of all papers at a glance: verdict bars, effects, what surprises, a table; and the landing page."""
 
 import html
 import json
@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 from companion import claims as rules
 from companion.claims import Effects, judge, judge_paper
 from companion.evidence import committed_evidences
-from companion.page import NONE, VERSION, marked
-from companion.papers import names, study
+from companion.page import NONE, VERSION, marked, show_figure
+from companion.papers import names, part, study
 from companion.records import repository_root
-from companion.style import INK, MUTED, VERDICT_STYLE, listed
+from companion.style import INK, MUTED, VERDICT_STYLE, listed, use_style
 
 HELD = (rules.REPRODUCED, rules.SMALLER)
 FAILED = (rules.CONTRADICTED, rules.NO_EFFECT)
@@ -24,6 +24,10 @@ CAPTION = (
     "Orange square: no such effect. Grey: undecided. Diamond: published. Italic: our controls."
 )
 HEADS = ("claim", "published", "ours, 95 % interval", "units", "verdict", "limited by", "evidence")
+BUTTONS = (
+    ("Scorecard", "../notebooks/scorecard.html"), ("Re-run", "rerun.html"), ("Cite", "cite.html"),
+    ("All results: CSV", "../_static/results.csv"), ("Parquet", "../_static/results.parquet"),
+)  # fmt: skip
 AXIS = {"points": "points of accuracy, of a share or a correlation", "percent": "% of the other network's score"}
 
 
@@ -101,30 +105,29 @@ def forest(judged, width=10.0, row=0.25):
     """Effects with their 95 % intervals, a linear panel for each unit: points left, percent right (figure)."""
     panels = []
     for unit in UNIT:
-        rows = []
+        rows = []  # (label, its look, judged or None)
         for name, found in judged.items():
             mine = sorted((j for j in found if j.claim.unit == unit), key=lambda j: not j.claim.control)
-            rows += [title(name), *mine] if mine else []
+            rows += [(title(name), {"fontweight": "bold"}, None)] if mine else []
+            rows += [(j.claim.short, {"fontstyle": "italic"} if j.claim.control else {}, j) for j in mine]
         panels += [(unit, rows[::-1])] if rows else []
     height = row * max(len(rows) for _, rows in panels) + 0.55
     fig, axes = plt.subplots(1, len(panels), figsize=(width, height), squeeze=False)
     for ax, (unit, rows) in zip(axes[0], panels, strict=True):
         ax.axvline(0, color=INK, lw=0.8)
-        for y, j in enumerate(rows):
-            if not isinstance(j, str):
+        ax.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        for y, (text, (_, look, j)) in enumerate(zip(ax.get_yticklabels(), rows, strict=True)):
+            text.set(**look)
+            if j:
                 _one(ax, y, j)
-        ax.set_yticks(range(len(rows)), [j if isinstance(j, str) else j.claim.short for j in rows])
         ax.set(ylim=(-0.6, len(rows) - 0.4), xlabel=AXIS[unit])
         ax.tick_params("y", length=0)
         ax.grid(axis="y", visible=False)
-        for label, j in zip(ax.get_yticklabels(), rows, strict=True):
-            label.set_fontweight("bold" if isinstance(j, str) else "normal")
-            label.set_fontstyle("normal" if isinstance(j, str) or not j.claim.control else "italic")
     return fig
 
 
 def _one(ax, y, j):
-    colour, marker = VERDICT_STYLE[j.verdict]
+    colour, marker, _ = VERDICT_STYLE[j.verdict]
     if not j.n:
         ax.text(0, y, f" {j.verdict}", va="center", fontsize=9, color=MUTED)
         return
@@ -181,3 +184,63 @@ def _fold(name, j):
         found = judge(c, Effects(values))
         yield f"{each}: {marked(found.verdict)}, {found.interval()}"
     yield f"To cite: claim {c.id}, scorecard.html#{c.id}, version {VERSION}."
+
+
+def front(results=None):
+    """The landing page below its heading (HTML). results: folder of records; None for the repository's."""
+    use_style()
+    evidences = evidence_of_all(results)
+    judged = judged_of_all(evidences)
+    cards = "".join(_card(name, found) for name, found in judged.items())
+    figure = show_figure(forest(judged, 10.1, 0.165), "front", CAPTION).data
+    own = {name: getattr(part(name, "tables"), "surprise", lambda evidences: "")(evidences[name]) for name in judged}
+    others = {name: found for name, found in judged.items() if not own[name]}
+    found = [f"“{j.claim.sentence[:-1]}”: {in_words(j)}." for j in surprises(others, most=1)]
+    found += [f"{_short(name)}: {said}" for name, said in own.items() if said]
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
+    surprising = f'<h2>What surprises</h2><ul class="surprises">{items}</ul>' if found else ""
+    buttons = "".join(f'<a href="{address}">{text}</a>' for text, address in BUTTONS)
+    return (
+        f'<div class="front"><p class="buttons">{buttons}</p><div class="cards">{cards}</div>{surprising}{figure}'
+        f"<p>{_trust(judged, evidences)}</p></div>"
+    )
+
+
+def _card(name, judged):
+    """What a paper claims, what we found on its headline claim, what limits that (HTML)."""
+    module = study(name)
+    headline = next((j for j in judged if j.claim.id == getattr(module, "HEADLINE", "")), judged[0])
+    arxiv = getattr(module, "ARXIV", "")
+    link = f' <a href="https://arxiv.org/abs/{arxiv}">arXiv {arxiv}</a>' if arxiv else ""
+    limit = headline.effects.not_tested or headline.effects.limits
+    # the first sentence: what follows in brackets is on the page of the claim
+    limits = f"<p><strong>Limit.</strong> {html.escape(limit.partition(' (')[0])}</p>" if limit else ""
+    return (
+        f'<section><img src="../_static/{name}.svg" alt="Sketch of the method" width="84" height="84">'
+        f"<h2>{html.escape(title(name))}{link}</h2>"
+        f"<p><strong>It claims.</strong> {html.escape(getattr(module, 'ABOUT', ''))}</p>"
+        f"<p><strong>We found.</strong> {in_words(headline)}. {summary(judged)}</p>{limits}"
+        "</section>"
+    )
+
+
+def _short(name):
+    """The first author of a paper."""
+    return title(name).split()[0]
+
+
+def _trust(judged, evidences):
+    """Why to believe it and why not, with the share of the planned runs that the verdicts have (HTML)."""
+    words = []
+    for name, found in sorted(judged.items()):
+        used = {j.profile for j in found if j.verdict != rules.NOT_RUN}
+        for e in (e for e in evidences[name] if e.profile in used):
+            runs = "" if e.complete else f", {len(e.records):,} of {e.expected:,} planned runs"
+            words.append(f"{_short(name)}: {study(name).PROFILE_WORDS[e.profile]}{runs}")
+        if not used:
+            words.append(f"{_short(name)}: its networks were not trained here yet")
+    limits = html.escape("; ".join(words)).replace("`", "")
+    return (
+        "<strong>Why believe it.</strong> Plans came before runs, and what changed later is listed; every number opens "
+        f"its runs; one command repeats them.<br><strong>Why not.</strong> {limits}."
+    )

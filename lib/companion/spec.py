@@ -68,18 +68,16 @@ def _plain(value):
 class RunSpec:
     """Everything that decides a run's result, and nothing else (device and paths are not in it).
 
-    study: study's name ("shin2023"). profile: one of `PROFILES`. data: data set's name (see `companion.data`).
-    method: a method of the study. seed: int >= 0. params: str -> JSON value, read-only all the way down; integral
-    floats and ints are kept apart, as JSON does. Two specs are equal when their canonical JSON is.
-    Raises `SpecError` for a value that has no canonical JSON, or a name that could not be a file's.
+    Two specs are equal when their canonical JSON is, which keeps integral floats and ints apart. Raises `SpecError` for
+    a value that has no canonical JSON, or a name that could not be a file's.
     """
 
-    study: str
-    profile: str
-    data: str
-    method: str
-    seed: int
-    params: Mapping = field(default_factory=dict)
+    study: str  # such as "shin2023"
+    profile: str  # one of `PROFILES`
+    data: str  # name of a data set, see `companion.data`
+    method: str  # one of the study
+    seed: int  # 0 or more
+    params: Mapping = field(default_factory=dict)  # str -> JSON value, read-only all the way down
     hash: str = field(init=False, repr=False)  # name of the run: 16 hex digits of the SHA-256 of its canonical JSON
 
     def __post_init__(self):
@@ -111,6 +109,10 @@ class RunSpec:
     def to_dict(self):
         """Plain dict, ready for JSON."""
         return {name: getattr(self, name) for name in OWN} | {"params": _plain(self.params)}
+
+    def flat(self):
+        """As `to_dict`, with the parameters beside the other fields."""
+        return {name: getattr(self, name) for name in OWN} | _plain(self.params)
 
     @classmethod
     def from_dict(cls, value):

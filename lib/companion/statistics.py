@@ -49,10 +49,9 @@ def interval(mean, low, high, digits=1):
 
 
 def repeat_limit(sd, freedom, among=1):
-    """Largest difference of two runs that seeds explain: t(freedom) sqrt(2) sd, at 95 %.
+    """Largest difference of two runs that seeds explain, at 95 %: t(freedom) sqrt(2) sd.
 
-    sd: standard deviation over seeds, pooled with `freedom` degrees of freedom. among: number of metrics of which the
-    worst is looked at (Bonferroni).
+    sd: over seeds, pooled with `freedom` degrees of freedom. among: so many, of which the worst is shown (Bonferroni).
     """
     return stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / among, freedom) * math.sqrt(2) * sd
 

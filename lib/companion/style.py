@@ -20,15 +20,14 @@ TASK_COLOURS = {
 HIGHLIGHT, MUTED = "#CC79A7", "#8A8A8A"
 INK = "#1b1e23"  # of text and axes; in the book the colour of the page's text takes its place
 LINES = ("-", "--", "-.", ":")  # for those who see no colour
-VERDICT_STYLE = {  # colour and marker
-    "reproduced": ("#009E73", "^"), "reproduced, smaller": ("#56B4E9", "^"), "contradicted": ("#D55E00", "v"),
-    "no such effect": ("#E69F00", "s"), "undecided": (MUTED, "o"), "not tested": (MUTED, "x"), NOT_RUN: (MUTED, ""),
+VERDICT_STYLE = {  # colour, marker, shape beside the word: no verdict is known by its colour alone
+    "reproduced": ("#009E73", "^", "✔"), "reproduced, smaller": ("#56B4E9", "^", "◑"),
+    "contradicted": ("#D55E00", "v", "✘"), "no such effect": ("#E69F00", "s", "∅"), "undecided": (MUTED, "o", "◌"),
+    "not tested": (MUTED, "x", "⊘"), NOT_RUN: (MUTED, "", "○"),
 }  # fmt: skip
 LEAST = 9  # points of the smallest text: 12 pixels on a desktop; on a phone, where figures shrink, 9
 WIDTH = 8.0  # inches of 96 pixels: as wide as the text
 WIDEST = 9.1  # inches of a figure: shrunk to a sheet of A4 less its margins, 180 mm, 9 points are 7
-
-
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
 LOOK = {"background": "transparent", "view": {"stroke": None}, "axis": _TEXT | {"gridOpacity": 0.3}, "legend": _TEXT,
         "header": _TEXT}  # fmt: skip  # of interactive charts
@@ -75,11 +74,9 @@ def _inline(text, name, alt):
     head, rest = text.split(">", 1)
     width = float(re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+)', head)[1]) * (4 / 3 if 'pt"' in head else 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    shown = (
-        f' role="img" aria-label="{html.escape(alt)}" style="width: {width:.0f}px; min-width: {0.76 * width:.0f}px; '
-    )
-    shown += 'stroke-linejoin: round">'
-    return head + shown + re.sub(r"\n\s*", "\n", rest)
+    look = f"width: {width:.0f}px; min-width: {0.76 * width:.0f}px; stroke-linejoin: round"
+    head += f' role="img" aria-label="{html.escape(alt)}" style="{look}">'
+    return head + re.sub(r"\n\s*", "\n", rest)
 
 
 def label_ends(ax, labels, gap=0.045):
@@ -89,10 +86,8 @@ def label_ends(ax, labels, gap=0.045):
     for y, _, line in ends:
         last = max(y, last + gap * (high - low))
         colour = INK if line.get_color() == MUTED else line.get_color()
-        place = {"xytext": (line.get_xdata()[-1], last), "va": "center", "fontsize": 9, "annotation_clip": False}
-        ax.annotate(
-            f"\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}{labels[line]}", (line.get_xdata()[-1], y), color=colour, **place
-        )
+        x, text = line.get_xdata()[-1], "\N{NO-BREAK SPACE}" * 2 + labels[line]
+        ax.annotate(text, (x, y), (x, last), color=colour, va="center", fontsize=9, annotation_clip=False)
 
 
 def percent(share, digits=0):

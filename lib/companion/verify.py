@@ -2,10 +2,9 @@
 
 import math
 import random
-from collections import defaultdict
 from dataclasses import dataclass
 
-import numpy as np
+import pandas as pd
 
 from companion import engine
 from companion.papers import label
@@ -20,18 +19,14 @@ WORDS = (SAME, EQUAL, WITHIN, OUTSIDE, ALONE, OTHER_DATA)
 
 @dataclass(frozen=True)
 class Check:
-    """What became of one record made again.
-
-    word: one of `WORDS`; EQUAL if rounding shows in other values than the metrics, ALONE if it differs and no run
-    of its kind has a second seed. metric, before, now: the value that is furthest off; limit: how far off it may be.
-    """
+    """What became of one record made again."""
 
     record: RunRecord
-    word: str
-    metric: str = ""
+    word: str  # EQUAL: rounding shows in other values than the metrics; ALONE: no run of its kind has a second seed
+    metric: str = ""  # that is furthest off
     before: float = math.nan
     now: float = math.nan
-    limit: float = math.nan
+    limit: float = math.nan  # how far off it may be
 
     def __str__(self):
         line = f"{self.record.hash}  {self.word:14}  {label(self.record.spec)}"
@@ -56,14 +51,14 @@ def verify(drawn, records, root=None, device="cpu", workers=1, progress=True):
     """
     engine.check_device(device)
     before, checks, failures = {r.hash: r for r in drawn}, [], []
-    begun = {r.spec for r in drawn if engine.begun(r.spec)}  # these checkpoints belong to runs without a record
+    begun = {r.spec for r in drawn if engine.ask_paper("begun", r.spec)}  # checkpoints of runs without a record
     for spec, again, failure in engine.made([r.spec for r in drawn], workers, root, device, progress):
         if again is None:
             failures.append(f"{label(spec)}: {failure}")
             continue
         if spec not in begun:
-            engine.finish(spec)
-        spread = spread_over_seeds(r for r in records if _kind(r.spec) == _kind(spec))
+            engine.ask_paper("finished", spec)
+        spread = spread_over_seeds([r for r in records if _kind(r.spec) == _kind(spec)])
         checks.append(compare(before[spec.hash], again, spread, len(drawn)))
     return checks, failures
 
@@ -71,8 +66,7 @@ def verify(drawn, records, root=None, device="cpu", workers=1, progress=True):
 def compare(record, again, spread, among=1):
     """`Check` of a record and the same run made again. spread: as `spread_over_seeds` gives it.
 
-    among: records that are compared at a time. One of them outside counts, so each may be as far off as the one that is
-    furthest off (Bonferroni over records and metrics).
+    among: records that are compared at a time (Bonferroni over records and metrics: one outside counts).
     """
     if again.digest == record.digest:
         return Check(record, SAME)
@@ -94,15 +88,12 @@ def spread_over_seeds(records):
 
     Pooled, as two or three seeds of one run may agree by chance. Metrics without a second seed anywhere are left out.
     """
-    runs, found = defaultdict(list), defaultdict(list)
-    for record in records:
-        runs[canonical_json(record.spec.to_dict() | {"seed": None})].append(record.result["metrics"])
-    for seeds in (seeds for seeds in runs.values() if len(seeds) > 1):
-        for name in set.intersection(*map(set, seeds)):
-            found[name].append([metrics[name] for metrics in seeds])
-    freedom = {name: sum(len(values) - 1 for values in groups) for name, groups in found.items()}
-    squares = {name: sum(np.var(values) * len(values) for values in groups) for name, groups in found.items()}
-    return {name: (math.sqrt(squares[name] / freedom[name]), freedom[name]) for name in found}
+    runs = {r.hash: canonical_json(r.spec.to_dict() | {"seed": None}) for r in records}
+    metrics = pd.DataFrame.from_dict({r.hash: r.result["metrics"] for r in records}, orient="index")
+    seeds = metrics.groupby(runs)
+    freedom = (seeds.count() - 1).clip(lower=0).sum()
+    squares = (metrics - seeds.transform("mean")).pow(2).sum()
+    return {name: (math.sqrt(squares[name] / n), int(n)) for name, n in freedom.items() if n}
 
 
 def _kind(spec):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from companion import claims, front, scorecard
+from companion import claims, scorecard
 from companion.claims import Claim, Effects
 from companion.page import Page
 from companion.papers import names
@@ -36,7 +36,7 @@ def toy(monkeypatch, make_record, tiny_spec, tmp_path):
         effects = {k: lambda e, v=v: Effects(pd.Series(v), parts, "Three only.") for k, v in values.items()}
         fakes = {"study": lambda name: study, "part": lambda name, what: SimpleNamespace(EFFECTS=effects),
                  "study_of": lambda name: study, "names": lambda: ("shin2023",)}  # fmt: skip
-        for module in (scorecard, claims, front):
+        for module in (scorecard, claims):
             for name in fakes.keys() & vars(module).keys():
                 monkeypatch.setattr(module, name, fakes[name])
         return scorecard.judged_of_all(scorecard.evidence_of_all(tmp_path))
@@ -58,7 +58,7 @@ def test_without_records_every_paper_still_has_its_page(tmp_path):
     judged = scorecard.judged_of_all(scorecard.evidence_of_all(tmp_path))
     assert set(judged) == set(names())
     assert {j.verdict for found in judged.values() for j in found} <= {"not run", "not tested"}
-    assert soup(front.front(tmp_path)).find_all("section")
+    assert soup(scorecard.front(tmp_path)).find_all("section")
     assert soup(card(judged, tmp_path)).find_all("tbody")
 
 
@@ -99,7 +99,7 @@ def test_the_figure_has_a_linear_panel_for_each_unit_with_every_interval_in_it(t
 
 def test_the_landing_page_answers_what_was_claimed_found_how_sure_and_what_limits_it(toy, tmp_path):
     toy(VALUES)
-    page = soup(front.front(tmp_path))
+    page = soup(scorecard.front(tmp_path))
     for answer in ("C beats D by far.", "undecided", "[", "3 seeds", "Three only."):
         assert answer in page.section.text
     assert page.section.a["href"] == "https://arxiv.org/abs/3001.00001"

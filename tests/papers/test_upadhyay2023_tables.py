@@ -40,7 +40,7 @@ def test_every_published_cell_has_runs(profile):
 
 @pytest.mark.parametrize("profile", ["small", "full"])
 def test_main_contrasts_have_five_seeds_on_both_sides(profile):
-    specs = study.main_specs(profile)
+    specs = study.TABLES["main"](profile)
     sides = {(s.method, str(study.flipped(s)), s.params["tasks"], s.params["target"]) for s in specs}
     assert len(specs) == 5 * len(sides)
     for protocol in study.PROTOCOLS:
