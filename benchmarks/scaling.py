@@ -55,7 +55,7 @@ def dense_step(tasks, size, device):
     spec = upadhyay2023.specs("quick", (tasks,), (upadhyay2023.START,), seeds=(0,), **params)[0]
     run = Training(spec, load("rooms", size=size, n=params["n"]), device)
     run.net.train()
-    return partial(our_step, run, repeat(next(run._batches(0))))
+    return partial(our_step, run, repeat(next(run.batches.epoch(0))))
 
 
 def eeg_steps(device):

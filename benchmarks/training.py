@@ -93,7 +93,7 @@ def training(data, device, **params):
 def batches(run):
     """Batches as training takes them, without end."""
     for epoch in count():
-        yield from run._batches(epoch)
+        yield from run.batches.epoch(epoch)
 
 
 def forever(loader):
@@ -136,7 +136,7 @@ def released_step(run, taken, device):
 
 def operations(run):
     """Floating-point operations of one step, forward and backward."""
-    inputs, targets = next(run._batches(0))
+    inputs, targets = next(run.batches.epoch(0))
     with FlopCounterMode(display=False) as counter:
         run._loss(run.net(inputs), targets).backward()
     return counter.get_total_flops()
