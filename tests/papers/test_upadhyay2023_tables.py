@@ -219,7 +219,7 @@ def test_protocols_show_every_switch_and_what_it_changes(full):
 
 def test_decay_by_strength(full):
     table = tables.decay(full).loc[study.ALL_NYU]
-    assert list(table.index) == list(tables.decayed())
+    assert list(table.index) == list(tables.DECAYED)
     assert table.loc["coupled, 0.1", "decay in the gradient, %"] == 50
     assert all(f"({name})" in tables.decay_sentence(full) for name in table.index)
 

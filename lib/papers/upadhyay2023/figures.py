@@ -12,7 +12,7 @@ from papers.upadhyay2023.claims import SAVERS, cell, frame, scores_of
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, FIG3_SETS, GOAL, LAMBDAS, LEVELS, START, TASKS, published, scientific,
 )  # fmt: skip
-from papers.upadhyay2023.tables import DATA, DECAYED, EFFECT, TABLE_OF, blind_metrics, protocols
+from papers.upadhyay2023.tables import DATA, DECAYED, EFFECT, TABLE_OF, blind_metrics, held_by_width, protocols
 
 DEAD, ALIVE, RUST = "#D9D9D9", "#0072B2", "#D55E00"
 VOID = 255  # class of pixels without a label
@@ -231,13 +231,11 @@ def protocol_effects(evidence):
 
 def lambda_by_width(evidence):
     """The lambda that 70 % of the groups took, by width of the backbone, a point a seed."""
-    table = frame(evidence.records)
-    widths = table.assign(usual=True).groupby("width") if len(table) else ()
-    points = [(width, lam) for width, own in widths for lam in cell(own, ALL_NYU, "lam_held", level=GOAL)]
-    if len(dict(points)) < 2:
+    widths, held = held_by_width(evidence)
+    if len(set(widths)) < 2:
         return empty_figure("Other widths")
     fig, ax = plt.subplots(figsize=(5, 3.6))
-    ax.loglog(*zip(*points, strict=True), "o", color=ALIVE)
+    ax.loglog(widths, held, "o", color=ALIVE)
     ax.set(xlabel="width of the backbone", ylabel="λ held")
     return fig
 
