@@ -10,8 +10,8 @@ import pandas as pd
 from companion.claims import Effects
 from companion.style import percent
 from papers.shin2023.study import (
-    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS,
-    SPARSITIES, TASKS, TRUNKS,
+    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS, SHARES, SPARSITIES,
+    TASKS, TRUNKS,
 )  # fmt: skip
 from scipy.stats import spearmanr
 
@@ -70,11 +70,10 @@ def differences(cells, weights):
     out = {}
     for who, own in cells.items():
         seeds = sorted(set.intersection(*(set(own.get(key, ())) for key in weights)))
-        if seeds:
-            out[who] = {}
-            for key, weight in weights.items():
-                hit = np.array([own[key][seed] for seed in seeds], dtype=float)
-                out[who][key[0]] = out[who].get(key[0], 0) + weight * hit
+        for key, weight in weights.items() if seeds else ():
+            hit = np.array([own[key][seed] for seed in seeds], dtype=float)
+            tasks = out.setdefault(who, {})
+            tasks[key[0]] = tasks.get(key[0], 0) + weight * hit
     return out
 
 
@@ -97,8 +96,20 @@ def minus(first, *others, levels=LEVELS):
 
 def by_person(found):
     """Mean over problems of the tasks' summed `differences`, by person (Series)."""
-    sums = pd.Series({who: sum(d.mean() for d in tasks.values()) for who, tasks in found.items()}, dtype=float)
-    return sums.groupby(level=1).mean() if len(sums) else sums
+    return averaged({who: sum(d.mean() for d in tasks.values()) for who, tasks in found.items()}).pooled
+
+
+def averaged(found, names=(), limits=""):
+    """`Effects` of {(part, person, ...): number}, the mean over what else is in a key, then over parts, less NaN.
+
+    names: of the parts that are shown.
+    """
+    values = pd.Series(found, dtype=float).dropna()
+    if values.empty:
+        return Effects(values)
+    values = values.groupby(level=[0, 1]).mean()
+    parts = {name: values[part] for part, name in dict(names).items() if part in values.index.levels[0]}
+    return Effects(values.groupby(level=1).mean(), parts, limits)
 
 
 def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0):
@@ -108,10 +119,10 @@ def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0):
     """
     cells = cells_of(records)
     found = differences(cells, weights)
-    shown = {name: by_person({k: v for k, v in found.items() if k[0] == p}) for p, name in PROBLEMS.items()}
+    shown = {name: {k: v for k, v in found.items() if k[0] == p} for p, name in PROBLEMS.items()}
     if len({frozenset((key[1:], w) for key, w in weights.items() if key[0] == task) for task in TASKS}) == 1:
-        shown |= {name: by_person({k: {t: 2 * d[t]} for k, d in found.items()}) for t, name in TASKS.items()}
-    shown = {name: values + shift for name, values in shown.items()}
+        shown |= {name: {k: {t: 2 * d[t]} for k, d in found.items()} for t, name in TASKS.items()}
+    shown = {name: by_person(own) + shift for name, own in shown.items()}
     shown |= {name: by_person(differences(cells, own)) for name, own in dict(parts).items()}
     within = tuple(end + shift for end in resampled(found)) if found else None
     limits = above_chance(records) if limits is None else limits
@@ -141,10 +152,9 @@ def above_chance(records):
 def missed_sparsity(records, tolerance=0.01):
     """(method, sparsity) of cells whose realised sparsity is further than `tolerance` from the one asked -> how far."""
     off = {}
-    for r in records:
-        if METHODS[r.spec.method].sparse and r.spec.params["sparsity"]:
-            key = r.spec.method, r.spec.params["sparsity"]
-            off[key] = max(off.get(key, 0), abs(r.result["sparsity"]["whole"] - key[1]))
+    for r in (r for r in records if r.spec.params["sparsity"]):
+        key = r.spec.method, r.spec.params["sparsity"]
+        off[key] = max(off.get(key, 0), abs(r.result["sparsity"]["whole"] - key[1]))
     return {key: far for key, far in off.items() if far > tolerance}
 
 
@@ -153,18 +163,17 @@ def best_method(records, levels=LEVELS):
 
     A rival that misses a level by more than a point is left out there, and named.
     """
-    missed = missed_sparsity(records)
-    rivals = {s: [m for m in RIVALS if (m, s) not in missed] for s in levels}
-    weights = {}
+    missed, weights = missed_sparsity(records), {}
     for s in levels:
-        for key, weight in minus(EXACT, *rivals[s], levels=(s,)).items() if rivals[s] else ():
+        rivals = [m for m in RIVALS if (m, s) not in missed]
+        for key, weight in minus(EXACT, *rivals, levels=(s,)).items() if rivals else ():
             weights[key] = weights.get(key, 0) + weight / len(levels)
     parts = {f"over {METHODS[m].label}": minus(EXACT, m, levels=levels) for m in RIVALS}
     parts |= {f"at {percent(s)}": minus(EXACT, *RIVALS, levels=(s,)) for s in levels}
     parts["the OR itself, at equal nominal sparsity"] = minus(PROPOSED, *RIVALS, levels=levels)
     out = [f"{METHODS[m].label} at {percent(s)} ({100 * far:.1f} points off)" for (m, s), far in missed.items()
            if m in RIVALS and s in levels]  # fmt: skip
-    limits = " ".join([above_chance(records), *([f"Left out for its sparsity: {', '.join(out)}."] if out else [])])
+    limits = above_chance(records) + (f" Left out for its sparsity: {', '.join(out)}." if out else "")
     own = [f"{100 * missed[EXACT, s]:.1f} points at {percent(s)}" for s in levels if (EXACT, s) in missed]
     why = f"the proposed masks miss the nominal sparsity by {', '.join(own)}" if own else ""
     return contrast(records, weights, parts, limits, why)
@@ -189,22 +198,20 @@ def less_overfitting(records):
 
     Both are read at the lowest training loss that both networks reach, from the curve that each record keeps.
     """
-    curves, found = {}, {}
-    for r in records:
-        p = r.spec.params
-        if (r.spec.method, p["sparsity"]) in (MULTI, AT_40) and p["labels"] == "true":
-            curves.setdefault((p["problem"], p["subject"], r.spec.seed), {})[r.spec.method] = r.result["curve"]
-    for key, pair in curves.items():
-        if len(pair) == 2:
-            level = max(min(curve["train"]) for curve in pair.values())
-            dense, sparse = (test_loss_at(pair[method], level) for method in (MULTI[0], PROPOSED))
-            found[key] = 1 - sparse / dense
-    values = pd.Series(found, dtype=float)
-    if values.empty:
-        return Effects(values)
-    values = values.groupby(level=[0, 1]).mean()
-    parts = {PROBLEMS.get(p, p): values[p] for p in values.index.unique(0)}
-    return Effects(values.groupby(level=1).mean(), parts, above_chance(records))
+    found, (dense, sparse) = {}, (curves_of(records, cell) for cell in (MULTI, AT_40))
+    for run in (run for run in dense if run in sparse):
+        level = max(min(curves[run]["train"]) for curves in (dense, sparse))
+        found[run] = 1 - test_loss_at(sparse[run], level) / test_loss_at(dense[run], level)
+    return averaged(found, PROBLEMS, above_chance(records))
+
+
+def curves_of(records, cell):
+    """(problem, person, seed) -> losses along the training, for the runs of a (method, sparsity) on true labels."""
+    return {
+        (r.spec.params["problem"], r.spec.params["subject"], r.spec.seed): r.result["curve"]
+        for r in records
+        if (r.spec.method, r.spec.params["sparsity"], r.spec.params["labels"]) == (*cell, "true")
+    }
 
 
 def test_loss_at(curve, level):
@@ -221,13 +228,10 @@ def recovered(records):
     found = {}
     for r in records:
         if "votes" in r.result and (true := r.result["data"].get("truth")):
-            kept, true = ({k: np.array(v) for k, v in d.items()} for d in (r.result["votes"]["electrodes"], true))
-            pairs = {
-                "private": (kept["mi_score"] - kept["me_score"], true["mi"] - true["me"]),
-                "common": (kept["both"], true["common"]),
-            }
+            kept, true = (pd.DataFrame(dict(maps)) for maps in (r.result["votes"]["electrodes"], true))
+            pairs = {"private": (kept.mi_score - kept.me_score, true.mi - true.me), "common": (kept.both, true.common)}
             found[r.spec.params["shared"], r.spec.params["subject"]] = {
-                name: spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else math.nan
+                name: spearmanr(a, b).statistic if min(a.nunique(), b.nunique()) > 1 else math.nan
                 for name, (a, b) in pairs.items()
             }
     return found
@@ -235,11 +239,8 @@ def recovered(records):
 
 def votes_find_sources(records):
     """Rank correlation over electrodes of the tasks' difference in score with that of their private sources."""
-    values = pd.Series({who: rho["private"] for who, rho in recovered(records).items()}, dtype=float).dropna()
-    if values.empty:
-        return Effects(values)
-    parts = {f"{percent(share)} shared": values[share] for share in values.index.unique(0)}
-    return Effects(values.groupby(level=1).mean(), parts)
+    found = {who: rho["private"] for who, rho in recovered(records).items()}
+    return averaged(found, {share: f"{percent(share)} shared" for share in SHARES})
 
 
 def execution_over_imagery(levels):
@@ -280,9 +281,8 @@ QUANTITIES = {  # of the records of one kind
 }  # fmt: skip
 
 
-def _effects_of(claim):
-    kind = "truth" if claim == "shin-control-truth" else "main"
-    return lambda evidence: QUANTITIES[claim](of_kind(evidence.records, kind))
+def _effects(claim, evidence):
+    return QUANTITIES[claim](of_kind(evidence.records, "truth" if claim == "shin-control-truth" else "main"))
 
 
-EFFECTS = {claim: _effects_of(claim) for claim in QUANTITIES}
+EFFECTS = {claim: partial(_effects, claim) for claim in QUANTITIES}

@@ -78,7 +78,10 @@ def run_all(specs, root=None, device="cpu"):
     else:
         groups = [(task,) for task in loaded.tasks] if spec.method in SINGLE else [loaded.tasks]
         found = [trained(specs, data, folds, tasks, device) for tasks in groups]
-        outcomes = [[joined(parts) for parts in zip(*own, strict=True)] for own in zip(*found, strict=True)]
+        outcomes = [
+            [nets[0] | mean_of([{k: net[k] for k in ("logits", "train", "sparsity")} for net in nets]) for nets in fold]
+            for fold in (zip(*own, strict=True) for own in zip(*found, strict=True))
+        ]
     return [assembled(*each, repeats) for each in zip(outcomes, data, folds, strict=True)]
 
 
@@ -86,12 +89,6 @@ def folds_of(data, spec, repeats):
     """The folds of a spec, drawn by its seed; as many trials are in each fold of one number whatever the seed."""
     p = spec.params
     return [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
-
-
-def joined(parts):
-    """The outcome of a fold from those of its networks: one for both tasks, or one for each."""
-    whole = {key: {task: own for part in parts for task, own in part[key].items()} for key in ("logits", "train")}
-    return parts[0] | whole | {"sparsity": mean_of([part["sparsity"] for part in parts])}
 
 
 def relabelled(data, spec):
@@ -219,19 +216,12 @@ def trained(specs, data, folds, tasks, device):
 
 
 def tested(net, before, test, y):
-    """The outcome of a network: its sparsity, logits of the test trials, accuracy and loss of the training trials.
-
-    before, test: task -> logits of the training and test trials; y: labels of the training trials.
-    """
+    """The outcome of a network; before, test: task -> logits of the training and test trials; y: of the former."""
     kept = {name: weight != 0 for name, weight in prunable(net).items()}
-    names = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in test}
-    train = {
-        t: {
-            "train_accuracy": (out.argmax(1) == y[t]).float().mean().item(),
-            "train_loss": cross_entropy(out, y[t]).item(),
-        }
-        for t, out in before.items()
-    }
+    names, train = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in test}, {}
+    for task, out in before.items():
+        right = (out.argmax(1) == y[task]).float().mean().item()
+        train[task] = {"train_accuracy": right, "train_loss": cross_entropy(out, y[task]).item()}
     return {
         "logits": {t: out.double().cpu().numpy() for t, out in test.items()},
         "train": train,
@@ -258,7 +248,8 @@ def aligner(x, p, device):
     making the signals: the moments of the trials are shared by all folds.
     """
     x = x.astype(np.float64)
-    own, (means, second) = crops(torch.as_tensor(x, device=device), p), moments(x)
+    size, hop = round(p["crop"] * p["sfreq"]) or x.shape[2], max(1, round(HOP * p["sfreq"]))
+    own, (means, second) = torch.as_tensor(x, device=device).unfold(2, size, hop).unbind(2), moments(x)
     if p["trunk"] in POWER:
         taken = {"taps": p["options"]["taps"], "mixed": p["trunk"] == "mixed"}
         own = [lag_moments(part, **taken) for part in own]
@@ -273,13 +264,6 @@ def aligner(x, p, device):
         return [[part[each] for part in made] for each in rows]
 
     return align
-
-
-def crops(x, p):
-    """Crops of trials (n, electrodes, samples), `HOP` seconds apart (list of tensors)."""
-    size = round(p["crop"] * p["sfreq"]) or x.shape[2]
-    starts = range(0, x.shape[2] - size + 1, max(1, round(HOP * p["sfreq"])))
-    return [x[..., start : start + size] for start in starts]
 
 
 def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, after_epoch):
@@ -363,13 +347,11 @@ def vote_analysis(net, job, other):
     For each shared layer: the votes' densities, the IoU of the two kept sets, what independent votes of these
     densities would give (`chance`), and comparisons on masks of the same sparsity: the tasks on half of their trials
     (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task with the initial
-    weights of `other` (`reinit`). The two heads start from different random weights, which alone makes votes differ, so
-    two of these are made again with ME's head starting as MI's does (`half_one_head`, `null_me_one_head`). Over the
-    electrodes: weights of the spatial convolution that are kept by MI only, ME only and both, and each task's scores,
-    summed over filters and scaled to sum to one.
+    weights of `other` (`reinit`). Heads that start from different random weights make votes differ too, so two of these
+    are made again with ME's head starting as MI's does (`_one_head`). Over the electrodes: weights of the spatial
+    convolution that MI only, ME only and both keep, and each task's scores, summed over filters and scaled to sum to 1.
     """
-    vote, reinit = votes(net, job), votes(other, job)
-    one = copy.deepcopy(net)
+    vote, reinit, one = votes(net, job), votes(other, job), copy.deepcopy(net)
     one.me.load_state_dict(one.mi.state_dict())
     halves, one_head = ([votes(own, _half(job, k)) for k in (0, 1)] for own in (net, one))
     layers = {}
@@ -381,9 +363,9 @@ def vote_analysis(net, job, other):
             "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 1.0,
             "half": np.mean([iou(a["mi"][name], b["me"][name]) for a in halves for b in halves]),
             "half_one_head": np.mean([iou(a["mi"][name], b["me"][name]) for a in halves for b in one_head]),
-            "null_mi": iou(halves[0]["mi"][name], halves[1]["mi"][name]),
-            "null_me": iou(halves[0]["me"][name], halves[1]["me"][name]),
-            "null_me_one_head": iou(one_head[0]["me"][name], one_head[1]["me"][name]),
+            "null_mi": iou(*(half["mi"][name] for half in halves)),
+            "null_me": iou(*(half["me"][name] for half in halves)),
+            "null_me_one_head": iou(*(half["me"][name] for half in one_head)),
             "reinit": iou(mi, reinit["mi"][name]),
         }  # fmt: skip
     name = "shared.spatial.weight"  # (filters, ., electrodes, 1)
@@ -437,11 +419,10 @@ def assembled(outcomes, data, folds, repeats):
     for task, own in means.get("train", {}).items():
         result["metrics"] |= {f"{task}_{name}": value for name, value in own.items()}
     same = {k: outcomes[0][k] for k in ("weights", "curve") if k in outcomes[0]}  # of all folds
-    result = short(result | {k: v for k, v in means.items() if k == "sparsity"} | same)
-    if "votes" in means:
-        found = short(means["votes"])
+    result |= {k: v for k, v in means.items() if k == "sparsity"} | same
+    if found := means.get("votes"):
         layers = [[name.removeprefix("shared.").removesuffix(".weight"), own] for name, own in found["layers"].items()]
         result["votes"] = found | {"layers": layers, "channels": data.channels}
         if data.truth is not None:
-            result["data"]["truth"] = short({k: v for k, v in data.truth.items() if k in ("common", *TASKS)})
-    return result
+            result["data"]["truth"] = {k: v for k, v in data.truth.items() if k in ("common", *TASKS)}
+    return short(result)

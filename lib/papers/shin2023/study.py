@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from companion.claims import Claim
+from companion.data.eeg import SETS
 from companion.spec import RunSpec, check_profile, check_values, number, one_of, whole
 from sparsemtl.errors import SpecError
 
@@ -41,10 +42,10 @@ SECOND = next(iter(OTHER_TRUNKS))
 # Tangent space gets the electrodes with which it decoded the development people best
 OWN_DATA = {"tangent-space": {"channels": "motor21"}}
 
-DEVELOPMENT = "eegmmidb-development"  # people of whom none is tested
-DEVELOPMENT_PEOPLE = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)
+DEVELOPMENT = "eegmmidb-development"
+DEVELOPMENT_PEOPLE = SETS[DEVELOPMENT].people  # none of them is tested
 DEVIATING = (88, 92, 100, 104)  # people whose rate or timing is not that of the others
-EVERYONE = tuple(n for n in range(1, 110) if n not in (*DEVELOPMENT_PEOPLE, *DEVIATING))
+EVERYONE = tuple(n for n in SETS["eegmmidb"].people if n not in (*DEVELOPMENT_PEOPLE, *DEVIATING))
 PROFILE_SETTINGS = {
     name: {"people": EVERYONE} | settings | {"params": RECIPE | settings["params"]}
     for name, settings in SETTINGS["profiles"].items()
@@ -76,6 +77,10 @@ def settled(params, given):
     return params | own | given
 
 
+def _spec(profile, data, method, seed, base, **params):
+    return RunSpec(NAME, profile, data, method, seed, base | OWN_DATA.get(method, {}) | params)
+
+
 def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsities=SPARSITIES, **params):
     """Specs of the grid: seeds x problems x people x (method, sparsity), as a list of `RunSpec`.
 
@@ -91,16 +96,13 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
         check_values(params | {"sparsity": sparsity}, RULES)
     base = settled(settings["params"], {"version": VERSION, "labels": "true"} | params)
     return [
-        RunSpec(
-            NAME, profile, settings["data"], method, seed,
-            base | OWN_DATA.get(method, {}) | {"subject": who, "problem": p, "sparsity": s},
-        )
+        _spec(profile, settings["data"], method, seed, base, subject=who, problem=p, sparsity=s)
         for seed in (settings["seeds"] if seeds is None else seeds)
         for p in (settings["problems"] if problem is None else (problem,))
         for who in (settings["people"] if subjects is None else subjects)
         for method in methods
         for s in sparsities_of(method, sparsities)
-    ]  # fmt: skip
+    ]
 
 
 def control_specs(profile):
@@ -123,15 +125,9 @@ def trunk_specs(profile):
 
     The paper does not name its network: a finding that holds for one trunk alone is not yet one about the method.
     """
-    seeds = PROFILE_SETTINGS[check_profile(profile)]["other_seeds"]
-    return [
-        spec
-        for methods, levels in (
-            (("dense-single", "dense-multi", PROPOSED), SPARSITIES),
-            ((EXACT, *RIVALS), (PUBLISHED_SPARSITY,)),
-        )
-        for spec in specs(profile, None, methods, seeds=seeds, sparsities=levels, trunk=SECOND)
-    ]
+    chosen = {"seeds": PROFILE_SETTINGS[check_profile(profile)]["other_seeds"], "trunk": SECOND}
+    curve = specs(profile, None, ("dense-single", "dense-multi", PROPOSED), **chosen)
+    return curve + specs(profile, None, (EXACT, *RIVALS), sparsities=(PUBLISHED_SPARSITY,), **chosen)
 
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the power that tells the classes apart, from sources common to both tasks
@@ -144,14 +140,11 @@ def truth_specs(profile):
     methods = [("tangent-space", 0.0), ("dense-single", 0.0), ("dense-multi", 0.0)]
     methods += [(m, PUBLISHED_SPARSITY) for m in (PROPOSED, EXACT, "random")]
     return [
-        RunSpec(
-            NAME, profile, "simulated-eeg", m, 0,
-            params | OWN_DATA.get(m, {}) | {"shared": share, "subject": who, "sparsity": s},
-        )
+        _spec(profile, "simulated-eeg", method, 0, params, shared=share, subject=who, sparsity=s)
         for who in people
         for share in SHARES
-        for m, s in methods
-    ]  # fmt: skip
+        for method, s in methods
+    ]
 
 
 _DATA = {"fmin", "fmax", "tmin", "tmax", "sfreq", "channels"}  # what classical decoders depend on
@@ -162,19 +155,16 @@ def development_runs():
 
     Each run draws the folds five times; with trunks that convolve signals, which take longer, twice.
     """
-    base = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "sparsity": 0.0}
-
-    def options_of(given):
-        return {"options": RECIPE["options"] | given["options"]} if "options" in given else {}
-
-    return [
-        (name, RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": who, "repeats": n}))
-        for name, given in SETTINGS["development"].items()
-        for params in (settled(base, given | options_of(given)),)
-        for n in ((5 if given.get("trunk", "mixed") == "mixed" else 2),)
-        for method in ("dense-single", *(CLASSICAL if given.keys() <= _DATA else ()))
-        for who in DEVELOPMENT_PEOPLE
-    ]
+    base, runs = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "sparsity": 0.0}, []
+    for name, given in SETTINGS["development"].items():
+        options = {"options": RECIPE["options"] | given["options"]} if "options" in given else {}
+        params = settled(base, given | options) | {"repeats": 5 if given.get("trunk", "mixed") == "mixed" else 2}
+        for method in ("dense-single", *(CLASSICAL if given.keys() <= _DATA else ())):
+            alone = [
+                RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": n}) for n in DEVELOPMENT_PEOPLE
+            ]
+            runs += [(name, spec) for spec in alone]
+    return runs
 
 
 def development_specs(profile):
