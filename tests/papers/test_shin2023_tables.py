@@ -127,7 +127,7 @@ def test_the_interval_for_these_people_is_that_of_a_binomial_mean(make_record):
     spec = study.specs("small", "left-right", ("dense-single",), (1,), (0,))[0]
     result = result_of(spec)
     result["predicted"]["mi"] = result["labels"]["mi"][:12] + "8" * 8
-    found = claims.contrast([make_record(spec, result)], {("mi", "dense-single", 0.0, "true"): 1})
+    found = claims.contrast([make_record(spec, result)], {("dense-single", 0.0): 1}, tasks={"mi": 1})
     half = 1.96 * np.sqrt(0.6 * 0.4 / 20)
     assert found.within == pytest.approx((0.6 - half, 0.6 + half), abs=0.04)
 

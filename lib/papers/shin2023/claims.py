@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 SINGLE, MULTI = ("dense-single", 0.0), ("dense-multi", 0.0)
 AT_40, LEVELS = (PROPOSED, PUBLISHED_SPARSITY), SPARSITIES[1:]
+EQUAL = dict.fromkeys(TASKS, 1 / len(TASKS))  # weights of the tasks
 DRAWS = 2000  # of the bootstrap
 
 
@@ -62,36 +63,30 @@ def cells_of(records):
     return found
 
 
-def differences(cells, weights):
+def differences(cells, weights, tasks=EQUAL):
     """(problem, person) -> task -> weighted sum of hits, float (seeds, trials), over the seeds that all cells have.
 
-    cells: of `cells_of`. weights: (task, method, sparsity, labels) -> number. Whoever lacks a cell is left out.
+    cells: of `cells_of`; whoever lacks one is left out. weights: (method, sparsity), and labels if they are not the
+    true ones -> number. tasks: task -> number.
     """
-    out = {}
+    wanted, out = {}, {}
+    for (method, sparsity, *labels), weight in weights.items():
+        for task, share in tasks.items():
+            key = (task, *dense_of(method, sparsity), *(labels or ["true"]))
+            wanted[key] = wanted.get(key, 0) + weight * share
     for who, own in cells.items():
-        seeds = sorted(set.intersection(*(set(own.get(key, ())) for key in weights)))
-        for key, weight in weights.items() if seeds else ():
+        seeds = sorted(set.intersection(*(set(own.get(key, ())) for key in wanted)))
+        for key, weight in wanted.items() if seeds else ():
             hit = np.array([own[key][seed] for seed in seeds], dtype=float)
-            tasks = out.setdefault(who, {})
-            tasks[key[0]] = tasks.get(key[0], 0) + weight * hit
+            sums = out.setdefault(who, {})
+            sums[key[0]] = sums.get(key[0], 0) + weight * hit
     return out
-
-
-def both(cells, labels="true"):
-    """Weights for `differences` of the mean of both tasks. cells: (method, sparsity) -> number."""
-    weights = {}
-    for (method, sparsity), weight in cells.items():
-        for task in TASKS:
-            key = (task, *dense_of(method, sparsity), labels)
-            weights[key] = weights.get(key, 0) + weight / len(TASKS)
-    return weights
 
 
 def minus(first, *others, levels=LEVELS):
     """Weights of one method minus the mean of others, mean over the levels of sparsity."""
     share = 1 / len(levels)
-    cells = {(first, s): share for s in levels}
-    return both(cells | {(m, s): -share / len(others) for m, s in product(others, levels)})
+    return {(first, s): share for s in levels} | {(m, s): -share / len(others) for m, s in product(others, levels)}
 
 
 def by_person(found):
@@ -112,18 +107,18 @@ def averaged(found, names=(), limits=""):
     return Effects(values.groupby(level=1).mean(), parts, limits)
 
 
-def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0):
+def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0, tasks=EQUAL):
     """`Effects` of weights for `differences`, plus a shift; parts: name -> weights, for the fold-out.
 
     limits: of the answer; None for how far the dense network decodes.
     """
     cells = cells_of(records)
-    found = differences(cells, weights)
+    found = differences(cells, weights, tasks)
     shown = {name: {k: v for k, v in found.items() if k[0] == p} for p, name in PROBLEMS.items()}
-    if len({frozenset((key[1:], w) for key, w in weights.items() if key[0] == task) for task in TASKS}) == 1:
+    if tasks == EQUAL:
         shown |= {name: {k: {t: 2 * d[t]} for k, d in found.items()} for t, name in TASKS.items()}
     shown = {name: by_person(own) + shift for name, own in shown.items()}
-    shown |= {name: by_person(differences(cells, own)) for name, own in dict(parts).items()}
+    shown |= {name: by_person(differences(cells, own, tasks)) for name, own in dict(parts).items()}
     within = tuple(end + shift for end in resampled(found)) if found else None
     limits = above_chance(records) if limits is None else limits
     return Effects(by_person(found) + shift, {k: v for k, v in shown.items() if len(v)}, limits, not_tested, within)
@@ -144,7 +139,7 @@ def resampled(found, seed=0):
 
 def above_chance(records):
     """How far the dense multi-task network decodes, which bounds what masks can do (a sentence)."""
-    found = by_person(differences(cells_of(records), both({MULTI: 1})))
+    found = by_person(differences(cells_of(records), {MULTI: 1}))
     said = f"Pruning can cost at most {100 * (found.mean() - 0.5):.1f} points: the dense network's lead over chance."
     return said if len(found) else ""
 
@@ -182,15 +177,15 @@ def best_method(records, levels=LEVELS):
 def better_classical(records):
     """The classical decoder with the higher mean accuracy over people, problems and tasks."""
     cells = cells_of(records)
-    means = {c: by_person(differences(cells, both({(c, 0.0): 1}))).mean() for c in CLASSICAL}
+    means = {c: by_person(differences(cells, {(c, 0.0): 1})).mean() for c in CLASSICAL}
     return max(CLASSICAL, key=lambda c: -math.inf if math.isnan(means[c]) else means[c])
 
 
 def over_classical(records):
     """Dense single-task minus the better classical decoder."""
     pairs = product((SINGLE, MULTI), CLASSICAL)
-    parts = {f"{METHODS[n[0]].label} over {METHODS[c].label}": both({n: 1, (c, 0.0): -1}) for n, c in pairs}
-    return contrast(records, both({SINGLE: 1, (better_classical(records), 0.0): -1}), parts, limits="")
+    parts = {f"{METHODS[n[0]].label} over {METHODS[c].label}": {n: 1, (c, 0.0): -1} for n, c in pairs}
+    return contrast(records, {SINGLE: 1, (better_classical(records), 0.0): -1}, parts, limits="")
 
 
 def less_overfitting(records):
@@ -243,35 +238,28 @@ def votes_find_sources(records):
     return averaged(found, {share: f"{percent(share)} shared" for share in SHARES})
 
 
-def execution_over_imagery(levels):
-    """Weights of execution minus imagery of the proposed network, mean over the levels of sparsity."""
-    signs = {"me": 1 / len(levels), "mi": -1 / len(levels)}
-    return {(task, *dense_of(PROPOSED, s), "true"): sign for s in levels for task, sign in signs.items()}
-
-
-_PRUNED, _MOST, _OTHERS = (PROPOSED, EXACT, *RIVALS), LEVELS[-1], [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
+_MOST, _OTHERS = LEVELS[-1], [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
 QUANTITIES = {  # of the records of one kind
-    "shin-multitask": partial(contrast, weights=both({MULTI: 1, SINGLE: -1}), limits=""),
+    "shin-multitask": partial(contrast, weights={MULTI: 1, SINGLE: -1}, limits=""),
     "shin-sparse-beats-dense": partial(
-        contrast, weights=both({AT_40: 1, MULTI: -1}),
-        parts={"exact budget": both({(EXACT, AT_40[1]): 1, MULTI: -1})},
+        contrast, weights={AT_40: 1, MULTI: -1}, parts={"exact budget": {(EXACT, AT_40[1]): 1, MULTI: -1}}
     ),
     "shin-overfitting": less_overfitting,
     "shin-best-method": best_method,
     "shin-robust": partial(
-        contrast, weights=both({(PROPOSED, _MOST): 1, MULTI: -1}),
-        parts={f"change of {METHODS[m].label}": both({(m, _MOST): 1, (m, 0.0): -1}) for m in _PRUNED},
+        contrast, weights={(PROPOSED, _MOST): 1, MULTI: -1},
+        parts={f"change of {METHODS[m].label}": {(m, _MOST): 1, (m, 0.0): -1} for m in (PROPOSED, EXACT, *RIVALS)},
         shift=next(c.smallest for c in CLAIMS if c.id == "shin-robust"),  # the points that it has to spare
     ),
     "shin-best-at-40": partial(
-        contrast, weights=both({AT_40: 1} | {(PROPOSED, s): -1 / len(_OTHERS) for s in _OTHERS}),
-        parts={f"over {percent(s)}": both({AT_40: 1, (PROPOSED, s): -1}) for s in _OTHERS},
+        contrast, weights={AT_40: 1} | {(PROPOSED, s): -1 / len(_OTHERS) for s in _OTHERS},
+        parts={f"over {percent(s)}": {AT_40: 1, (PROPOSED, s): -1} for s in _OTHERS},
     ),
     "shin-me-above-mi": partial(
-        contrast, weights=execution_over_imagery(SPARSITIES),
-        parts={f"at {percent(s)}": execution_over_imagery((s,)) for s in SPARSITIES}, limits="",
+        contrast, weights={(PROPOSED, s): 1 / len(SPARSITIES) for s in SPARSITIES}, tasks={"me": 1, "mi": -1},
+        parts={f"at {percent(s)}": {(PROPOSED, s): 1} for s in SPARSITIES}, limits="",
     ),
-    "shin-control-labels": partial(contrast, weights=both({MULTI: 1}) | both({MULTI: -1}, "shuffled"), limits=""),
+    "shin-control-labels": partial(contrast, weights={MULTI: 1, (*MULTI, "shuffled"): -1}, limits=""),
     "shin-control-classical": over_classical,
     "shin-control-random": partial(
         contrast, weights=minus(EXACT, "random"),

@@ -96,10 +96,7 @@ def _scalp(ax, values, channels, **look):
 
 
 def trial(data, task="me"):
-    """The first trial over the motor cortex, and by class how far the mean power of each electrode is off that of all.
-
-    data: `MotorData`, whose trials have passed the filter of a band.
-    """
+    """First trial of (filtered) `MotorData` over the motor cortex; by class, how far each electrode's power is off."""
     trials = getattr(data, task)
     power = np.array([(trials.x[trials.y == k] ** 2).mean((0, 2)) for k in range(len(data.classes))])
     change = 100 * (power / power.mean(0) - 1)

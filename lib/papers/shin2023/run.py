@@ -60,7 +60,7 @@ def together(spec):
 def run_all(specs, root=None, device="cpu"):
     """Results of specs that are run `together` (list), each as `run` gives it."""
     spec, p = specs[0], specs[0].params
-    if spec.method not in CLASSICAL and spec.method not in PROCEDURES:
+    if spec.method not in METHODS:
         raise SpecError(f"unknown method {spec.method!r}: choose one of {', '.join(METHODS)}")
     check_values(p, RULES)
     if p["sparsity"] and not METHODS[spec.method].sparse:
@@ -78,10 +78,7 @@ def run_all(specs, root=None, device="cpu"):
     else:
         groups = [(task,) for task in loaded.tasks] if spec.method in SINGLE else [loaded.tasks]
         found = [trained(specs, data, folds, tasks, device) for tasks in groups]
-        outcomes = [
-            [nets[0] | mean_of([{k: net[k] for k in ("logits", "train", "sparsity")} for net in nets]) for nets in fold]
-            for fold in (zip(*own, strict=True) for own in zip(*found, strict=True))
-        ]
+        outcomes = [[joined(nets) for nets in zip(*own, strict=True)] for own in zip(*found, strict=True)]
     return [assembled(*each, repeats) for each in zip(outcomes, data, folds, strict=True)]
 
 
@@ -165,10 +162,7 @@ def decoded(method, n_classes, trials, train, test):
 
 
 def trained(specs, data, folds, tasks, device):
-    """Train one network a fold, side by side, on some tasks, and test each: for each spec its outcomes (dicts) by fold.
-
-    data, folds: of each spec. The specs differ in their seeds alone.
-    """
+    """Outcomes of networks for some tasks, trained side by side, by spec and fold; the specs differ in their seeds."""
     spec, p, size = specs[0], specs[0].params, len(folds[0])
     seeds = [1000 * own.seed + k for own in specs for k in range(size)]
     align = {t: aligner(getattr(data[0], t).x, p, device) for t in tasks}
@@ -316,10 +310,7 @@ def padded(own, tasks):
 
 @torch.no_grad()
 def predicted(nets, x, y):
-    """Logits of the trials of each network, the mean over their crops: task -> list of (trials, classes).
-
-    x: `padded`; y: labels by task, of each network.
-    """
+    """Logits of each network's trials, mean over crops: task -> list of (trials, classes). x: `padded`; y: labels."""
     state, net, was = stack_module_state(nets), nets[0], nets[0].training
     net.eval()
     take = torch.vmap(lambda state, crop: functional_call(net, state, (crop,)))
@@ -381,6 +372,11 @@ def _half(job, k):
     rows = {t: torch.argsort(y, stable=True)[k::2] for t, y in job.targets.items()}
     inputs, targets = ({t: x[rows[t]] for t, x in whole.items()} for whole in (job.inputs, job.targets))
     return replace(job, inputs=inputs, targets=targets)
+
+
+def joined(nets):
+    """The outcome of a fold from those of its networks: one for both tasks, or one for each."""
+    return nets[0] | mean_of([{k: net[k] for k in ("logits", "train", "sparsity")} for net in nets])
 
 
 def mean_of(values):

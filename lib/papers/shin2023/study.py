@@ -3,6 +3,7 @@
 import tomllib
 from collections import namedtuple
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 from companion.claims import Claim
@@ -137,13 +138,11 @@ def truth_specs(profile):
     """Specs of the control with a known truth: simulated people as decodable as real ones, at each of `SHARES`."""
     people = range(1, PROFILE_SETTINGS[check_profile(profile)]["truth"] + 1)
     params = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "trials_per_class": 22}
-    methods = [("tangent-space", 0.0), ("dense-single", 0.0), ("dense-multi", 0.0)]
-    methods += [(m, PUBLISHED_SPARSITY) for m in (PROPOSED, EXACT, "random")]
+    methods = ("tangent-space", "dense-single", "dense-multi", PROPOSED, EXACT, "random")
     return [
         _spec(profile, "simulated-eeg", method, 0, params, shared=share, subject=who, sparsity=s)
-        for who in people
-        for share in SHARES
-        for method, s in methods
+        for who, share, method in product(people, SHARES, methods)
+        for s in sparsities_of(method, (PUBLISHED_SPARSITY,))
     ]
 
 
@@ -159,11 +158,9 @@ def development_runs():
     for name, given in SETTINGS["development"].items():
         options = {"options": RECIPE["options"] | given["options"]} if "options" in given else {}
         params = settled(base, given | options) | {"repeats": 5 if given.get("trunk", "mixed") == "mixed" else 2}
-        for method in ("dense-single", *(CLASSICAL if given.keys() <= _DATA else ())):
-            alone = [
-                RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": n}) for n in DEVELOPMENT_PEOPLE
-            ]
-            runs += [(name, spec) for spec in alone]
+        methods = ("dense-single", *(CLASSICAL if given.keys() <= _DATA else ()))
+        for method, who in product(methods, DEVELOPMENT_PEOPLE):
+            runs.append((name, RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": who})))
     return runs
 
 

@@ -11,7 +11,7 @@ from companion.claims import Effects, judge
 from companion.statistics import NOT_RUN, estimate, holm, mean_sd
 from companion.style import listed, percent, table_of
 from papers.shin2023.claims import (
-    AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, better_classical, both, by_person, cells_of, dense_of,
+    AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, better_classical, by_person, cells_of, dense_of,
     differences, minus, of_kind, over_classical, recovered, tasks_of,
 )  # fmt: skip
 from papers.shin2023.study import (
@@ -77,17 +77,14 @@ def _effects(found, *names, effect="effect", scale=100):
 
 
 def table1(records, problem):
-    """Table 1 (DataFrame of text): accuracy and F1 by method, sparsity and task, mean and sd over people.
-
-    Cells without a record say "not run". `published_of` has the published cells.
-    """
+    """Table 1: accuracy and F1 by method, sparsity and task, mean and sd over people or "not run" (DataFrame of text)."""
     table, rows = select(records, problem), {}
     for name, (method, sparsity) in CELLS.items():
         chosen = table[(table.method == method) & (table.sparsity == sparsity)]
-        row = {"realised": percent(chosen.realised_whole.mean())}
-        for task, metric in PUBLISHED:
-            row[f"{TASKS[task]}: {METRICS[metric]}"] = mean_sd(cell(table, task, method, sparsity, metric))
-        rows[name] = row
+        rows[name] = {"realised": percent(chosen.realised_whole.mean())} | {
+            f"{TASKS[task]}: {METRICS[metric]}": mean_sd(cell(table, task, method, sparsity, metric))
+            for task, metric in PUBLISHED
+        }
     return table_of(rows, "method", "nominal sparsity")
 
 
@@ -143,7 +140,7 @@ def against_each(records):
     for method in (m for m in METHODS if m != EXACT):
         weights = minus(EXACT, method)
         if not METHODS[method].sparse:
-            weights = both({(EXACT, s): 1 / len(LEVELS) for s in LEVELS} | {(method, 0.0): -1})
+            weights = {(EXACT, s): 1 / len(LEVELS) for s in LEVELS} | {(method, 0.0): -1}
         found[METHODS[method].label] = by_person(differences(cells, weights))
     table = _effects(found, "against")
     p = [judge(CLAIMS[0], Effects(found[label])).p for label in table.index]
@@ -206,11 +203,9 @@ def controls(records):
 def controls_sentence(table):
     """What `controls` shows."""
     parts = []
-    for control in CONTROLS.values() if len(table) else ():
-        rows = table[table.index.get_level_values("control") == control]
-        if len(rows):
-            count, mean = (rows["chance within"] == "yes").sum(), percent(rows.accuracy.mean(), 1)
-            parts.append(f"With {control}, chance is within {count} of {len(rows)} intervals (mean accuracy {mean}).")
+    for control, rows in table.groupby(level="control", sort=False) if len(table) else ():
+        count, mean = (rows["chance within"] == "yes").sum(), percent(rows.accuracy.mean(), 1)
+        parts.append(f"With {control}, chance is within {count} of {len(rows)} intervals (mean accuracy {mean}).")
     return " ".join(parts) or f"The controls: {NOT_RUN}."
 
 
@@ -343,14 +338,11 @@ TRUTHS = {  # quantity -> cells of a contrast, and what is added to it
 
 
 def truth_by_share(records):
-    """What changes with the share of common sources in simulated people (DataFrame by quantity and share).
-
-    Accuracies in points, paired over people, with 95 % intervals; correlations of `recovered` times 100.
-    """
+    """What changes with the share of common sources in simulated people: points, correlations times 100 (DataFrame)."""
     truth, found = of_kind(records, "truth"), {}
     for (quantity, (weights, shift)), share in product(TRUTHS.items(), SHARES):
         own = cells_of([r for r in truth if r.spec.params["shared"] == share])
-        found[quantity, percent(share)] = by_person(differences(own, both(weights))) + shift
+        found[quantity, percent(share)] = by_person(differences(own, weights)) + shift
     for name, values in pd.DataFrame(recovered(truth)).iterrows():
         for share, own in values.dropna().groupby(level=0):
             found[f"votes follow {name} sources (correlation x 100)", percent(share)] = own
