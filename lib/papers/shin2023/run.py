@@ -84,8 +84,8 @@ def run_all(specs, root=None, device="cpu"):
 
 def folds_of(data, spec, repeats):
     """The folds of a spec, drawn by its seed; as many trials are in each fold of one number whatever the seed."""
-    p = spec.params
-    return [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
+    n, first = spec.params["folds"], repeats * spec.seed
+    return [fold for k in range(repeats) for fold in stratified_folds(data, n, first + k)]
 
 
 def relabelled(data, spec):

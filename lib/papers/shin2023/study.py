@@ -19,6 +19,7 @@ TASKS = {"mi": "motor imagery", "me": "motor execution"}
 PROBLEMS = {"left-right": "left or right fist", "hands-feet": "both fists or both feet"}
 PROPOSED, EXACT = "or", "budget"  # the masks of the paper, and the same at exactly the sparsity asked for
 CLASSICAL = ("csp-lda", "tangent-space")
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the power that tells the classes apart, from sources common to both tasks
 LOSS_STEP = 1 / 32  # nats: unit of the cross-entropy that a record keeps for each trial
 
 SETTINGS, _CLAIMS = (
@@ -131,9 +132,6 @@ def trunk_specs(profile):
     return curve + specs(profile, None, (EXACT, *RIVALS), sparsities=(PUBLISHED_SPARSITY,), **chosen)
 
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the power that tells the classes apart, from sources common to both tasks
-
-
 def truth_specs(profile):
     """Specs of the control with a known truth: simulated people as decodable as real ones, at each of `SHARES`."""
     people = range(1, PROFILE_SETTINGS[check_profile(profile)]["truth"] + 1)
@@ -146,19 +144,17 @@ def truth_specs(profile):
     ]
 
 
-_DATA = {"fmin", "fmax", "tmin", "tmax", "sfreq", "channels"}  # what classical decoders depend on
-
-
 def development_runs():
     """Pairs (setting, spec) by which the recipe was chosen: the dense single-task network and classical decoders.
 
     Each run draws the folds five times; with trunks that convolve signals, which take longer, twice.
     """
     base, runs = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "sparsity": 0.0}, []
+    data = {"fmin", "fmax", "tmin", "tmax", "sfreq", "channels"}  # what classical decoders depend on
     for name, given in SETTINGS["development"].items():
         options = {"options": RECIPE["options"] | given["options"]} if "options" in given else {}
         params = settled(base, given | options) | {"repeats": 5 if given.get("trunk", "mixed") == "mixed" else 2}
-        methods = ("dense-single", *(CLASSICAL if given.keys() <= _DATA else ()))
+        methods = ("dense-single", *(CLASSICAL if given.keys() <= data else ()))
         for method, who in product(methods, DEVELOPMENT_PEOPLE):
             runs.append((name, RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": who})))
     return runs

@@ -29,6 +29,7 @@ VOTE_COLUMNS = {
     "null_me": "ME against ME, other half", "null_me_one_head": "the same, MI's head at the start",
     "reinit": "MI against MI, other initial weights", "chance": "independent votes",
 }  # fmt: skip
+CONTROLS = {"shuffled": "labels shuffled within recordings", "recording": "the recording decoded"}
 HEADS = {"start apart": "", "start alike": "_one_head"}  # how the two heads begin: ending of the columns
 NAMES = {m: info.label for m, info in METHODS.items()} | PROBLEMS | TASKS | {s: percent(s) for s in SPARSITIES}
 REALISED = [f"realised_{part}" for part in ("whole", "shared", *TASKS)]
@@ -37,6 +38,12 @@ COLUMNS = [
     "commonest", *METRICS, "loss", "train_accuracy", "train_loss",
 ]  # fmt: skip
 CELLS = {(info.label, percent(s)): (m, s) for m, info in METHODS.items() for s in sparsities_of(m)}  # rows of Table 1
+TRUTHS = {  # quantity in simulated people -> weights of a contrast, and what is added to it
+    "tangent space above chance": ({("tangent-space", 0.0): 1}, -0.5),
+    "multi-task minus single-task": ({MULTI: 1, SINGLE: -1}, 0.0),
+    "OR at 40 % minus dense": ({AT_40: 1, MULTI: -1}, 0.0),
+    "exact budget minus random, 40 %": ({(EXACT, AT_40[1]): 1, ("random", AT_40[1]): -1}, 0.0),
+}
 KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}
 
 
@@ -77,7 +84,7 @@ def _effects(found, *names, effect="effect", scale=100):
 
 
 def table1(records, problem):
-    """Table 1: accuracy and F1 by method, sparsity and task, mean and sd over people or "not run" (DataFrame of text)."""
+    """Table 1: accuracy and F1 by method, sparsity and task, mean and sd over people, or "not run" (DataFrame)."""
     table, rows = select(records, problem), {}
     for name, (method, sparsity) in CELLS.items():
         chosen = table[(table.method == method) & (table.sparsity == sparsity)]
@@ -177,9 +184,6 @@ def overfitting(records):
         "accuracy": "accuracy on unseen trials",
     }  # fmt: skip
     return _by_cell(records, columns, [MULTI, *((PROPOSED, s) for s in LEVELS)])
-
-
-CONTROLS = {"shuffled": "labels shuffled within recordings", "recording": "the recording decoded"}
 
 
 def controls(records):
@@ -327,14 +331,6 @@ def electrode_maps(records, kind="main"):
         columns = votes["electrodes"] | {f"true_{k}": v for k, v in true.items()}
         maps.append(pd.DataFrame(dict(columns), index=votes["channels"]))
     return sum(maps) / len(maps) if maps else pd.DataFrame()
-
-
-TRUTHS = {  # quantity -> cells of a contrast, and what is added to it
-    "tangent space above chance": ({("tangent-space", 0.0): 1}, -0.5),
-    "multi-task minus single-task": ({MULTI: 1, SINGLE: -1}, 0.0),
-    "OR at 40 % minus dense": ({AT_40: 1, MULTI: -1}, 0.0),
-    "exact budget minus random, 40 %": ({(EXACT, AT_40[1]): 1, ("random", AT_40[1]): -1}, 0.0),
-}
 
 
 def truth_by_share(records):
