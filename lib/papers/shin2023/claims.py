@@ -46,10 +46,10 @@ def hits(record, task):
 
 
 def dense_of(method, sparsity):
-    """(method, sparsity) of a cell's runs: at 0 a method with masks is the dense network."""
-    if sparsity or not METHODS[method].sparse:
-        return method, sparsity
-    return SINGLE if method == "snip-single" else MULTI
+    """(method, sparsity) of a cell's runs: a method without masks is always dense; at 0 one with masks is too."""
+    if METHODS[method].sparse and not sparsity:
+        return SINGLE if method == "snip-single" else MULTI
+    return method, sparsity if METHODS[method].sparse else 0.0
 
 
 def cells_of(records):
@@ -95,15 +95,13 @@ def by_person(found):
 
 
 def averaged(found, names=(), limits=""):
-    """`Effects` of {(part, person, ...): number}, the mean over what else is in a key, then over parts, less NaN.
-
-    names: of the parts that are shown.
-    """
+    """`Effects` of {(part, person, ...): number}: mean over what else is in a key, then over parts; names: of parts."""
     values = pd.Series(found, dtype=float).dropna()
     if values.empty:
         return Effects(values)
-    values = values.groupby(level=[0, 1]).mean()
-    parts = {name: values[part] for part, name in dict(names).items() if part in values.index.levels[0]}
+    if values.index.nlevels > 2:
+        values = values.groupby(level=[0, 1]).mean()
+    parts = {names[part]: values[part] for part in values.index.unique(0) if part in names}
     return Effects(values.groupby(level=1).mean(), parts, limits)
 
 
@@ -215,27 +213,25 @@ def test_loss_at(curve, level):
 
 
 def recovered(records):
-    """Do scores follow the true sources of simulated people? (share, person) -> rank correlations over electrodes.
+    """Do scores follow the true sources of simulated people? name -> (share, person) -> rank correlation of electrodes.
 
     private: of the tasks' difference in score with that of their private sources (NaN if all sources are common).
     common: of the weights that both votes keep with the sources common to both (NaN if there are none).
     """
-    found = {}
+    found = {"private": {}, "common": {}}
     for r in records:
         if "votes" in r.result and (true := r.result["data"].get("truth")):
             kept, true = (pd.DataFrame(dict(maps)) for maps in (r.result["votes"]["electrodes"], true))
             pairs = {"private": (kept.mi_score - kept.me_score, true.mi - true.me), "common": (kept.both, true.common)}
-            found[r.spec.params["shared"], r.spec.params["subject"]] = {
-                name: spearmanr(a, b).statistic if min(a.nunique(), b.nunique()) > 1 else math.nan
-                for name, (a, b) in pairs.items()
-            }
+            for name, (a, b) in pairs.items():
+                rho = spearmanr(a, b).statistic if min(a.nunique(), b.nunique()) > 1 else math.nan
+                found[name][r.spec.params["shared"], r.spec.params["subject"]] = rho
     return found
 
 
 def votes_find_sources(records):
     """Rank correlation over electrodes of the tasks' difference in score with that of their private sources."""
-    found = {who: rho["private"] for who, rho in recovered(records).items()}
-    return averaged(found, {share: f"{percent(share)} shared" for share in SHARES})
+    return averaged(recovered(records)["private"], {share: f"{percent(share)} shared" for share in SHARES})
 
 
 _MOST, _OTHERS = LEVELS[-1], [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]

@@ -188,12 +188,12 @@ def trained(specs, data, folds, tasks, device):
         for outcome, net, job in zip(outcomes, nets, jobs, strict=True):
             outcome["votes"] = vote_analysis(net, job, make(job.seed + 500).to(device))
     parts = [(padded(own, tasks), wanted) for own, wanted in ((seen, y), (unseen, y_test))]
-    curves = [{"epochs": [], "train": [], "test": []} for _ in specs]
 
     def after_epoch(epoch):
         if spec.method in CURVES and epoch + 1 in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
             found = [mean_losses(nets, x, wanted).reshape(len(specs), -1).mean(1) for x, wanted in parts]
-            for k, curve in enumerate(curves):
+            for k, outcome in enumerate(outcomes[::size]):  # a curve for each spec
+                curve = outcome.setdefault("curve", {"epochs": [], "train": [], "test": []})
                 for name, value in zip(curve, (epoch + 1, *(part[k] for part in found)), strict=True):
                     curve[name].append(value)
 
@@ -203,9 +203,7 @@ def trained(specs, data, folds, tasks, device):
     PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
     before, test = (predicted(nets, *part) for part in parts)
     for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
-        curve = curves[k // size]
         outcome |= tested(net, *({t: out[t][k] for t in tasks} for out in (before, test)), y[k])
-        outcome |= {"curve": curve} if curve["epochs"] else {}
     return [outcomes[first : first + size] for first in range(0, len(nets), size)]
 
 
@@ -414,7 +412,7 @@ def assembled(outcomes, data, folds, repeats):
     means = mean_of([{k: o[k] for k in ("train", "sparsity", "votes") if k in o} for o in outcomes])
     for task, own in means.get("train", {}).items():
         result["metrics"] |= {f"{task}_{name}": value for name, value in own.items()}
-    same = {k: outcomes[0][k] for k in ("weights", "curve") if k in outcomes[0]}  # of all folds
+    same = {k: outcomes[0][k] for k in ("weights", "curve") if k in outcomes[0]}  # of one fold, or of all
     result |= {k: v for k, v in means.items() if k == "sparsity"} | same
     if found := means.get("votes"):
         layers = [[name.removeprefix("shared.").removesuffix(".weight"), own] for name, own in found["layers"].items()]

@@ -11,7 +11,7 @@ from companion.claims import Effects, judge
 from companion.statistics import NOT_RUN, estimate, holm, mean_sd
 from companion.style import listed, percent, table_of
 from papers.shin2023.claims import (
-    AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, better_classical, by_person, cells_of, dense_of,
+    AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, averaged, better_classical, by_person, cells_of, dense_of,
     differences, minus, of_kind, over_classical, recovered, tasks_of,
 )  # fmt: skip
 from papers.shin2023.study import (
@@ -143,12 +143,8 @@ def against_each(records):
 
     Mean over tasks, problems and sparsities, paired over people; methods without masks are dense. p: of a t test.
     """
-    cells, found = cells_of(of_kind(records)), {}
-    for method in (m for m in METHODS if m != EXACT):
-        weights = minus(EXACT, method)
-        if not METHODS[method].sparse:
-            weights = {(EXACT, s): 1 / len(LEVELS) for s in LEVELS} | {(method, 0.0): -1}
-        found[METHODS[method].label] = by_person(differences(cells, weights))
+    cells = cells_of(of_kind(records))
+    found = {NAMES[m]: by_person(differences(cells, minus(EXACT, m))) for m in METHODS if m != EXACT}
     table = _effects(found, "against")
     p = [judge(CLAIMS[0], Effects(found[label])).p for label in table.index]
     return table.assign(**{"p": p, "p (Holm)": holm(p)})
@@ -339,9 +335,9 @@ def truth_by_share(records):
     for (quantity, (weights, shift)), share in product(TRUTHS.items(), SHARES):
         own = cells_of([r for r in truth if r.spec.params["shared"] == share])
         found[quantity, percent(share)] = by_person(differences(own, weights)) + shift
-    for name, values in pd.DataFrame(recovered(truth)).iterrows():
-        for share, own in values.dropna().groupby(level=0):
-            found[f"votes follow {name} sources (correlation x 100)", percent(share)] = own
+    for name, values in recovered(truth).items():
+        for share, own in averaged(values, {s: percent(s) for s in SHARES}).parts.items():
+            found[f"votes follow {name} sources (correlation x 100)", share] = own
     return _effects(found, "quantity", "common sources")
 
 
