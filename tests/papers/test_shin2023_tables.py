@@ -147,7 +147,7 @@ def test_parts_of_an_effect_are_its_problems_and_tasks(records):
 def test_the_interval_for_these_people_is_that_of_a_binomial_mean(make_record):
     """One cell, one seed: drawing trials again gives the standard error of a mean."""
     (spec,) = study.specs("small", "left-right", ("csp-lda",), (1,), (0,))
-    found = claims.contrast([make_record(spec, result_of(spec))], {("mi", "csp-lda", 0.0, "true"): 1})
+    found = claims.contrast([make_record(spec, result_of(spec))], {("csp-lda", 0.0): 1}, tasks={"mi": 1})
     half = 1.96 * np.sqrt(0.6 * 0.4 / 20)
     assert found.within == pytest.approx((0.6 - half, 0.6 + half), abs=0.04)
 

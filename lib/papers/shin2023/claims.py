@@ -10,13 +10,14 @@ import pandas as pd
 from companion.claims import Effects
 from companion.style import percent
 from papers.shin2023.study import (
-    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS,
-    SPARSITIES, TASKS, TRUNKS,
+    CLAIMS, CLASSICAL, DEVELOPMENT, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED_SPARSITY, RIVALS, SHARES, SPARSITIES,
+    TASKS, TRUNKS,
 )  # fmt: skip
 from scipy.stats import spearmanr
 
 SINGLE, MULTI = ("dense-single", 0.0), ("dense-multi", 0.0)
 AT_40, LEVELS = (PROPOSED, PUBLISHED_SPARSITY), SPARSITIES[1:]
+EQUAL = dict.fromkeys(TASKS, 1 / len(TASKS))  # weights of the tasks
 DRAWS = 2000  # of the bootstrap
 
 
@@ -45,10 +46,10 @@ def hits(record, task):
 
 
 def dense_of(method, sparsity):
-    """(method, sparsity) of a cell's runs: at 0 a method with masks is the dense network."""
-    if sparsity or not METHODS[method].sparse:
-        return method, sparsity
-    return SINGLE if method == "snip-single" else MULTI
+    """(method, sparsity) of a cell's runs: a method without masks is always dense; at 0 one with masks is too."""
+    if METHODS[method].sparse and not sparsity:
+        return SINGLE if method == "snip-single" else MULTI
+    return method, sparsity if METHODS[method].sparse else 0.0
 
 
 def cells_of(records):
@@ -62,57 +63,60 @@ def cells_of(records):
     return found
 
 
-def differences(cells, weights):
+def differences(cells, weights, tasks=EQUAL):
     """(problem, person) -> task -> weighted sum of hits, float (seeds, trials), over the seeds that all cells have.
 
-    cells: of `cells_of`. weights: (task, method, sparsity, labels) -> number. Whoever lacks a cell is left out.
+    cells: of `cells_of`; whoever lacks one is left out. weights: (method, sparsity), and labels if they are not the
+    true ones -> number. tasks: task -> number.
     """
-    out = {}
+    wanted, out = {}, {}
+    for (method, sparsity, *labels), weight in weights.items():
+        for task, share in tasks.items():
+            key = (task, *dense_of(method, sparsity), *(labels or ["true"]))
+            wanted[key] = wanted.get(key, 0) + weight * share
     for who, own in cells.items():
-        seeds = sorted(set.intersection(*(set(own.get(key, ())) for key in weights)))
-        if seeds:
-            out[who] = {}
-            for key, weight in weights.items():
-                hit = np.array([own[key][seed] for seed in seeds], dtype=float)
-                out[who][key[0]] = out[who].get(key[0], 0) + weight * hit
+        seeds = sorted(set.intersection(*(set(own.get(key, ())) for key in wanted)))
+        for key, weight in wanted.items() if seeds else ():
+            hit = np.array([own[key][seed] for seed in seeds], dtype=float)
+            sums = out.setdefault(who, {})
+            sums[key[0]] = sums.get(key[0], 0) + weight * hit
     return out
-
-
-def both(cells, labels="true"):
-    """Weights for `differences` of the mean of both tasks. cells: (method, sparsity) -> number."""
-    weights = {}
-    for (method, sparsity), weight in cells.items():
-        for task in TASKS:
-            key = (task, *dense_of(method, sparsity), labels)
-            weights[key] = weights.get(key, 0) + weight / len(TASKS)
-    return weights
 
 
 def minus(first, *others, levels=LEVELS):
     """Weights of one method minus the mean of others, mean over the levels of sparsity."""
     share = 1 / len(levels)
-    cells = {(first, s): share for s in levels}
-    return both(cells | {(m, s): -share / len(others) for m, s in product(others, levels)})
+    return {(first, s): share for s in levels} | {(m, s): -share / len(others) for m, s in product(others, levels)}
 
 
 def by_person(found):
     """Mean over problems of the tasks' summed `differences`, by person (Series)."""
-    sums = pd.Series({who: sum(d.mean() for d in tasks.values()) for who, tasks in found.items()}, dtype=float)
-    return sums.groupby(level=1).mean() if len(sums) else sums
+    return averaged({who: sum(d.mean() for d in tasks.values()) for who, tasks in found.items()}).pooled
 
 
-def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0):
+def averaged(found, names=(), limits=""):
+    """`Effects` of {(part, person, ...): number}: mean over what else is in a key, then over parts; names: of parts."""
+    values = pd.Series(found, dtype=float).dropna()
+    if values.empty:
+        return Effects(values)
+    if values.index.nlevels > 2:
+        values = values.groupby(level=[0, 1]).mean()
+    parts = {names[part]: values[part] for part in values.index.unique(0) if part in names}
+    return Effects(values.groupby(level=1).mean(), parts, limits)
+
+
+def contrast(records, weights, parts=(), limits=None, not_tested="", shift=0.0, tasks=EQUAL):
     """`Effects` of weights for `differences`, plus a shift; parts: name -> weights, for the fold-out.
 
     limits: of the answer; None for how far the dense network decodes.
     """
     cells = cells_of(records)
-    found = differences(cells, weights)
-    shown = {name: by_person({k: v for k, v in found.items() if k[0] == p}) for p, name in PROBLEMS.items()}
-    if len({frozenset((key[1:], w) for key, w in weights.items() if key[0] == task) for task in TASKS}) == 1:
-        shown |= {name: by_person({k: {t: 2 * d[t]} for k, d in found.items()}) for t, name in TASKS.items()}
-    shown = {name: values + shift for name, values in shown.items()}
-    shown |= {name: by_person(differences(cells, own)) for name, own in dict(parts).items()}
+    found = differences(cells, weights, tasks)
+    shown = {name: {k: v for k, v in found.items() if k[0] == p} for p, name in PROBLEMS.items()}
+    if tasks == EQUAL:
+        shown |= {name: {k: {t: 2 * d[t]} for k, d in found.items()} for t, name in TASKS.items()}
+    shown = {name: by_person(own) + shift for name, own in shown.items()}
+    shown |= {name: by_person(differences(cells, own, tasks)) for name, own in dict(parts).items()}
     within = tuple(end + shift for end in resampled(found)) if found else None
     limits = above_chance(records) if limits is None else limits
     return Effects(by_person(found) + shift, {k: v for k, v in shown.items() if len(v)}, limits, not_tested, within)
@@ -133,7 +137,7 @@ def resampled(found, seed=0):
 
 def above_chance(records):
     """How far the dense multi-task network decodes, which bounds what masks can do (a sentence)."""
-    found = by_person(differences(cells_of(records), both({MULTI: 1})))
+    found = by_person(differences(cells_of(records), {MULTI: 1}))
     said = f"Pruning can cost at most {100 * (found.mean() - 0.5):.1f} points: the dense network's lead over chance."
     return said if len(found) else ""
 
@@ -141,10 +145,9 @@ def above_chance(records):
 def missed_sparsity(records, tolerance=0.01):
     """(method, sparsity) of cells whose realised sparsity is further than `tolerance` from the one asked -> how far."""
     off = {}
-    for r in records:
-        if METHODS[r.spec.method].sparse and r.spec.params["sparsity"]:
-            key = r.spec.method, r.spec.params["sparsity"]
-            off[key] = max(off.get(key, 0), abs(r.result["sparsity"]["whole"] - key[1]))
+    for r in (r for r in records if r.spec.params["sparsity"]):
+        key = r.spec.method, r.spec.params["sparsity"]
+        off[key] = max(off.get(key, 0), abs(r.result["sparsity"]["whole"] - key[1]))
     return {key: far for key, far in off.items() if far > tolerance}
 
 
@@ -153,18 +156,17 @@ def best_method(records, levels=LEVELS):
 
     A rival that misses a level by more than a point is left out there, and named.
     """
-    missed = missed_sparsity(records)
-    rivals = {s: [m for m in RIVALS if (m, s) not in missed] for s in levels}
-    weights = {}
+    missed, weights = missed_sparsity(records), {}
     for s in levels:
-        for key, weight in minus(EXACT, *rivals[s], levels=(s,)).items() if rivals[s] else ():
+        rivals = [m for m in RIVALS if (m, s) not in missed]
+        for key, weight in minus(EXACT, *rivals, levels=(s,)).items() if rivals else ():
             weights[key] = weights.get(key, 0) + weight / len(levels)
     parts = {f"over {METHODS[m].label}": minus(EXACT, m, levels=levels) for m in RIVALS}
     parts |= {f"at {percent(s)}": minus(EXACT, *RIVALS, levels=(s,)) for s in levels}
     parts["the OR itself, at equal nominal sparsity"] = minus(PROPOSED, *RIVALS, levels=levels)
     out = [f"{METHODS[m].label} at {percent(s)} ({100 * far:.1f} points off)" for (m, s), far in missed.items()
            if m in RIVALS and s in levels]  # fmt: skip
-    limits = " ".join([above_chance(records), *([f"Left out for its sparsity: {', '.join(out)}."] if out else [])])
+    limits = above_chance(records) + (f" Left out for its sparsity: {', '.join(out)}." if out else "")
     own = [f"{100 * missed[EXACT, s]:.1f} points at {percent(s)}" for s in levels if (EXACT, s) in missed]
     why = f"the proposed masks miss the nominal sparsity by {', '.join(own)}" if own else ""
     return contrast(records, weights, parts, limits, why)
@@ -173,15 +175,15 @@ def best_method(records, levels=LEVELS):
 def better_classical(records):
     """The classical decoder with the higher mean accuracy over people, problems and tasks."""
     cells = cells_of(records)
-    means = {c: by_person(differences(cells, both({(c, 0.0): 1}))).mean() for c in CLASSICAL}
+    means = {c: by_person(differences(cells, {(c, 0.0): 1})).mean() for c in CLASSICAL}
     return max(CLASSICAL, key=lambda c: -math.inf if math.isnan(means[c]) else means[c])
 
 
 def over_classical(records):
     """Dense single-task minus the better classical decoder."""
     pairs = product((SINGLE, MULTI), CLASSICAL)
-    parts = {f"{METHODS[n[0]].label} over {METHODS[c].label}": both({n: 1, (c, 0.0): -1}) for n, c in pairs}
-    return contrast(records, both({SINGLE: 1, (better_classical(records), 0.0): -1}), parts, limits="")
+    parts = {f"{METHODS[n[0]].label} over {METHODS[c].label}": {n: 1, (c, 0.0): -1} for n, c in pairs}
+    return contrast(records, {SINGLE: 1, (better_classical(records), 0.0): -1}, parts, limits="")
 
 
 def less_overfitting(records):
@@ -189,22 +191,20 @@ def less_overfitting(records):
 
     Both are read at the lowest training loss that both networks reach, from the curve that each record keeps.
     """
-    curves, found = {}, {}
-    for r in records:
-        p = r.spec.params
-        if (r.spec.method, p["sparsity"]) in (MULTI, AT_40) and p["labels"] == "true":
-            curves.setdefault((p["problem"], p["subject"], r.spec.seed), {})[r.spec.method] = r.result["curve"]
-    for key, pair in curves.items():
-        if len(pair) == 2:
-            level = max(min(curve["train"]) for curve in pair.values())
-            dense, sparse = (test_loss_at(pair[method], level) for method in (MULTI[0], PROPOSED))
-            found[key] = 1 - sparse / dense
-    values = pd.Series(found, dtype=float)
-    if values.empty:
-        return Effects(values)
-    values = values.groupby(level=[0, 1]).mean()
-    parts = {PROBLEMS.get(p, p): values[p] for p in values.index.unique(0)}
-    return Effects(values.groupby(level=1).mean(), parts, above_chance(records))
+    found, (dense, sparse) = {}, (curves_of(records, cell) for cell in (MULTI, AT_40))
+    for run in (run for run in dense if run in sparse):
+        level = max(min(curves[run]["train"]) for curves in (dense, sparse))
+        found[run] = 1 - test_loss_at(sparse[run], level) / test_loss_at(dense[run], level)
+    return averaged(found, PROBLEMS, above_chance(records))
+
+
+def curves_of(records, cell):
+    """(problem, person, seed) -> losses along the training, for the runs of a (method, sparsity) on true labels."""
+    return {
+        (r.spec.params["problem"], r.spec.params["subject"], r.spec.seed): r.result["curve"]
+        for r in records
+        if (r.spec.method, r.spec.params["sparsity"], r.spec.params["labels"]) == (*cell, "true")
+    }
 
 
 def test_loss_at(curve, level):
@@ -213,64 +213,49 @@ def test_loss_at(curve, level):
 
 
 def recovered(records):
-    """Do scores follow the true sources of simulated people? (share, person) -> rank correlations over electrodes.
+    """Do scores follow the true sources of simulated people? name -> (share, person) -> rank correlation of electrodes.
 
     private: of the tasks' difference in score with that of their private sources (NaN if all sources are common).
     common: of the weights that both votes keep with the sources common to both (NaN if there are none).
     """
-    found = {}
+    found = {"private": {}, "common": {}}
     for r in records:
         if "votes" in r.result and (true := r.result["data"].get("truth")):
-            kept, true = ({k: np.array(v) for k, v in d.items()} for d in (r.result["votes"]["electrodes"], true))
-            pairs = {
-                "private": (kept["mi_score"] - kept["me_score"], true["mi"] - true["me"]),
-                "common": (kept["both"], true["common"]),
-            }
-            found[r.spec.params["shared"], r.spec.params["subject"]] = {
-                name: spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else math.nan
-                for name, (a, b) in pairs.items()
-            }
+            kept, true = (pd.DataFrame(dict(maps)) for maps in (r.result["votes"]["electrodes"], true))
+            pairs = {"private": (kept.mi_score - kept.me_score, true.mi - true.me), "common": (kept.both, true.common)}
+            for name, (a, b) in pairs.items():
+                rho = spearmanr(a, b).statistic if min(a.nunique(), b.nunique()) > 1 else math.nan
+                found[name][r.spec.params["shared"], r.spec.params["subject"]] = rho
     return found
 
 
 def votes_find_sources(records):
     """Rank correlation over electrodes of the tasks' difference in score with that of their private sources."""
-    values = pd.Series({who: rho["private"] for who, rho in recovered(records).items()}, dtype=float).dropna()
-    if values.empty:
-        return Effects(values)
-    parts = {f"{percent(share)} shared": values[share] for share in values.index.unique(0)}
-    return Effects(values.groupby(level=1).mean(), parts)
+    return averaged(recovered(records)["private"], {share: f"{percent(share)} shared" for share in SHARES})
 
 
-def execution_over_imagery(levels):
-    """Weights of execution minus imagery of the proposed network, mean over the levels of sparsity."""
-    signs = {"me": 1 / len(levels), "mi": -1 / len(levels)}
-    return {(task, *dense_of(PROPOSED, s), "true"): sign for s in levels for task, sign in signs.items()}
-
-
-_PRUNED, _MOST, _OTHERS = (PROPOSED, EXACT, *RIVALS), LEVELS[-1], [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
+_MOST, _OTHERS = LEVELS[-1], [s for s in SPARSITIES if s != PUBLISHED_SPARSITY]
 QUANTITIES = {  # of the records of one kind
-    "shin-multitask": partial(contrast, weights=both({MULTI: 1, SINGLE: -1}), limits=""),
+    "shin-multitask": partial(contrast, weights={MULTI: 1, SINGLE: -1}, limits=""),
     "shin-sparse-beats-dense": partial(
-        contrast, weights=both({AT_40: 1, MULTI: -1}),
-        parts={"exact budget": both({(EXACT, AT_40[1]): 1, MULTI: -1})},
+        contrast, weights={AT_40: 1, MULTI: -1}, parts={"exact budget": {(EXACT, AT_40[1]): 1, MULTI: -1}}
     ),
     "shin-overfitting": less_overfitting,
     "shin-best-method": best_method,
     "shin-robust": partial(
-        contrast, weights=both({(PROPOSED, _MOST): 1, MULTI: -1}),
-        parts={f"change of {METHODS[m].label}": both({(m, _MOST): 1, (m, 0.0): -1}) for m in _PRUNED},
+        contrast, weights={(PROPOSED, _MOST): 1, MULTI: -1},
+        parts={f"change of {METHODS[m].label}": {(m, _MOST): 1, (m, 0.0): -1} for m in (PROPOSED, EXACT, *RIVALS)},
         shift=next(c.smallest for c in CLAIMS if c.id == "shin-robust"),  # the points that it has to spare
     ),
     "shin-best-at-40": partial(
-        contrast, weights=both({AT_40: 1} | {(PROPOSED, s): -1 / len(_OTHERS) for s in _OTHERS}),
-        parts={f"over {percent(s)}": both({AT_40: 1, (PROPOSED, s): -1}) for s in _OTHERS},
+        contrast, weights={AT_40: 1} | {(PROPOSED, s): -1 / len(_OTHERS) for s in _OTHERS},
+        parts={f"over {percent(s)}": {AT_40: 1, (PROPOSED, s): -1} for s in _OTHERS},
     ),
     "shin-me-above-mi": partial(
-        contrast, weights=execution_over_imagery(SPARSITIES),
-        parts={f"at {percent(s)}": execution_over_imagery((s,)) for s in SPARSITIES}, limits="",
+        contrast, weights={(PROPOSED, s): 1 / len(SPARSITIES) for s in SPARSITIES}, tasks={"me": 1, "mi": -1},
+        parts={f"at {percent(s)}": {(PROPOSED, s): 1} for s in SPARSITIES}, limits="",
     ),
-    "shin-control-labels": partial(contrast, weights=both({MULTI: 1}) | both({MULTI: -1}, "shuffled"), limits=""),
+    "shin-control-labels": partial(contrast, weights={MULTI: 1, (*MULTI, "shuffled"): -1}, limits=""),
     "shin-control-classical": over_classical,
     "shin-control-random": partial(
         contrast, weights=minus(EXACT, "random"),
@@ -280,9 +265,8 @@ QUANTITIES = {  # of the records of one kind
 }  # fmt: skip
 
 
-def _effects_of(claim):
-    kind = "truth" if claim == "shin-control-truth" else "main"
-    return lambda evidence: QUANTITIES[claim](of_kind(evidence.records, kind))
+def _effects(claim, evidence):
+    return QUANTITIES[claim](of_kind(evidence.records, "truth" if claim == "shin-control-truth" else "main"))
 
 
-EFFECTS = {claim: _effects_of(claim) for claim in QUANTITIES}
+EFFECTS = {claim: partial(_effects, claim) for claim in QUANTITIES}

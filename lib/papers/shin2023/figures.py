@@ -8,16 +8,16 @@ import pandas as pd
 from companion.statistics import chance_interval, estimate
 from companion.style import HIGHLIGHT, INK, LINES, MUTED, TASK_COLOURS, empty_figure, label_ends, percent
 from matplotlib.ticker import PercentFormatter
-from papers.shin2023.claims import AT_40, LEVELS, MULTI, of_kind
+from papers.shin2023.claims import AT_40, LEVELS, MULTI, curves_of, of_kind
 from papers.shin2023.study import CLASSICAL, EXACT, METHODS, PROBLEMS, PROPOSED, PUBLISHED, RIVALS, SPARSITIES, TASKS
-from papers.shin2023.tables import KINDS, VOTE_COLUMNS, cell, select, vote_frame
+from papers.shin2023.tables import KINDS, NAMES, VOTE_COLUMNS, cell, select, vote_frame
 
 
 def accuracy_against_sparsity(records, problem):
     """Accuracy against realised sparsity, a panel a task: proposed with its 95 % interval, all rivals as one band."""
     table = select(records, problem)
-    if "realised_whole" not in table:
-        return empty_figure(PROBLEMS.get(problem, problem))
+    if table.realised_whole.isna().all():
+        return empty_figure(PROBLEMS[problem])
     realised = table.groupby(["method", "sparsity"]).realised_whole.mean()
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True)
     lines = [_panel(ax, table, realised, task) for ax, task in zip(axes, TASKS, strict=True)]
@@ -59,17 +59,13 @@ def explore(records):
     import altair
 
     table = select(records)
-    if "realised_whole" not in table:
+    if table.realised_whole.isna().all():
         return empty_figure("accuracy against sparsity")
-    cells = table.groupby(["problem", "task", "method", "sparsity"], as_index=False)[
-        ["accuracy", "realised_whole"]
-    ].mean()
-    cells = cells[[METHODS[m].sparse or m == MULTI[0] for m in cells.method]].fillna({"realised_whole": 0})
-    shown = pd.DataFrame({
-        "problem": cells.problem.map(PROBLEMS), "task": cells.task.map(TASKS),
-        "sparsity": cells.realised_whole.round(3),
-        "method": cells.method.map({m: info.label for m, info in METHODS.items()}), "accuracy": cells.accuracy.round(4),
-    })  # fmt: skip
+    names, methods = ["problem", "task", "method"], [m for m in METHODS if METHODS[m].sparse or m == MULTI[0]]
+    table = table[table.method.isin(methods)]
+    cells = table.groupby([*names, "sparsity"])[["realised_whole", "accuracy"]].mean().reset_index()
+    shown = cells[names].map(NAMES.get)
+    shown = shown.assign(sparsity=cells.realised_whole.round(3), accuracy=cells.accuracy.round(4))
     chosen = [
         altair.param(name, value=options[0], bind=altair.binding_select(options=options, name=f"{name} "))
         for name, options in {"task": list(TASKS.values()), "problem": list(PROBLEMS.values())}.items()
@@ -100,10 +96,7 @@ def _scalp(ax, values, channels, **look):
 
 
 def trial(data, task="me"):
-    """The first trial over the motor cortex, and by class how far the mean power of each electrode is off that of all.
-
-    data: `MotorData`, whose trials have passed the filter of a band.
-    """
+    """First trial of (filtered) `MotorData` over the motor cortex; by class, how far each electrode's power is off."""
     trials = getattr(data, task)
     power = np.array([(trials.x[trials.y == k] ** 2).mean((0, 2)) for k in range(len(data.classes))])
     change = 100 * (power / power.mean(0) - 1)
@@ -125,7 +118,7 @@ def people(records, problem):
     """Each person's accuracy by classical decoder, dense and proposed network, with the range of guessing."""
     table = select(records, problem)
     if table.empty:
-        return empty_figure(PROBLEMS.get(problem, problem))
+        return empty_figure(PROBLEMS[problem])
     shown = {(CLASSICAL[-1], 0.0): "s", MULTI: "o", AT_40: "^"}
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True)
     for ax, task in zip(axes, TASKS, strict=True):
@@ -190,18 +183,15 @@ def scalp_maps(maps):
 
 def training_curves(records):
     """Cross-entropy on unseen trials against that on training trials, as training goes on (mean over runs)."""
-    fig, ax = plt.subplots(figsize=(6, 4))
-    for cell_, style in zip((MULTI, *((PROPOSED, s) for s in LEVELS)), LINES, strict=True):
-        runs = [
-            r.result["curve"] for r in of_kind(records)
-            if (r.spec.method, r.spec.params["sparsity"]) == cell_ and r.spec.params["labels"] == "true"
-        ]  # fmt: skip
-        if runs:
-            train, test = (np.mean([run[part] for run in runs], axis=0) for part in ("train", "test"))
-            ax.plot(train, test, ls=style, marker=".", label=f"{METHODS[cell_[0]].label}, {percent(cell_[1])}")
-    if not ax.lines:
-        plt.close(fig)
+    main = of_kind(records)
+    runs = {at: curves_of(main, at).values() for at in (MULTI, *((PROPOSED, s) for s in LEVELS))}
+    if not any(runs.values()):
         return empty_figure("training")
+    fig, ax = plt.subplots(figsize=(6, 4))
+    for ((method, sparsity), curves), style in zip(runs.items(), LINES, strict=True):
+        if curves:
+            train, test = (np.mean([curve[part] for curve in curves], axis=0) for part in ("train", "test"))
+            ax.plot(train, test, ls=style, marker=".", label=f"{METHODS[method].label}, {percent(sparsity)}")
     ax.invert_xaxis()
     ax.axhline(np.log(2), color=MUTED, ls=":", lw=1, label="chance, two classes")
     ax.set(xlabel="training loss (falls to the right)", ylabel="loss on unseen trials")
@@ -238,13 +228,10 @@ def development(table):
     rows = table.dropna(subset=[network])
     fig, ax = plt.subplots(figsize=(10.5, 0.2 * len(rows) + 1.4))
     y = np.arange(len(rows))[::-1]
-    ax.scatter(
-        rows[network], y, c=[HIGHLIGHT if n == "the recipe" else TASK_COLOURS["mi"] for n in rows.index], zorder=3
-    )
-    for method, line in zip(CLASSICAL, LINES[1:], strict=False):
-        if METHODS[method].label in table:
-            best = table[METHODS[method].label].max()
-            ax.axvline(best, color=MUTED, ls=line, label=f"{METHODS[method].label}, best")
+    ax.scatter(rows[network], y, c=np.where(rows.index == "the recipe", HIGHLIGHT, TASK_COLOURS["mi"]), zorder=3)
+    for name, line in zip((METHODS[method].label for method in CLASSICAL), LINES[1:], strict=False):
+        if name in table:
+            ax.axvline(table[name].max(), color=MUTED, ls=line, label=f"{name}, best")
     ax.axvline(0.5, color=MUTED, ls=":", label="chance")
     ax.set_yticks(y, rows.index, fontsize="x-small")
     ax.set(xlabel="accuracy on unseen trials, mean over people")

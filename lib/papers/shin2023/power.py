@@ -14,24 +14,11 @@ from torch import Tensor, nn
 
 
 def lag_moments(x: Tensor, taps: int = 3, *, mixed: bool = False) -> Tensor:
-    """Moments of all windows of a trial, the input of `PowerNet`.
+    """Moments of all windows of K = `taps` samples of signals (n, E, T), input of `PowerNet`: (n, 1, Q * P + K * E).
 
-    Parameters
-    ----------
-    x : Tensor, shape (n, E, T)
-        Signals of E electrodes.
-    taps : int
-        Samples K of a window.
-    mixed : bool
-        For a network of mixed filters, which needs the moments of all pairs of the K * E samples of a window. A filter
-        that is one in time times one in space gives those of pairs (k, e) and (m, f), and (k, f) and (m, e), the same
-        weight: their mean is enough.
-
-    Returns
-    -------
-    Tensor, shape (n, 1, Q * P + K * E)
-        Second moments for the Q = K (K + 1) / 2 pairs of samples times P = E (E + 1) / 2 of electrodes, or all
-        K * E (K * E + 1) / 2 if `mixed`; then the means.
+    They are second moments for the Q = K (K + 1) / 2 pairs of samples times P = E (E + 1) / 2 of electrodes, then the
+    means. A filter that is one in time times one in space gives those of pairs (k, e) and (m, f), and of (k, f) and
+    (m, e), the same weight: their mean is enough. A network of `mixed` filters needs all K * E (K * E + 1) / 2 instead.
     """
     windows = x.unfold(2, taps, 1).permute(0, 3, 1, 2)  # (n, K, E, .)
     if mixed:
@@ -69,18 +56,9 @@ def _pairs(n: int) -> Tensor:
 class PowerNet(nn.Module):
     """Trunk (n, 1, moments) -> (n, filters * depth): log power of learned filters in time and space.
 
-    Parameters
-    ----------
-    n_channels : int
-        Electrodes E.
-    taps : int
-        Samples K of a temporal filter.
-    filters, depth : int
-        Temporal filters, and spatial filters for each of them.
-    mixed : bool
-        Every spatial filter sees all temporal filters instead of one; `lag_moments` must be told too.
-    dropout, bn_momentum : float
-        Dropout probability of the features; momentum of the batch norm, 1 for the statistics of the last batch alone.
+    taps: samples K of a temporal filter. filters, depth: temporal filters, and spatial filters for each of them; with
+    `mixed`, which `lag_moments` must be told too, each of these sees all temporal filters instead of one. bn_momentum:
+    of the batch norm, 1 for the statistics of the last batch alone.
     """
 
     def __init__(

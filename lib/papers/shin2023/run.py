@@ -60,7 +60,7 @@ def together(spec):
 def run_all(specs, root=None, device="cpu"):
     """Results of specs that are run `together` (list), each as `run` gives it."""
     spec, p = specs[0], specs[0].params
-    if spec.method not in CLASSICAL and spec.method not in PROCEDURES:
+    if spec.method not in METHODS:
         raise SpecError(f"unknown method {spec.method!r}: choose one of {', '.join(METHODS)}")
     check_values(p, RULES)
     if p["sparsity"] and not METHODS[spec.method].sparse:
@@ -78,20 +78,14 @@ def run_all(specs, root=None, device="cpu"):
     else:
         groups = [(task,) for task in loaded.tasks] if spec.method in SINGLE else [loaded.tasks]
         found = [trained(specs, data, folds, tasks, device) for tasks in groups]
-        outcomes = [[joined(parts) for parts in zip(*own, strict=True)] for own in zip(*found, strict=True)]
+        outcomes = [[joined(nets) for nets in zip(*own, strict=True)] for own in zip(*found, strict=True)]
     return [assembled(*each, repeats) for each in zip(outcomes, data, folds, strict=True)]
 
 
 def folds_of(data, spec, repeats):
     """The folds of a spec, drawn by its seed; as many trials are in each fold of one number whatever the seed."""
-    p = spec.params
-    return [fold for k in range(repeats) for fold in stratified_folds(data, p["folds"], repeats * spec.seed + k)]
-
-
-def joined(parts):
-    """The outcome of a fold from those of its networks: one for both tasks, or one for each."""
-    whole = {key: {task: own for part in parts for task, own in part[key].items()} for key in ("logits", "train")}
-    return parts[0] | whole | {"sparsity": mean_of([part["sparsity"] for part in parts])}
+    n, first = spec.params["folds"], repeats * spec.seed
+    return [fold for k in range(repeats) for fold in stratified_folds(data, n, first + k)]
 
 
 def relabelled(data, spec):
@@ -168,10 +162,7 @@ def decoded(method, n_classes, trials, train, test):
 
 
 def trained(specs, data, folds, tasks, device):
-    """Train one network a fold, side by side, on some tasks, and test each: for each spec its outcomes (dicts) by fold.
-
-    data, folds: of each spec. The specs differ in their seeds alone.
-    """
+    """Outcomes of networks for some tasks, trained side by side, by spec and fold; the specs differ in their seeds."""
     spec, p, size = specs[0], specs[0].params, len(folds[0])
     seeds = [1000 * own.seed + k for own in specs for k in range(size)]
     align = {t: aligner(getattr(data[0], t).x, p, device) for t in tasks}
@@ -197,12 +188,12 @@ def trained(specs, data, folds, tasks, device):
         for outcome, net, job in zip(outcomes, nets, jobs, strict=True):
             outcome["votes"] = vote_analysis(net, job, make(job.seed + 500).to(device))
     parts = [(padded(own, tasks), wanted) for own, wanted in ((seen, y), (unseen, y_test))]
-    curves = [{"epochs": [], "train": [], "test": []} for _ in specs]
 
     def after_epoch(epoch):
         if spec.method in CURVES and epoch + 1 in {round(p["epochs"] * (k + 1) / POINTS) for k in range(POINTS)}:
             found = [mean_losses(nets, x, wanted).reshape(len(specs), -1).mean(1) for x, wanted in parts]
-            for k, curve in enumerate(curves):
+            for k, outcome in enumerate(outcomes[::size]):  # a curve for each spec
+                curve = outcome.setdefault("curve", {"epochs": [], "train": [], "test": []})
                 for name, value in zip(curve, (epoch + 1, *(part[k] for part in found)), strict=True):
                     curve[name].append(value)
 
@@ -212,26 +203,17 @@ def trained(specs, data, folds, tasks, device):
     PROCEDURES[spec.method if p["sparsity"] > 0 else "dense-multi"](nets, jobs, train)
     before, test = (predicted(nets, *part) for part in parts)
     for k, (outcome, net) in enumerate(zip(outcomes, nets, strict=True)):
-        curve = curves[k // size]
         outcome |= tested(net, *({t: out[t][k] for t in tasks} for out in (before, test)), y[k])
-        outcome |= {"curve": curve} if curve["epochs"] else {}
     return [outcomes[first : first + size] for first in range(0, len(nets), size)]
 
 
 def tested(net, before, test, y):
-    """The outcome of a network: its sparsity, logits of the test trials, accuracy and loss of the training trials.
-
-    before, test: task -> logits of the training and test trials; y: labels of the training trials.
-    """
+    """The outcome of a network; before, test: task -> logits of the training and test trials; y: of the former."""
     kept = {name: weight != 0 for name, weight in prunable(net).items()}
-    names = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in test}
-    train = {
-        t: {
-            "train_accuracy": (out.argmax(1) == y[t]).float().mean().item(),
-            "train_loss": cross_entropy(out, y[t]).item(),
-        }
-        for t, out in before.items()
-    }
+    names, train = {"whole": "", "shared": "shared."} | {t: f"{t}." for t in test}, {}
+    for task, out in before.items():
+        right = (out.argmax(1) == y[task]).float().mean().item()
+        train[task] = {"train_accuracy": right, "train_loss": cross_entropy(out, y[task]).item()}
     return {
         "logits": {t: out.double().cpu().numpy() for t, out in test.items()},
         "train": train,
@@ -258,7 +240,8 @@ def aligner(x, p, device):
     making the signals: the moments of the trials are shared by all folds.
     """
     x = x.astype(np.float64)
-    own, (means, second) = crops(torch.as_tensor(x, device=device), p), moments(x)
+    size, hop = round(p["crop"] * p["sfreq"]) or x.shape[2], max(1, round(HOP * p["sfreq"]))
+    own, (means, second) = torch.as_tensor(x, device=device).unfold(2, size, hop).unbind(2), moments(x)
     if p["trunk"] in POWER:
         taken = {"taps": p["options"]["taps"], "mixed": p["trunk"] == "mixed"}
         own = [lag_moments(part, **taken) for part in own]
@@ -273,13 +256,6 @@ def aligner(x, p, device):
         return [[part[each] for part in made] for each in rows]
 
     return align
-
-
-def crops(x, p):
-    """Crops of trials (n, electrodes, samples), `HOP` seconds apart (list of tensors)."""
-    size = round(p["crop"] * p["sfreq"]) or x.shape[2]
-    starts = range(0, x.shape[2] - size + 1, max(1, round(HOP * p["sfreq"])))
-    return [x[..., start : start + size] for start in starts]
 
 
 def _train(nets, epochs, after_step=None, *, data, fewest, steps, p, draws, after_epoch):
@@ -332,10 +308,7 @@ def padded(own, tasks):
 
 @torch.no_grad()
 def predicted(nets, x, y):
-    """Logits of the trials of each network, the mean over their crops: task -> list of (trials, classes).
-
-    x: `padded`; y: labels by task, of each network.
-    """
+    """Logits of each network's trials, mean over crops: task -> list of (trials, classes). x: `padded`; y: labels."""
     state, net, was = stack_module_state(nets), nets[0], nets[0].training
     net.eval()
     take = torch.vmap(lambda state, crop: functional_call(net, state, (crop,)))
@@ -363,13 +336,11 @@ def vote_analysis(net, job, other):
     For each shared layer: the votes' densities, the IoU of the two kept sets, what independent votes of these
     densities would give (`chance`), and comparisons on masks of the same sparsity: the tasks on half of their trials
     (`half`), one task on its two halves (`null_mi`, `null_me`: the noise of the scores), and one task with the initial
-    weights of `other` (`reinit`). The two heads start from different random weights, which alone makes votes differ, so
-    two of these are made again with ME's head starting as MI's does (`half_one_head`, `null_me_one_head`). Over the
-    electrodes: weights of the spatial convolution that are kept by MI only, ME only and both, and each task's scores,
-    summed over filters and scaled to sum to one.
+    weights of `other` (`reinit`). Heads that start from different random weights make votes differ too, so two of these
+    are made again with ME's head starting as MI's does (`_one_head`). Over the electrodes: weights of the spatial
+    convolution that MI only, ME only and both keep, and each task's scores, summed over filters and scaled to sum to 1.
     """
-    vote, reinit = votes(net, job), votes(other, job)
-    one = copy.deepcopy(net)
+    vote, reinit, one = votes(net, job), votes(other, job), copy.deepcopy(net)
     one.me.load_state_dict(one.mi.state_dict())
     halves, one_head = ([votes(own, _half(job, k)) for k in (0, 1)] for own in (net, one))
     layers = {}
@@ -381,9 +352,9 @@ def vote_analysis(net, job, other):
             "chance": d_mi * d_me / (d_mi + d_me - d_mi * d_me) if d_mi + d_me else 1.0,
             "half": np.mean([iou(a["mi"][name], b["me"][name]) for a in halves for b in halves]),
             "half_one_head": np.mean([iou(a["mi"][name], b["me"][name]) for a in halves for b in one_head]),
-            "null_mi": iou(halves[0]["mi"][name], halves[1]["mi"][name]),
-            "null_me": iou(halves[0]["me"][name], halves[1]["me"][name]),
-            "null_me_one_head": iou(one_head[0]["me"][name], one_head[1]["me"][name]),
+            "null_mi": iou(*(half["mi"][name] for half in halves)),
+            "null_me": iou(*(half["me"][name] for half in halves)),
+            "null_me_one_head": iou(*(half["me"][name] for half in one_head)),
             "reinit": iou(mi, reinit["mi"][name]),
         }  # fmt: skip
     name = "shared.spatial.weight"  # (filters, ., electrodes, 1)
@@ -399,6 +370,11 @@ def _half(job, k):
     rows = {t: torch.argsort(y, stable=True)[k::2] for t, y in job.targets.items()}
     inputs, targets = ({t: x[rows[t]] for t, x in whole.items()} for whole in (job.inputs, job.targets))
     return replace(job, inputs=inputs, targets=targets)
+
+
+def joined(nets):
+    """The outcome of a fold from those of its networks: one for both tasks, or one for each."""
+    return nets[0] | mean_of([{k: net[k] for k in ("logits", "train", "sparsity")} for net in nets])
 
 
 def mean_of(values):
@@ -436,12 +412,11 @@ def assembled(outcomes, data, folds, repeats):
     means = mean_of([{k: o[k] for k in ("train", "sparsity", "votes") if k in o} for o in outcomes])
     for task, own in means.get("train", {}).items():
         result["metrics"] |= {f"{task}_{name}": value for name, value in own.items()}
-    same = {k: outcomes[0][k] for k in ("weights", "curve") if k in outcomes[0]}  # of all folds
-    result = short(result | {k: v for k, v in means.items() if k == "sparsity"} | same)
-    if "votes" in means:
-        found = short(means["votes"])
+    same = {k: outcomes[0][k] for k in ("weights", "curve") if k in outcomes[0]}  # of one fold, or of all
+    result |= {k: v for k, v in means.items() if k == "sparsity"} | same
+    if found := means.get("votes"):
         layers = [[name.removeprefix("shared.").removesuffix(".weight"), own] for name, own in found["layers"].items()]
         result["votes"] = found | {"layers": layers, "channels": data.channels}
         if data.truth is not None:
-            result["data"]["truth"] = short({k: v for k, v in data.truth.items() if k in ("common", *TASKS)})
-    return result
+            result["data"]["truth"] = {k: v for k, v in data.truth.items() if k in ("common", *TASKS)}
+    return short(result)

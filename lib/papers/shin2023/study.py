@@ -3,9 +3,11 @@
 import tomllib
 from collections import namedtuple
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 from companion.claims import Claim
+from companion.data.eeg import SETS
 from companion.spec import RunSpec, check_profile, check_values, number, one_of, whole
 from sparsemtl.errors import SpecError
 
@@ -17,6 +19,7 @@ TASKS = {"mi": "motor imagery", "me": "motor execution"}
 PROBLEMS = {"left-right": "left or right fist", "hands-feet": "both fists or both feet"}
 PROPOSED, EXACT = "or", "budget"  # the masks of the paper, and the same at exactly the sparsity asked for
 CLASSICAL = ("csp-lda", "tangent-space")
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the power that tells the classes apart, from sources common to both tasks
 LOSS_STEP = 1 / 32  # nats: unit of the cross-entropy that a record keeps for each trial
 
 SETTINGS, _CLAIMS = (
@@ -41,10 +44,10 @@ SECOND = next(iter(OTHER_TRUNKS))
 # Tangent space gets the electrodes with which it decoded the development people best
 OWN_DATA = {"tangent-space": {"channels": "motor21"}}
 
-DEVELOPMENT = "eegmmidb-development"  # people of whom none is tested
-DEVELOPMENT_PEOPLE = (2, 4, 5, 9, 10, 11, 12, 13, 14, 16, 17, 18)
+DEVELOPMENT = "eegmmidb-development"
+DEVELOPMENT_PEOPLE = SETS[DEVELOPMENT].people  # none of them is tested
 DEVIATING = (88, 92, 100, 104)  # people whose rate or timing is not that of the others
-EVERYONE = tuple(n for n in range(1, 110) if n not in (*DEVELOPMENT_PEOPLE, *DEVIATING))
+EVERYONE = tuple(n for n in SETS["eegmmidb"].people if n not in (*DEVELOPMENT_PEOPLE, *DEVIATING))
 PROFILE_SETTINGS = {
     name: {"people": EVERYONE} | settings | {"params": RECIPE | settings["params"]}
     for name, settings in SETTINGS["profiles"].items()
@@ -76,6 +79,10 @@ def settled(params, given):
     return params | own | given
 
 
+def _spec(profile, data, method, seed, base, **params):
+    return RunSpec(NAME, profile, data, method, seed, base | OWN_DATA.get(method, {}) | params)
+
+
 def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsities=SPARSITIES, **params):
     """Specs of the grid: seeds x problems x people x (method, sparsity), as a list of `RunSpec`.
 
@@ -91,16 +98,13 @@ def specs(profile, problem=None, methods=None, subjects=None, seeds=None, sparsi
         check_values(params | {"sparsity": sparsity}, RULES)
     base = settled(settings["params"], {"version": VERSION, "labels": "true"} | params)
     return [
-        RunSpec(
-            NAME, profile, settings["data"], method, seed,
-            base | OWN_DATA.get(method, {}) | {"subject": who, "problem": p, "sparsity": s},
-        )
+        _spec(profile, settings["data"], method, seed, base, subject=who, problem=p, sparsity=s)
         for seed in (settings["seeds"] if seeds is None else seeds)
         for p in (settings["problems"] if problem is None else (problem,))
         for who in (settings["people"] if subjects is None else subjects)
         for method in methods
         for s in sparsities_of(method, sparsities)
-    ]  # fmt: skip
+    ]
 
 
 def control_specs(profile):
@@ -123,38 +127,21 @@ def trunk_specs(profile):
 
     The paper does not name its network: a finding that holds for one trunk alone is not yet one about the method.
     """
-    seeds = PROFILE_SETTINGS[check_profile(profile)]["other_seeds"]
-    return [
-        spec
-        for methods, levels in (
-            (("dense-single", "dense-multi", PROPOSED), SPARSITIES),
-            ((EXACT, *RIVALS), (PUBLISHED_SPARSITY,)),
-        )
-        for spec in specs(profile, None, methods, seeds=seeds, sparsities=levels, trunk=SECOND)
-    ]
-
-
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the power that tells the classes apart, from sources common to both tasks
+    chosen = {"seeds": PROFILE_SETTINGS[check_profile(profile)]["other_seeds"], "trunk": SECOND}
+    curve = specs(profile, None, ("dense-single", "dense-multi", PROPOSED), **chosen)
+    return curve + specs(profile, None, (EXACT, *RIVALS), sparsities=(PUBLISHED_SPARSITY,), **chosen)
 
 
 def truth_specs(profile):
     """Specs of the control with a known truth: simulated people as decodable as real ones, at each of `SHARES`."""
     people = range(1, PROFILE_SETTINGS[check_profile(profile)]["truth"] + 1)
     params = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "trials_per_class": 22}
-    methods = [("tangent-space", 0.0), ("dense-single", 0.0), ("dense-multi", 0.0)]
-    methods += [(m, PUBLISHED_SPARSITY) for m in (PROPOSED, EXACT, "random")]
+    methods = ("tangent-space", "dense-single", "dense-multi", PROPOSED, EXACT, "random")
     return [
-        RunSpec(
-            NAME, profile, "simulated-eeg", m, 0,
-            params | OWN_DATA.get(m, {}) | {"shared": share, "subject": who, "sparsity": s},
-        )
-        for who in people
-        for share in SHARES
-        for m, s in methods
-    ]  # fmt: skip
-
-
-_DATA = {"fmin", "fmax", "tmin", "tmax", "sfreq", "channels"}  # what classical decoders depend on
+        _spec(profile, "simulated-eeg", method, 0, params, shared=share, subject=who, sparsity=s)
+        for who, share, method in product(people, SHARES, methods)
+        for s in sparsities_of(method, (PUBLISHED_SPARSITY,))
+    ]
 
 
 def development_runs():
@@ -162,19 +149,15 @@ def development_runs():
 
     Each run draws the folds five times; with trunks that convolve signals, which take longer, twice.
     """
-    base = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "sparsity": 0.0}
-
-    def options_of(given):
-        return {"options": RECIPE["options"] | given["options"]} if "options" in given else {}
-
-    return [
-        (name, RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": who, "repeats": n}))
-        for name, given in SETTINGS["development"].items()
-        for params in (settled(base, given | options_of(given)),)
-        for n in ((5 if given.get("trunk", "mixed") == "mixed" else 2),)
-        for method in ("dense-single", *(CLASSICAL if given.keys() <= _DATA else ()))
-        for who in DEVELOPMENT_PEOPLE
-    ]
+    base, runs = RECIPE | {"version": VERSION, "labels": "true", "problem": "left-right", "sparsity": 0.0}, []
+    data = {"fmin", "fmax", "tmin", "tmax", "sfreq", "channels"}  # what classical decoders depend on
+    for name, given in SETTINGS["development"].items():
+        options = {"options": RECIPE["options"] | given["options"]} if "options" in given else {}
+        params = settled(base, given | options) | {"repeats": 5 if given.get("trunk", "mixed") == "mixed" else 2}
+        methods = ("dense-single", *(CLASSICAL if given.keys() <= data else ()))
+        for method, who in product(methods, DEVELOPMENT_PEOPLE):
+            runs.append((name, RunSpec(NAME, "small", DEVELOPMENT, method, 0, params | {"subject": who})))
+    return runs
 
 
 def development_specs(profile):

@@ -2,15 +2,16 @@
 
 # ruff: isort: skip_file
 import math
+from collections import Counter
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from companion.claims import judge
+from companion.claims import Effects, judge
 from companion.statistics import NOT_RUN, estimate, holm, mean_sd
 from companion.style import listed, percent, table_of
 from papers.shin2023.claims import (
-    AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, better_classical, both, by_person, cells_of, contrast, dense_of,
+    AT_40, EFFECTS, LEVELS, MULTI, QUANTITIES, SINGLE, averaged, better_classical, by_person, cells_of, dense_of,
     differences, minus, of_kind, over_classical, recovered, tasks_of,
 )  # fmt: skip
 from papers.shin2023.study import (
@@ -28,10 +29,21 @@ VOTE_COLUMNS = {
     "null_me": "ME against ME, other half", "null_me_one_head": "the same, MI's head at the start",
     "reinit": "MI against MI, other initial weights", "chance": "independent votes",
 }  # fmt: skip
+CONTROLS = {"shuffled": "labels shuffled within recordings", "recording": "the recording decoded"}
 HEADS = {"start apart": "", "start alike": "_one_head"}  # how the two heads begin: ending of the columns
 NAMES = {m: info.label for m, info in METHODS.items()} | PROBLEMS | TASKS | {s: percent(s) for s in SPARSITIES}
-EMPTY = ["method", "sparsity", "person", "problem", "task", "classes", *METRICS]  # columns without a record
-CELLS = [(method, s) for method in METHODS for s in sparsities_of(method)]  # the rows of Table 1
+REALISED = [f"realised_{part}" for part in ("whole", "shared", *TASKS)]
+COLUMNS = [
+    "method", "sparsity", *REALISED, "trunk", "problem", "person", "seed", "task", "labels", "trials", "classes",
+    "commonest", *METRICS, "loss", "train_accuracy", "train_loss",
+]  # fmt: skip
+CELLS = {(info.label, percent(s)): (m, s) for m, info in METHODS.items() for s in sparsities_of(m)}  # rows of Table 1
+TRUTHS = {  # quantity in simulated people -> weights of a contrast, and what is added to it
+    "tangent space above chance": ({("tangent-space", 0.0): 1}, -0.5),
+    "multi-task minus single-task": ({MULTI: 1, SINGLE: -1}, 0.0),
+    "OR at 40 % minus dense": ({AT_40: 1, MULTI: -1}, 0.0),
+    "exact budget minus random, 40 %": ({(EXACT, AT_40[1]): 1, ("random", AT_40[1]): -1}, 0.0),
+}
 KINDS = {"both": "kept by both", "mi_only": "kept by MI only", "me_only": "kept by ME only"}
 
 
@@ -39,17 +51,15 @@ def frame(records):
     """One row for each record and task (DataFrame): who, what, how sparse, how good."""
     rows = []
     for r in records:
-        p, result = r.spec.params, r.result
-        base = {name: p[name] for name in ("sparsity", "problem", "trunk", "labels")}
-        base |= {"hash": r.hash, "method": r.spec.method, "person": p["subject"], "seed": r.spec.seed}
-        base |= {f"realised_{k}": v for k, v in result.get("sparsity", {}).items()}
+        base = {"method": r.spec.method, "person": r.spec.params["subject"], "seed": r.spec.seed, **r.spec.params}
+        base |= {f"realised_{part}": share for part, share in r.result.get("sparsity", {}).items()}
         for task in tasks_of(r):
-            labels = result["labels"][task]
-            counts = {"trials": len(labels), "classes": len(set(labels))}
-            counts["commonest"] = max(map(labels.count, set(labels))) / len(labels)
-            metrics = {k.removeprefix(f"{task}_"): v for k, v in result["metrics"].items() if k.startswith(task)}
-            rows.append(base | {"task": task} | counts | metrics)
-    return pd.DataFrame(rows, columns=None if rows else EMPTY)
+            labels = Counter(r.result["labels"][task])
+            counts = {"task": task, "trials": labels.total(), "classes": len(labels)}
+            counts["commonest"] = max(labels.values()) / labels.total()
+            metrics = {k.removeprefix(f"{task}_"): v for k, v in r.result["metrics"].items() if k.startswith(task)}
+            rows.append(base | counts | metrics)
+    return pd.DataFrame(rows, columns=COLUMNS, dtype=None if rows else float)
 
 
 def select(records, problem=None, labels="true"):
@@ -65,24 +75,23 @@ def cell(table, task, method, sparsity, metric="accuracy"):
     return chosen.groupby("person")[metric].mean()
 
 
-def _in_points(values):
-    """Mean and 95 % interval of differences over people, in points (dict)."""
-    e = estimate(values)
-    return {"effect": 100 * e.mean, "95 % from": 100 * e.low, "to": 100 * e.high, "people": e.n}
+def _effects(found, *names, effect="effect", scale=100):
+    """`table_of` the mean and 95 % interval of differences by person, in points; found: key -> differences (Series)."""
+    rows = {}
+    for key, e in ((key, estimate(values)) for key, values in found.items() if len(values)):
+        rows[key] = {effect: scale * e.mean, "95 % from": scale * e.low, "to": scale * e.high, "people": e.n}
+    return table_of(rows, *names)
 
 
 def table1(records, problem):
-    """Table 1 (DataFrame of text): accuracy and F1 by method, sparsity and task, mean and sd over people.
-
-    Cells without a record say "not run". `published_of` has the published cells.
-    """
+    """Table 1: accuracy and F1 by method, sparsity and task, mean and sd over people, or "not run" (DataFrame)."""
     table, rows = select(records, problem), {}
-    for method, sparsity in CELLS:
+    for name, (method, sparsity) in CELLS.items():
         chosen = table[(table.method == method) & (table.sparsity == sparsity)]
-        row = {"realised": percent(chosen.get("realised_whole", pd.Series(dtype=float)).mean())}
-        for task, metric in PUBLISHED:
-            row[f"{TASKS[task]}: {METRICS[metric]}"] = mean_sd(cell(table, task, method, sparsity, metric))
-        rows[METHODS[method].label, percent(sparsity)] = row
+        rows[name] = {"realised": percent(chosen.realised_whole.mean())} | {
+            f"{TASKS[task]}: {METRICS[metric]}": mean_sd(cell(table, task, method, sparsity, metric))
+            for task, metric in PUBLISHED
+        }
     return table_of(rows, "method", "nominal sparsity")
 
 
@@ -97,10 +106,7 @@ def published_of(table):
 def runs_of_cells(evidence, problem):
     """(row, column) of `table1` -> the part of an `Evidence` behind that cell."""
     main = evidence.of(table1_specs(evidence.profile), "--table table1")
-    found = {
-        (METHODS[m].label, percent(s)): main.only(method=m, problem=problem, sparsity=s, labels="true")
-        for m, s in CELLS
-    }
+    found = {row: main.only(method=m, problem=problem, sparsity=s, labels="true") for row, (m, s) in CELLS.items()}
     return lambda row, column: found[row]
 
 
@@ -137,16 +143,11 @@ def against_each(records):
 
     Mean over tasks, problems and sparsities, paired over people; methods without masks are dense. p: of a t test.
     """
-    main, rows = of_kind(records), {}
-    for method in (m for m in METHODS if m != EXACT):
-        weights = minus(EXACT, method)
-        if not METHODS[method].sparse:
-            weights = both({(EXACT, s): 1 / len(LEVELS) for s in LEVELS} | {(method, 0.0): -1})
-        effects = contrast(main, weights, limits="")
-        if len(effects.pooled):
-            rows[METHODS[method].label] = _in_points(effects.pooled) | {"p": judge(CLAIMS[0], effects).p}
-    out = table_of(rows, "against")
-    return out.assign(**{"p (Holm)": holm(out.p)}) if rows else out
+    cells = cells_of(of_kind(records))
+    found = {NAMES[m]: by_person(differences(cells, minus(EXACT, m))) for m in METHODS if m != EXACT}
+    table = _effects(found, "against")
+    p = [judge(CLAIMS[0], Effects(found[label])).p for label in table.index]
+    return table.assign(**{"p": p, "p (Holm)": holm(p)})
 
 
 def each_sentence(table):
@@ -154,23 +155,22 @@ def each_sentence(table):
     rivals = table[table.index.isin([METHODS[m].label for m in RIVALS])]
     if rivals.empty:
         return f"The comparison at equal sparsity: {NOT_RUN}."
-    better, worse = rivals[rivals["95 % from"] > 0], rivals[rivals["to"] < 0]
+    better, worse = rivals.index[rivals["95 % from"] > 0], rivals.index[rivals["to"] < 0]
     parts = [f"above {len(better)} of {len(rivals)} other pruning methods"]
-    parts.append(f"below {len(worse)}" + (f" ({listed(worse.index)})" if len(worse) else ""))
+    parts.append(f"below {len(worse)}" + (f" ({listed(worse)})" if len(worse) else ""))
     survive = f"{(rivals['p (Holm)'] < 0.05).sum()} of these {len(rivals)} differences remain after Holm's correction"
     return f"At equal sparsity the proposed masks are {listed(parts)}, by intervals that exclude zero. {survive}."
 
 
 def _by_cell(records, columns, cells):
     """Means of columns {of `frame`: name} by (method, sparsity), over tasks, problems, people and seeds (DataFrame)."""
-    table = select(records).reindex(columns=["method", "sparsity", *columns])
-    means = table.groupby(["method", "sparsity"]).mean().reindex(cells).dropna(how="all")
+    means = select(records).groupby(["method", "sparsity"])[[*columns]].mean().reindex(cells).dropna(how="all")
     return means.rename(columns=columns, index=NAMES).rename_axis(["method", "nominal sparsity"])
 
 
 def realised_sparsity(records):
     """Realised sparsity by method and nominal sparsity (DataFrame): whole network, shared part, each head."""
-    return _by_cell(records, {f"realised_{k}": k for k in ("whole", "shared", *TASKS)}, [*product(METHODS, LEVELS)])
+    return _by_cell(records, {k: k.removeprefix("realised_") for k in REALISED}, [*product(METHODS, LEVELS)])
 
 
 def overfitting(records):
@@ -180,9 +180,6 @@ def overfitting(records):
         "accuracy": "accuracy on unseen trials",
     }  # fmt: skip
     return _by_cell(records, columns, [MULTI, *((PROPOSED, s) for s in LEVELS)])
-
-
-CONTROLS = {"shuffled": "labels shuffled within recordings", "recording": "the recording decoded"}
 
 
 def controls(records):
@@ -206,11 +203,9 @@ def controls(records):
 def controls_sentence(table):
     """What `controls` shows."""
     parts = []
-    for control in CONTROLS.values() if len(table) else ():
-        rows = table[table.index.get_level_values("control") == control]
-        if len(rows):
-            count, mean = (rows["chance within"] == "yes").sum(), percent(rows.accuracy.mean(), 1)
-            parts.append(f"With {control}, chance is within {count} of {len(rows)} intervals (mean accuracy {mean}).")
+    for control, rows in table.groupby(level="control", sort=False) if len(table) else ():
+        count, mean = (rows["chance within"] == "yes").sum(), percent(rows.accuracy.mean(), 1)
+        parts.append(f"With {control}, chance is within {count} of {len(rows)} intervals (mean accuracy {mean}).")
     return " ".join(parts) or f"The controls: {NOT_RUN}."
 
 
@@ -220,34 +215,29 @@ def decodable(records):
     p (Holm): one-sided binomial test of tangent space, the better decoder of the development people, over both tasks'
     trials at the mean over seeds, with Holm's correction over all rows.
     """
-    table, rows, shown = select(records), {}, (CLASSICAL[-1], SINGLE[0])
-    for (problem, person), group in table.groupby(["problem", "person"]):
-        one = group[group.method == CLASSICAL[-1]].groupby("task")[["accuracy", "trials", "commonest"]].mean()
-        if one.empty:
-            continue
-        means = group.groupby(["method", "task"]).accuracy.mean()
-        row = {
-            f"{task.upper()}: {METHODS[m].label}": means.get((m, task), math.nan) for m, task in product(shown, TASKS)
-        }
-        trials, right = int(one.trials.sum()), round((one.accuracy * one.trials).sum())
-        p = binom.sf(right - 1, trials, np.average(one.commonest, weights=one.trials))
-        rows[problem, person] = row | {"p (Holm)": float(p)}
-    out = table_of(rows, "problem", "person")
-    return out.assign(**{"p (Holm)": holm(out["p (Holm)"])}) if rows else out
+    table, who = select(records), ["problem", "person"]
+    means = table.groupby([*who, "method", "task"])[["accuracy", "trials", "commonest"]].mean()
+    one = means[means.index.get_level_values("method") == CLASSICAL[-1]]
+    trials = one.trials.groupby(who).sum()
+    right, commonest = ((one[name] * one.trials).groupby(who).sum() for name in ("accuracy", "commonest"))
+    columns = [*product((CLASSICAL[-1], SINGLE[0]), TASKS)]
+    shown = means.accuracy.unstack(["method", "task"]).reindex(trials.index, columns=columns)
+    shown.columns = [f"{task.upper()}: {METHODS[method].label}" for method, task in columns]
+    return shown.assign(**{"p (Holm)": holm(binom.sf(right.round() - 1, trials, commonest / trials))})
 
 
 def sure(table):
     """(problem, person) of the decodable people of `decodable` (set)."""
-    return set(table.index[table["p (Holm)"] < 0.05]) if len(table) else set()
+    return set(table.index[table["p (Holm)"] < 0.05])
 
 
 def decodable_sentence(table):
     """What `decodable` shows."""
     if table.empty:
         return f"Who is decodable: {NOT_RUN}."
-    found, everyone = sure(table), list(table.index)
-    counts = {p: (sum(k[0] == p for k in found), sum(k[0] == p for k in everyone)) for p in PROBLEMS}
-    parts = [f"{n} of {total} people ({PROBLEMS[p]})" for p, (n, total) in counts.items() if total]
+    found = table["p (Holm)"].lt(0.05).groupby(level="problem")
+    counts = found.agg(["sum", "size"]).reindex([p for p in PROBLEMS if p in found.groups])
+    parts = [f"{n} of {total} people ({PROBLEMS[p]})" for p, n, total in counts.itertuples()]
     shares = table.drop(columns="p (Holm)").stack()
     problem, person, what = shares.idxmin()
     lowest = f"{100 * shares.min():.1f} % (S{person:03d}, {PROBLEMS[problem]}, {what})"
@@ -256,34 +246,30 @@ def decodable_sentence(table):
 
 def claims_otherwise(records):
     """The paper's claims with one choice made otherwise (DataFrame by claim and view): effect, interval, verdict."""
-    main, found, rows = of_kind(records), sure(decodable(records)), {}
-    counts = {r.hash: {len(own) for own in r.result["data"]["recordings"].values()} for r in main}
-    most = max(set().union(*counts.values()), default=0)
+    main, able, found = of_kind(records), sure(decodable(records)), {}
+    counts = [{len(own) for own in r.result["data"]["recordings"].values()} for r in main]
+    most = max(set().union(*counts), default=0)
     views = {
         "as judged": main,
-        "decodable people alone": [r for r in main if (r.spec.params["problem"], r.spec.params["subject"]) in found],
-        "people with all recordings": [r for r in main if counts[r.hash] == {most}],
+        "decodable people alone": [r for r in main if (r.spec.params["problem"], r.spec.params["subject"]) in able],
+        "people with all recordings": [r for r, own in zip(main, counts, strict=True) if own == {most}],
     }
     views |= {name: [r for r in main if r.spec.params["problem"] == p] for p, name in PROBLEMS.items()}
     views[TRUNKS[SECOND]] = of_kind(records, "trunk")
     for claim, (view, chosen) in product([c for c in CLAIMS if not c.control], views.items()):
         part = {"levels": AT_40[1:]} if claim.id == "shin-best-method" and view == TRUNKS[SECOND] else {}
-        effects = QUANTITIES[claim.id](chosen, **part)
-        if len(effects.pooled):
-            rows[claim.short, view] = {"verdict": judge(claim, effects).verdict} | _in_points(effects.pooled)
-    return table_of(rows, "claim", "view")
+        found[claim.short, view] = judge(claim, QUANTITIES[claim.id](chosen, **part))
+    table = _effects({key: judged.effects.pooled for key, judged in found.items()}, "claim", "view")
+    table.insert(0, "verdict", [found[key].verdict for key in table.index])
+    return table
 
 
 def otherwise_sentence(table):
     """Which verdicts of `claims_otherwise` change with a choice."""
     if table.empty:
         return f"The claims, asked otherwise: {NOT_RUN}."
-    changed = [
-        f"“{claim}” is {row.verdict} with {view}"
-        for claim in table.index.unique("claim")
-        for view, row in table.loc[claim].iterrows()
-        if row.verdict != table.loc[claim].verdict.iloc[0]
-    ]
+    other = table.verdict[table.verdict != table.verdict.groupby(level="claim").transform("first")]
+    changed = [f"“{claim}” is {verdict} with {view}" for (claim, view), verdict in other.items()]
     asked = f"Each claim was asked in up to {table.index.unique('view').size} ways"
     return f"{asked}; changed by it: {'; '.join(changed) or 'none'}."
 
@@ -316,13 +302,12 @@ def agreement(records):
     disagree no more than one task does with itself. Heads that start from different random weights are one reason to
     disagree; only a difference with heads that start alike can be about the tasks.
     """
-    votes, rows = vote_frame(records), {}
+    votes, found = vote_frame(records), {}
     for (heads, ending), layer in product(HEADS.items(), votes.layer.unique() if len(votes) else ()):
         own = votes[votes.layer == layer]
         gap = (own.null_mi + own[f"null_me{ending}"]) / 2 - own[f"half{ending}"]
-        e = estimate(gap.groupby(own.person).mean())
-        rows[heads, layer] = {"difference": e.mean, "95 % from": e.low, "to": e.high, "people": e.n}
-    return table_of(rows, "heads", "layer")
+        found[heads, layer] = gap.groupby(own.person).mean()
+    return _effects(found, "heads", "layer", effect="difference", scale=1)
 
 
 def agreement_sentence(table):
@@ -344,32 +329,16 @@ def electrode_maps(records, kind="main"):
     return sum(maps) / len(maps) if maps else pd.DataFrame()
 
 
-TRUTHS = {  # quantity -> cells of a contrast, and what is added to it
-    "tangent space above chance": ({("tangent-space", 0.0): 1}, -0.5),
-    "multi-task minus single-task": ({MULTI: 1, SINGLE: -1}, 0.0),
-    "OR at 40 % minus dense": ({AT_40: 1, MULTI: -1}, 0.0),
-    "exact budget minus random, 40 %": ({(EXACT, AT_40[1]): 1, ("random", AT_40[1]): -1}, 0.0),
-}
-
-
 def truth_by_share(records):
-    """What changes with the share of common sources in simulated people (DataFrame by quantity and share).
-
-    Accuracies in points, paired over people, with 95 % intervals; correlations of `recovered` times 100.
-    """
-    truth, rows = of_kind(records, "truth"), {}
-    rho = pd.DataFrame(recovered(truth)).T
-    for quantity, (weights, shift) in TRUTHS.items():
-        for share in SHARES:
-            own = cells_of([r for r in truth if r.spec.params["shared"] == share])
-            values = by_person(differences(own, both(weights))) + shift
-            if len(values):
-                rows[quantity, percent(share)] = _in_points(values)
-    for name, share in product(rho, SHARES):
-        values = rho.loc[[share], name].dropna() if share in rho.index.get_level_values(0) else ()
-        if len(values):
-            rows[f"votes follow {name} sources (correlation x 100)", percent(share)] = _in_points(values)
-    return table_of(rows, "quantity", "common sources")
+    """What changes with the share of common sources in simulated people: points, correlations times 100 (DataFrame)."""
+    truth, found = of_kind(records, "truth"), {}
+    for (quantity, (weights, shift)), share in product(TRUTHS.items(), SHARES):
+        own = cells_of([r for r in truth if r.spec.params["shared"] == share])
+        found[quantity, percent(share)] = by_person(differences(own, weights)) + shift
+    for name, values in recovered(truth).items():
+        for share, own in averaged(values, {s: percent(s) for s in SHARES}).parts.items():
+            found[f"votes follow {name} sources (correlation x 100)", share] = own
+    return _effects(found, "quantity", "common sources")
 
 
 def truth_sentence(table):
