@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scaling
+import training
+from companion.data import load
 from efficiency import TITLES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +109,11 @@ def test_a_program_names_what_the_library_has(program):
     for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
             assert hasattr(names[node.value.id], node.attr), ast.unparse(node)
+
+
+def test_programs_take_steps_of_the_runs_of_today():
+    small = {"width": 4, "head_width": 4, "batch": 2, "size": 32}
+    run = training.training(load("rooms", size=32, n=16), "cpu", **small)
+    training.our_step(run, training.batches(run))
+    assert training.operations(run) > 0
+    assert scaling.dense_step("seg", 32, "cpu")() is None
