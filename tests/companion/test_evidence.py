@@ -63,7 +63,7 @@ def test_all_runs_make_one_flat_table(make_record, tiny_spec, tmp_path):
 
 
 def test_a_failed_run_is_raised_and_what_ran_here_says_so(monkeypatch, make_record):
-    outcome = engine.Outcome({"name": make_record()}, ["or seed=0: S001R04.edf is truncated", "or seed=1: another"])
+    outcome = engine.Outcome({"name": make_record()}, ["or seed=0: S001R04.edf is truncated", "or seed=1: another"], 0)
     monkeypatch.setattr(engine, "execute", lambda *args: outcome)
     with pytest.raises(RecordError, match=r"2 runs failed; the first: or seed=0: S001R04\.edf"):
         local_evidence(shin2023, "quick", [])

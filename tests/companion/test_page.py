@@ -137,7 +137,8 @@ def test_a_figure_is_drawn_in_the_pages_ink_at_its_own_width_with_ids_of_its_own
     assert (picture["role"], picture["aria-label"]) == ("img", "Two lines")
     assert "width: 576px" in picture["style"]
     assert all(e["id"].startswith("lines-") for e in picture.find_all(id=True))
-    assert (picture.find_all(["style", "metadata"]), plt.get_fignums()) == ([], [])
+    assert not picture.find_all(["style", "metadata"])
+    assert fig.number not in plt.get_fignums()  # it is closed
     assert (INK in str(picture), "a < b" in picture.text) == (False, True)
 
 
