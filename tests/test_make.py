@@ -97,9 +97,8 @@ def test_the_library_is_found_by_a_relative_path_in_c_encoding_and_after_a_move(
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
     (site,) = (checkout / ".venv" / "lib").glob("python*/site-packages")
     (site / "__editable__.sparsemtl-0.pth").write_text(str(checkout / "lib"), encoding="utf-8")  # as the installer does
-    (line,) = (
-        line for line in make(checkout, "test", sys.executable, "-n")[1].splitlines() if "sparsemtl*.pth" in line
-    )
+    planned_lines = make(checkout, "test", sys.executable, "-n")[1].splitlines()
+    (line,) = (line for line in planned_lines if "sparsemtl*.pth" in line)
     env = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
     subprocess.run(["bash", "-c", line], cwd=checkout, env=env, check=True)
     moved = checkout.rename(checkout.parent / f"moved {checkout.name}")

@@ -48,15 +48,10 @@ def build(checkout, exception=None):
 
 @pytest.mark.parametrize(
     ("changed", "again"),
-    [
-        ("lib/a.py", PAGES),
-        ("requirements.lock", PAGES),
-        ("results/shin2023/a.jsonl", PAGES[:3]),
-        ("results/upadhyay2023/new.jsonl", [*PAGES[:2], PAGES[3]]),
-        ("results/benchmarks/prox-cpu.json", PAGES[:2]),
-        ("lib/__pycache__/a.pyc", []),
-    ],
-)
+    [("lib/a.py", PAGES), ("requirements.lock", PAGES), ("results/shin2023/a.jsonl", PAGES[:3]),
+     ("results/upadhyay2023/new.jsonl", [*PAGES[:2], PAGES[3]]), ("results/benchmarks/prox-cpu.json", PAGES[:2]),
+     ("lib/__pycache__/a.pyc", [])],
+)  # fmt: skip
 def test_a_change_reaches_what_depends_on_it(checkout, changed, again):
     build(checkout)
     keep(checkout)  # the first build has emptied the cache

@@ -30,14 +30,12 @@ def test_a_claim_is_the_papers_and_shows_shares_in_its_unit():
 
 @pytest.mark.parametrize(
     ("low", "high", "published", "expected"),
-    [
-        (0.01, 0.03, 0.03, "reproduced"), (0.01, 0.0299, 0.03, "reproduced, smaller"),  # e at most high
-        (0.0, 0.05, 0.03, "undecided"), (0.0, 0.0299, 0.03, "no such effect"),  # low must lie above zero
-        (-0.01, 0.03, 0.03, "undecided"), (-0.01, 0.0199, None, "no such effect"),  # high must lie below e, or d
-        (-0.01, 0.02, None, "undecided"), (0.001, 0.002, None, "reproduced"),
-        (-0.01, 0.0, 0.03, "no such effect"), (-0.01, -0.001, 0.03, "contradicted"),  # high must lie below zero
-        (-0.01, 0.05, -0.02, "undecided"), (math.nan, math.nan, 0.03, "undecided"),
-    ],
+    [(0.01, 0.03, 0.03, "reproduced"), (0.01, 0.0299, 0.03, "reproduced, smaller"),  # e at most high
+     (0.0, 0.05, 0.03, "undecided"), (0.0, 0.0299, 0.03, "no such effect"),  # low must lie above zero
+     (-0.01, 0.03, 0.03, "undecided"), (-0.01, 0.0199, None, "no such effect"),  # high must lie below e, or d
+     (-0.01, 0.02, None, "undecided"), (0.001, 0.002, None, "reproduced"),
+     (-0.01, 0.0, 0.03, "no such effect"), (-0.01, -0.001, 0.03, "contradicted"),  # high must lie below zero
+     (-0.01, 0.05, -0.02, "undecided"), (math.nan, math.nan, 0.03, "undecided")],
 )  # fmt: skip
 def test_boundaries(low, high, published, expected):
     assert word(low, high, published, 0.02) == expected
@@ -55,14 +53,11 @@ def test_interval_and_p_are_those_of_scipys_t_test(values):
 
 @pytest.mark.parametrize(
     ("values", "not_tested", "verdict", "numbers"),
-    [
-        ([math.nan], "", "not run", [0, math.nan, math.nan, math.nan]),
-        ([0.5, math.nan], "", "undecided", [1, 0.5, math.nan, math.nan]),  # one unit decides nothing
-        ([0.5, 0.5, 0.5], "", "reproduced", [3, 0.5, 0.5, 0]),
-        ([0.0, 0.0, 0.0], "", "no such effect", [3, 0, 0, 1]),
-        ([0.5, 0.5, 0.5], "20 % sparsity, the claim says 70 %", "not tested", [3, 0.5, 0.5, 0]),
-    ],
-)
+    [([math.nan], "", "not run", [0, math.nan, math.nan, math.nan]),
+     ([0.5, math.nan], "", "undecided", [1, 0.5, math.nan, math.nan]),  # one unit decides nothing
+     ([0.5] * 3, "", "reproduced", [3, 0.5, 0.5, 0]), ([0.0] * 3, "", "no such effect", [3, 0, 0, 1]),
+     ([0.5] * 3, "20 % sparsity, the claim says 70 %", "not tested", [3, 0.5, 0.5, 0])],
+)  # fmt: skip
 def test_what_no_t_test_decides(values, not_tested, verdict, numbers):
     found = judge(UNKNOWN, Effects(pd.Series(values), not_tested=not_tested))
     assert found.verdict == verdict

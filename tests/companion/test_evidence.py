@@ -21,9 +21,8 @@ STUDIES = (shin2023, upadhyay2023)
 def test_no_records_simulated_ones_and_those_of_another_study_are_no_evidence(tmp_path, make_record):
     (tmp_path / "empty").mkdir()
     write_jsonl(tmp_path / "full/shin2023/quick/a.jsonl", map(make_record, shin2023.specs("quick")[:3]))
-    write_jsonl(
-        tmp_path / "full/upadhyay2023/full/a.jsonl", [make_record(RunSpec("upadhyay2023", "full", "rooms", "dense", 0))]
-    )
+    simulated = make_record(RunSpec("upadhyay2023", "full", "rooms", "dense", 0))
+    write_jsonl(tmp_path / "full/upadhyay2023/full/a.jsonl", [simulated])
     for folder in ("absent", "empty", "full"):
         found = committed_evidence(shin2023, tmp_path / folder)
         assert (found.origin, found.records, found.data) == ("committed", (), "not run")
@@ -68,13 +67,8 @@ def test_a_failed_run_is_raised_and_what_ran_here_says_so(monkeypatch, make_reco
     with pytest.raises(RecordError, match=r"2 runs failed; the first: or seed=0: S001R04\.edf"):
         local_evidence(shin2023, "quick", [])
     outcome.failures.clear()
-    found = local_evidence(shin2023, "quick", [])
-    assert (found.origin, found.profile, found.records, found.expected) == (
-        "this machine",
-        "quick",
-        (make_record(),),
-        1,
-    )
+    found, wanted = local_evidence(shin2023, "quick", []), ("this machine", "quick", (make_record(),), 1)
+    assert (found.origin, found.profile, found.records, found.expected) == wanted
 
 
 @pytest.mark.parametrize(("study", "table"), [(study, table) for study in STUDIES for table in study.TABLES])

@@ -27,10 +27,8 @@ def example(**changed):
 
 
 def test_the_name_is_the_start_of_the_sha256_of_a_text_that_anyone_can_write_down():
-    text = (
-        '{"data":"simulated-eeg","method":"or","params":{"sparsity":0.4,"taps":[1,2],"trunk":{"kernel":8}},'
-        '"profile":"quick","seed":3,"study":"shin2023"}'
-    )
+    text = '{"data":"simulated-eeg","method":"or","params":{"sparsity":0.4,"taps":[1,2],"trunk":{"kernel":8}},'
+    text += '"profile":"quick","seed":3,"study":"shin2023"}'
     assert canonical_json(example().to_dict()) == text
     assert example().hash == hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -26,15 +26,10 @@ def test_the_spread_is_pooled_over_runs_that_differ_in_their_seed(made):
 
 @pytest.mark.parametrize(
     ("spread", "accuracy", "f1", "word", "metric"),
-    [
-        (0.1, 0.87, 0.5, v.WITHIN, "accuracy"),  # two metrics, 10 degrees of freedom: 2.634 * sqrt(2) * 0.1 = 0.3725
-        (0.1, 0.88, 0.1, v.OUTSIDE, "f1"),
-        (0.1, 0.88, 0.5, v.OUTSIDE, "accuracy"),
-        (0.1, 0.1, 0.51, v.OUTSIDE, "accuracy"),
-        (0.1, 0.5, 0.5, v.EQUAL, ""),
-        (0.0, 0.6, 0.5, v.ALONE, "accuracy"),
-    ],
-)
+    [(0.1, 0.87, 0.5, v.WITHIN, "accuracy"),  # two metrics, 10 degrees of freedom: 2.634 * sqrt(2) * 0.1 = 0.3725
+     (0.1, 0.88, 0.1, v.OUTSIDE, "f1"), (0.1, 0.88, 0.5, v.OUTSIDE, "accuracy"),
+     (0.1, 0.1, 0.51, v.OUTSIDE, "accuracy"), (0.1, 0.5, 0.5, v.EQUAL, ""), (0.0, 0.6, 0.5, v.ALONE, "accuracy")],
+)  # fmt: skip
 def test_the_metric_that_is_furthest_off_decides(made, spread, accuracy, f1, word, metric):
     before, again = made(0, 0.5), made(0, accuracy, f1, history=[1.0])
     found = v.compare(before, again, {"accuracy": (spread, 10), "f1": (spread, 10)})

@@ -33,10 +33,8 @@ def test_converted_release_reads_back(official, kind):
     given, out = class_of if kind == "numbers" else folder / "classMapping40.mat", folder / "out"
     convert_nyuv2(folder / "labeled.mat", folder / "splits.mat", given, out)
     for k in range(6):
-        image, depth, seg = (
-            np.asarray(Image.open(out / part / f"{k + 1:05d}{suffix}")).astype(float)
-            for part, suffix in (("images", ".jpg"), ("depth", ".png"), ("segmentation", ".png"))
-        )
+        names = (f"images/{k + 1:05d}.jpg", f"depth/{k + 1:05d}.png", f"segmentation/{k + 1:05d}.png")
+        image, depth, seg = (np.asarray(Image.open(out / name)).astype(float) for name in names)
         assert np.abs(image - rgb[k]).mean() < 3
         np.testing.assert_allclose(depth / 1000, depths[k], atol=0.00051)
         np.testing.assert_array_equal(seg, np.array([0, *class_of])[labels[k]])
@@ -60,9 +58,7 @@ def test_converter_names_a_file_of_the_wrong_kind(official, broken, content):
 def test_converter_refuses_splits_and_maps_of_another_release(official):
     folder, *_, class_of = official
     savemat(folder / "other.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[7]])})
-    for splits, classes, named in (
-        ("other.mat", class_of, "other.mat"),
-        ("splits.mat", class_of[:10], "map ends at 10"),
-    ):
+    wrong = ("other.mat", class_of, "other.mat"), ("splits.mat", class_of[:10], "map ends at 10")
+    for splits, classes, named in wrong:
         with pytest.raises(DataError, match=named):
             convert_nyuv2(folder / "labeled.mat", folder / splits, classes, folder / "out")

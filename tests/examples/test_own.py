@@ -13,13 +13,13 @@ import torch
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize(
-    ("name", "most"),
-    [("own_eeg", 40), ("own_images", 40), ("only_the_penalty", 15), ("only_the_masks", 15), ("only_compact", 15)],
-)
-def test_templates_are_short(name, most):
+LINES = {"own_eeg": 40, "own_images": 40, "only_the_penalty": 15, "only_the_masks": 15, "only_compact": 15}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_templates_are_short(name):
     text = re.sub(r'"""(.|\n)*?"""|^ *#.*', "", (EXAMPLES / f"{name}.py").read_text(), flags=re.MULTILINE)
-    assert sum(map(bool, map(str.strip, text.splitlines()))) <= most
+    assert sum(map(bool, map(str.strip, text.splitlines()))) <= LINES[name]
 
 
 @pytest.mark.slow
@@ -46,9 +46,8 @@ def test_own_images_become_sparse_and_small():
 
 @pytest.mark.slow
 def test_each_part_of_the_method_works_alone(capsys):
-    _, masks, compact = (
-        runpy.run_path(EXAMPLES / f"only_{name}.py") for name in ("the_penalty", "the_masks", "compact")
-    )
+    names = ("the_penalty", "the_masks", "compact")
+    _, masks, compact = (runpy.run_path(EXAMPLES / f"only_{name}.py") for name in names)
     zero, pruned = re.findall(r"(\d+)% (?:of the channel groups are zero|pruned)", capsys.readouterr().out)
     assert int(zero) > 0
     assert int(pruned) == 80

@@ -64,9 +64,8 @@ def test_nothing_of_the_test_fold_gets_into_masks_alignment_or_training(method):
         x, y = trials.x.copy(), trials.y.copy()
         x[test], y[test] = 1e3 * rng.normal(7, 1, x[test].shape), 0
         garbage[task] = replace(trials, x=x, y=y)
-    ((before,),), ((after,),) = (
-        motor.trained([spec], [own], [folds], tasks, "cpu") for own in (data, replace(data, **garbage))
-    )
+    both = data, replace(data, **garbage)
+    ((before,),), ((after,),) = (motor.trained([spec], [own], [folds], tasks, "cpu") for own in both)
     assert not np.array_equal(before["logits"]["mi"], after["logits"]["mi"])  # the test did see the other trials
     for outcome in (before, after):
         del outcome["logits"]
@@ -115,15 +114,13 @@ def test_every_method_predicts_each_trial_once_and_says_how_well(given, method):
     data = person()
     given(data)
     record = engine.run(spec_of(method))
-    result = record.result
+    result, metrics = record.result, record.result["metrics"]
     for task in TASKS:
         y, hit = getattr(data, task).y, hits(record, task)
         assert result["labels"][task] == "".join(map(str, y))
-        assert result["metrics"][f"{task}_accuracy"] == pytest.approx(hit.mean(), abs=1e-4)
+        assert metrics[f"{task}_accuracy"] == pytest.approx(hit.mean(), abs=1e-4)
         losses = LOSS_STEP * np.frombuffer(base64.b64decode(result["losses"][task]), np.uint8)
-        assert losses[losses < 7].mean() == pytest.approx(
-            result["metrics"][f"{task}_loss"], abs=0.02 + losses.max() / 7
-        )
+        assert losses[losses < 7].mean() == pytest.approx(metrics[f"{task}_loss"], abs=0.02 + losses.max() / 7)
         # a trial whose class has less than half of the probability is an error, and the other way round
         clear = abs(losses - np.log(2)) > 0.04
         assert ((losses < np.log(2)) == hit)[clear].all()

@@ -77,8 +77,7 @@ def test_scores_of_images_survive_packing():
     np.testing.assert_allclose(study.unpacked(study.packed(values)), values, atol=5e-5)
 
 
-def test_attributes_are_scored_at_the_threshold():
-    """Against scikit-learn."""
+def test_attributes_are_scored_at_the_threshold_as_scikit_learn_does():
     spec = study.specs("quick", ("male+smile",), (0.0,), "celebamask", seeds=(0,), threshold=0.4)[0]
     data = load_images(spec)
     scorer, rows = Scorer(data, spec.params, ("male", "smile")), data.splits["test"]

@@ -35,12 +35,10 @@ def get(root, **options):
     return load("eegmmidb", root, **{"channels": ("C4", "C3"), **options})
 
 
-@pytest.mark.parametrize(
-    ("problem", "classes"), [("left-right", ("left_hand", "right_hand")), ("hands-feet", ("hands", "feet"))]
-)
+@pytest.mark.parametrize(("problem", "classes"), [("left-right", "left_hand right_hand"), ("hands-feet", "hands feet")])
 def test_trials_come_from_their_own_runs_with_their_own_labels(recorded, problem, classes):
     data = get(recorded, problem=problem)
-    assert (data.classes, data.channels) == (classes, ("C4", "C3"))
+    assert (data.classes, data.channels) == (tuple(classes.split()), ("C4", "C3"))
     for task in ("mi", "me"):
         trials = getattr(data, task)
         assert data.recordings[task] == RUNS[problem][task]

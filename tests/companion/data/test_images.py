@@ -62,9 +62,7 @@ def test_the_second_load_decodes_nothing_until_a_file_changes(name, folder, get,
     assert third.fingerprint != first.fingerprint
 
 
-def test_the_fingerprint_depends_on_content_and_options_not_on_place_time_or_what_other_programs_add(
-    name, folder, get, tmp_path
-):
+def test_the_fingerprint_depends_on_content_and_options_not_on_place_or_other_programs(name, folder, get, tmp_path):
     _, pictures, _, text = SETS[name]
     first = get(folder).fingerprint
     elsewhere = Path(shutil.copytree(folder, tmp_path / "other", copy_function=shutil.copyfile))

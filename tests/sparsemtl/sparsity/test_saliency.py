@@ -21,10 +21,8 @@ from torch.testing import assert_close
 def problem():
     """A small net in float64, inputs and targets."""
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ELU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 3)
-    ).double()
-    return net, torch.randn(6, 1, 3, 3, dtype=torch.float64), torch.randint(3, (6,))
+    layers = nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ELU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 3)
+    return nn.Sequential(*layers).double(), torch.randn(6, 1, 3, 3, dtype=torch.float64), torch.randint(3, (6,))
 
 
 @pytest.mark.parametrize("training", [True, False])
