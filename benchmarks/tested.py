@@ -33,8 +33,8 @@ GOAL = 0.95  # of lines and of branches
 GAP = "a gap in the tests"
 # Survivors of the committed record that a test need not kill
 ARGUED = {
-    "companion/claims.py line 33: True -> False": "frozen: a claim could be changed in place, which no code does",
-    "companion/records.py line 47: True -> False": "frozen: a record could be changed in place, which no code does",
+    "companion/claims.py line 57: True -> False": "frozen: effects could be changed in place, which no code does",
+    "companion/records.py line 120: True -> False": "the probe that a folder can be written has always been made",
     "sparsemtl/sparsity/compact.py line 150: a.shape != b.shape or a.dtype != b.dtype -> "
     "a.shape != b.shape and a.dtype != b.dtype": "no step of compaction changes an output's shape or type",
     "sparsemtl/sparsity/compact.py line 153: 0 -> 1": "widens the tolerance of small outputs beside NaN",
