@@ -14,8 +14,6 @@ from importlib.util import find_spec
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.signal import resample
-from sklearn.model_selection import StratifiedKFold
 from sparsemtl.errors import DataError, SpecError, needs, one_line
 
 from companion.data.cache import cached, sha256_of
@@ -250,6 +248,8 @@ def _cut(here, raw, channels, classes, options, usual):
 
 def _resampled(signal, old, new):
     """Resample by the FFT, with a second of reflected signal on both sides; the first sample keeps its time."""
+    from scipy.signal import resample  # a page that reads the facts of a set alone does not wait for it
+
     ratio = Fraction(new / old).limit_denominator(1000)
     step, n = ratio.denominator, signal.shape[1]  # whole steps only: else the samples would shift in time
     margin = step * math.ceil(old / step)
@@ -263,6 +263,8 @@ def stratified_folds(data, n_folds, seed):
 
     Returns for each fold {"mi": (train, test), "me": (train, test)}, int64 indices of trials.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     if n_folds < 2:
         raise SpecError(f"n_folds={n_folds}: at least 2 are needed")
     labels = {task: getattr(data, task).y for task in data.tasks}

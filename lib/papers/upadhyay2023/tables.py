@@ -189,9 +189,10 @@ def width_sentence(evidence):
     if len(set(widths)) < 2:
         return f"Other widths: {NOT_RUN}."
     fit = linregress(np.log(widths), np.log(held))
-    span = f"From {widths.min():g} to {widths.max():g} channels"
+    power = f"{fit.slope:.1f} (standard error {fit.stderr:.1f})"
     return (
-        f"{span} the λ that zeroes {percent(GOAL)} goes as the width to the power {fit.slope:.1f} ± {fit.stderr:.1f}."
+        f"From {widths.min():g} to {widths.max():g} channels the λ that zeroes {percent(GOAL)} of the groups goes as "
+        f"the width to the power {power}."
     )
 
 
