@@ -204,21 +204,23 @@ def switches():
     return table_of(rows, "difference")
 
 
+def _sides(name, data):
+    """Sparse and dense networks of a row of `protocols`: word -> choice for `cell`. A switch may leave one alone."""
+    protocol, _, flip = name.partition(", ")
+    levels = SWITCH_LEVELS.get(flip.partition("=")[0], ())
+    at = {"tasks": ALL[data], "data": data, "protocol": protocol}
+    return {word: at | {"level": k, "flipped": flip * (k in levels)} for word, k in (("sparse", GOAL), ("dense", 0.0))}
+
+
 def protocols(evidence, data="nyuv2"):
     """70 % sparse over dense under each protocol, and with each switch flipped alone (DataFrame, percent).
 
     change: how much further the effect is than under `paper`, paired over the seeds of both, with its 95 % interval.
     """
     table, rows, faces = frame(evidence.records), {}, data == "celebamask"
-
-    def effect(protocol="paper", flip="", levels=(0.0, GOAL)):  # a network that a switch leaves alone is the paper's
-        at = {"tasks": ALL[data], "data": data, "protocol": protocol}
-        return mean_of(gains(table, *(at | {"level": k, "flipped": flip * (k in levels)} for k in (GOAL, 0.0))))
-
-    found = {protocol: effect(protocol) for protocol in (PROTOCOLS[:1] if faces else PROTOCOLS)}
-    for name in ("double_sigmoid",) if faces else FLIPPED:
-        flip = f"{name}={short(SWITCHES[name].released)}"
-        found[f"paper, {flip}"] = effect("paper", flip, SWITCH_LEVELS[name])
+    names = list(PROTOCOLS[:1] if faces else PROTOCOLS)
+    names += [f"paper, {n}={short(SWITCHES[n].released)}" for n in (("double_sigmoid",) if faces else FLIPPED)]
+    found = {name: mean_of(gains(table, *_sides(name, data).values())) for name in names}
     for name, values in found.items():
         both = [estimate(100 * values), estimate(100 * (values - found["paper"]).dropna())]
         numbers = [number for e in both for number in (e.mean, e.low, e.high)]
@@ -228,10 +230,11 @@ def protocols(evidence, data="nyuv2"):
 
 def protocols_in_words(evidence, data="nyuv2"):
     """`protocols` as text: the effect and what a switch changes, in percent with 95 % intervals, and the seeds."""
-    rows = {}
+    table, rows = frame(evidence.records), {}
     for name, row in protocols(evidence, data).query("seeds > 0").iterrows():
         moved = "" if name == "paper" else interval(*row[CHANGE])
-        rows[name] = {"seeds": f"{row['seeds']:.0f}", EFFECT[0]: interval(*row[EFFECT]), CHANGE[0]: moved}
+        sight = {f"{word} sees": seen(table, **at) for word, at in _sides(name, data).items()}
+        rows[name] = {"seeds": f"{row['seeds']:.0f}", EFFECT[0]: interval(*row[EFFECT]), CHANGE[0]: moved} | sight
     return table_of(rows, "protocol")
 
 
