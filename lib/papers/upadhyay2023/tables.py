@@ -233,8 +233,9 @@ def protocols_in_words(evidence, data="nyuv2"):
     table, rows = frame(evidence.records), {}
     for name, row in protocols(evidence, data).query("seeds > 0").iterrows():
         moved = "" if name == "paper" else interval(*row[CHANGE])
-        sight = {f"{word} sees": seen(table, **at) for word, at in _sides(name, data).items()}
-        rows[name] = {"seeds": f"{row['seeds']:.0f}", EFFECT[0]: interval(*row[EFFECT]), CHANGE[0]: moved} | sight
+        sight = {word: seen(table, **at) for word, at in _sides(name, data).items()}
+        both = sight["dense"] if len(set(sight.values())) == 1 else "; ".join(f"{w}: {s}" for w, s in sight.items())
+        rows[name] = {"seeds": f"{row['seeds']:.0f}", EFFECT[0]: interval(*row[EFFECT]), CHANGE[0]: moved, "sees": both}
     return table_of(rows, "protocol")
 
 
