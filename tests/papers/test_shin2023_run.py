@@ -109,6 +109,15 @@ def test_the_recording_as_label():
         motor.relabelled(person(recordings=1), spec_of(labels="recording"))
 
 
+def test_the_loss_is_the_sum_of_the_tasks_mean_cross_entropies():
+    logits = {
+        t: torch.randn(n, 2, generator=torch.Generator().manual_seed(n)) for t, n in zip(TASKS, (5, 8), strict=True)
+    }
+    y = {t: torch.arange(len(out)) % 2 for t, out in logits.items()}
+    wanted = sum(torch.nn.functional.cross_entropy(logits[t], y[t]) for t in TASKS)
+    torch.testing.assert_close(motor.multitask_loss(logits, y), wanted)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_predicts_each_trial_once_and_says_how_well(given, method):
     data = person()

@@ -98,8 +98,8 @@ class PowerNet(nn.Module):
         power = filtered(second, time_a * time_b, space_a * space_b)
         mean, var = norm.running_mean, norm.running_var
         if norm.training:
-            mean = offset.mean(0)
-            var = power.mean(0) - mean.square()
+            mean = offset.sum(0) / len(offset)  # the gradient of `mean` divides that of each trial
+            var = power.sum(0) / len(power) - mean.square()
             with torch.no_grad():  # not lerp_, which vmap does not know
                 norm.num_batches_tracked.add_(1)
                 norm.running_mean.mul_(1 - norm.momentum).add_(norm.momentum * mean)

@@ -268,9 +268,9 @@ class DualTaskNet(nn.Module):
             raise SpecError(f"inputs for {', '.join(inputs) or 'no task'}: this network has {', '.join(self.tasks)}")
         for task, x in inputs.items():
             if x.ndim != 3 or x.shape[1:] != self.input_shape:
-                wanted = "(n, {}, {}) as (trials, electrodes, samples)".format(*self.input_shape)
-                raise SpecError(f"{task}: expected signals {wanted}, got {(*x.shape,)}")
+                raise SpecError(f"{task}: a trial has (electrodes, samples) {self.input_shape}, got {(*x.shape,)}")
         tasks = [task for task in self.tasks if task in inputs]
-        features = self.shared(torch.cat([inputs[task] for task in tasks]))
-        parts = features.split([len(inputs[task]) for task in tasks])
+        own, several = [inputs[task] for task in tasks], len(tasks) > 1  # one task needs no copy
+        features = self.shared(torch.cat(own) if several else own[0])
+        parts = features.split([*map(len, own)]) if several else [features]
         return {task: self.get_submodule(task)(part) for task, part in zip(tasks, parts, strict=True)}
