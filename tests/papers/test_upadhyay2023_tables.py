@@ -136,6 +136,12 @@ def test_effects_of_known_records(full, claim):
         assert effects.within == pytest.approx([effects.pooled.mean()] * 2, abs=1e-3)  # all images are alike
 
 
+def test_what_sparsity_changes_in_each_task_set(full):
+    row = tables.by_set(full, 1).loc[study.ALL_NYU, "70 %"]
+    assert row[tables.EFFECT[0]] == pytest.approx(100 * over(0.581, 0.461), abs=0.1)
+    assert row.published == pytest.approx(100 * study.CLAIMS[0].published)
+
+
 @pytest.mark.parametrize(("number", "zero"), [(1, "groups zero, %"), (2, "groups zero, %"), (3, "weights zero, %")])
 def test_tables_put_ours_below_the_published_row(full, number, zero):
     table, row = tables.paper_table(number, [full, EMPTY]), study.published(number)[-1]
@@ -144,14 +150,14 @@ def test_tables_put_ours_below_the_published_row(full, number, zero):
     assert table.loc[(*key, "published"), zero] == f"{said:g}"
     scores = {", l1": "0.4810 ± 0.0010", ", groups": "0.5810 ± 0.0010"}
     for words, score in scores.items() if number == 3 else [("", scores[", groups"])]:
-        assert table.loc[(*key, f"full{words}"), iou] == score
-        assert table.loc[(*key, f"quick{words}"), zero] == "not run"
+        assert table.loc[(*key, f"full, 70 %{words}"), iou] == score
+        assert table.loc[(*key, f"quick, 70 %{words}"), zero] == "not run"
     assert table.loc[("blind control", "", "full"), iou] == f"{BLIND:.4f}"
 
 
 def test_scores_that_do_not_beat_the_blind_control_by_two_standard_errors_are_marked(full):
     """All made-up errors are 0.01; a made-up depth of about 0.5 is worse than the blind 0.3, others are better."""
-    dense = tables.paper_table(1, [full]).loc[(study.ALL_NYU, "0", "full")]
+    dense = tables.paper_table(1, [full]).loc[(study.ALL_NYU, "0", "full, 0 %")]
     blind = [dense[study.SCORES[task][1]].endswith(tables.IS_BLIND) for task in ("seg", "normal", "depth")]
     assert blind == [False, False, True]
     assert "depth" in claims.dense_sees(full).limits

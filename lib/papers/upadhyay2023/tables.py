@@ -14,7 +14,7 @@ from papers.upadhyay2023.claims import (  # isort: skip
 )  # fmt: skip
 from papers.upadhyay2023.study import (  # isort: skip
     ALL, ALL_NYU, BLIND, CLAIMS, DECAYS, FLIPPED, GOAL, LEVEL_OF, LEVELS, NYU_SETS, PROTOCOLS, SCORES, SWITCHES,
-    SWITCH_LEVELS, published, scientific, short,
+    SWITCH_LEVELS, published, published_gain, scientific, short,
 )  # fmt: skip
 
 __all__ = ["EFFECTS"]  # that the machinery reads from here
@@ -91,12 +91,38 @@ def paper_table(number, evidences):
             table, at["penalty"] = frames[profile], penalty
             ours = {label: _scored(table, names, task, **at) for task, _, label, _ in inside}
             zero = mean_sd(100 * cell(table, names, count, **at), 1)
-            rows[*index, profile + words] = columns | ours | {zero_label: zero}
+            rows[*index, f"{profile}, {percent(at['level'])}{words}"] = columns | ours | {zero_label: zero}
     for evidence in evidences:
         if metrics := blind_metrics(evidence, data):
             scores = {label: f"{metrics[name]:.4f}" for _, name, label, _ in scores_of(ALL[data])}
             rows["blind control", "", evidence.profile] = scores
     return table_of(rows, "tasks", "λ", "source").fillna("")
+
+
+def by_set(evidence, number):
+    """Sparse over dense, mean of the tasks, for each task set of Table 1 or 2 and sparsity (DataFrame of percent)."""
+    table, data, rows = frame(evidence.records), TABLE_OF[number][0], {}
+    for tasks, lam in ((row["tasks"], row["lambda"]) for row in published(number) if row["lambda"]):
+        new, old = ({"tasks": tasks, "data": data, "level": level} for level in (LEVEL_OF[lam], 0.0))
+        ours, said = (
+            estimate(100 * mean_of(gains(table, new, old))),
+            published_gain(number, (tasks, 0.0), [(tasks, lam)]),
+        )
+        numbers = {"published": 100 * said} | dict(zip(EFFECT, (ours.mean, ours.low, ours.high), strict=True))
+        rows[tasks, percent(LEVEL_OF[lam])] = numbers | {"seeds": ours.n}
+    return table_of(rows, "tasks", "groups zero")
+
+
+def by_set_sentence(evidence, number):
+    """How many task sets get worse or better with sparsity (sentence)."""
+    found, words = by_set(evidence, number).query("seeds > 1"), []
+    for level, own in found.groupby("groups zero"):
+        worse, better = (own[EFFECT[2]] < 0).sum(), (own[EFFECT[1]] > 0).sum()
+        words.append(
+            f"with {level} of the groups zero {worse} of {len(own)} lose and {better} gain "
+            f"(published: {(own.published < 0).sum()} and {(own.published > 0).sum()})"
+        )
+    return f"Of the task sets, by 95 % intervals, {listed(words)}." if words else f"The task sets: {NOT_RUN}."
 
 
 def other_metrics(evidence):
@@ -275,10 +301,9 @@ def protocol_sentence(evidence, brief=False):
     settings |= {} if brief else {"corrected": "with equal decay"}
     settings |= {"released": "as released"}
     for name in (name for name in settings if found.seeds.get(name, 0)):
-        protocol, _, flip = name.partition(", ")
-        zero = percent(cell(table, ALL_NYU, "group", level=GOAL, protocol=protocol).mean())
-        ways = {"dense": {"level": 0.0, "flipped": flip}, "sparse": {"level": GOAL}}
-        blind = [way for way, at in ways.items() if seen(table, ALL_NYU, protocol=protocol, **at) == "nothing"]
+        sides = _sides(name, "nyuv2")
+        zero = percent(cell(table, column="group", **sides["sparse"]).mean())
+        blind = [word for word, at in sides.items() if seen(table, **at) == "nothing"]
         blind = f"; {listed(blind)} networks see nothing on average" if blind else ""
         more = "" if brief else f" ({zero} of the groups zero{blind})"
         words.append(f"{interval(*found.loc[name, EFFECT], digits=0)} % {settings[name]}{more}")
