@@ -122,7 +122,7 @@ def by_set_sentence(evidence, number):
             f"with {level} of the groups zero {worse} of {len(own)} lose and {better} gain "
             f"(published: {(own.published < 0).sum()} and {(own.published > 0).sum()})"
         )
-    return f"Of the task sets, by 95 % intervals, {listed(words)}." if words else f"The task sets: {NOT_RUN}."
+    return f"Of the task sets, by 95 % intervals: {'; '.join(words)}." if words else f"The task sets: {NOT_RUN}."
 
 
 def other_metrics(evidence):
