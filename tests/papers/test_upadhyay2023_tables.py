@@ -140,6 +140,8 @@ def test_what_sparsity_changes_in_each_task_set(full):
     row = tables.by_set(full, 1).loc[study.ALL_NYU, "70 %"]
     assert row[tables.EFFECT[0]] == pytest.approx(100 * over(0.581, 0.461), abs=0.1)
     assert row.published == pytest.approx(100 * study.CLAIMS[0].published)
+    assert row["dense sees"] == "2 of 3 tasks"  # made-up depth is worse than the blind control
+    assert "see nothing: depth." in tables.by_set_sentence(full, 1)
 
 
 @pytest.mark.parametrize(("number", "zero"), [(1, "groups zero, %"), (2, "groups zero, %"), (3, "weights zero, %")])
