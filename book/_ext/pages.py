@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from bs4 import BeautifulSoup
+from sphinx.util.index_entries import split_index_msg
 
 CSV = re.compile(r'download="([^"]+)" href="data:text/csv;charset=utf-8;base64,([^"]*)"')
 RUNS = re.compile(r'(<script type="application/json" class="runs") data-file="([^"]+)">(.*?)</script>', re.DOTALL)
@@ -81,9 +82,15 @@ def _list(app, pagename, templatename, context, doctree):
         context["toc"] = one_list(context["toc"])
 
 
-def _without_lost_words(app):
-    """Take words that no page has any more from the search index: of a book built again Sphinx keeps them."""
+def _search_of_a_book_built_again(app):
+    """Sphinx keeps words that no page has any more, and forgets the index entries of pages that it did not read."""
     if indexer := getattr(app.builder, "indexer", None):
+        for name in app.env.found_docs - indexer._index_entries.keys():
+            entries = app.env.domaindata["index"]["entries"].get(name, ())
+            found = {
+                (part, at or "", main) for kind, value, at, main, _ in entries for part in split_index_msg(kind, value)
+            }
+            indexer._index_entries[name] = sorted(found)
         for words in (indexer._mapping, indexer._title_mapping):
             for word in [word for word, pages in words.items() if not pages]:
                 del words[word]
@@ -113,6 +120,6 @@ def setup(app):
     """Mend each page after all other extensions have added to it, its contents before the theme (500) reads them."""
     app.connect("html-page-context", _list, priority=100)
     app.connect("html-page-context", _mend, priority=900)
-    app.connect("html-collect-pages", _without_lost_words)  # after the pages, before the index is written
+    app.connect("html-collect-pages", _search_of_a_book_built_again)  # after the pages, before the index is written
     app.connect("build-finished", _assets)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
